@@ -1,0 +1,1 @@
+"""What the outside sees: the metric catalogue, the collector, the HTTP API."""

@@ -1,0 +1,1 @@
+"""Processes: the parent loop, the children, the channels between them, signals."""

@@ -1,0 +1,1 @@
+"""Programs around the daemon: simulator, replayer, the local stack. They know the vocabulary, never the core."""
