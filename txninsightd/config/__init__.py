@@ -1,0 +1,39 @@
+"""Configuration: one YAML file becomes one frozen object, or a list of all its faults.
+
+`load_config` reads the file (`reading`: YAML with a line for every key, `${...}` substituted), holds it against
+`config.schema.json` and against the rules that span several keys (`checking`), and builds the `Config` of `model`.
+A fault never stops the search for the next one, and each names file, line, key, what was expected and what was found.
+Values that came from the environment or from a file are secrets and appear in no message.
+"""
+
+from txninsightd.config.loading import check_config, load_config
+from txninsightd.config.model import (
+    Config,
+    FromConst,
+    FromHeader,
+    FromKey,
+    FromPath,
+    Mapping,
+    Secret,
+    Start,
+    Thresholds,
+    Topic,
+)
+from txninsightd.config.problems import ConfigError, Problem
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "FromConst",
+    "FromHeader",
+    "FromKey",
+    "FromPath",
+    "Mapping",
+    "Problem",
+    "Secret",
+    "Start",
+    "Thresholds",
+    "Topic",
+    "check_config",
+    "load_config",
+]

@@ -1,0 +1,81 @@
+"""From the tree of a sound file to the `Config`: the short forms of topics, fields and `start` become structs.
+
+What is handed in was checked; all that is left out is filled by the defaults of `model`.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from txninsightd.config.model import ClientValue, Config, Secret, Start, Thresholds, names_secret
+from txninsightd.vocabulary import KIND_WORDS
+
+_START = re.compile(r"(?P<count>[1-9][0-9]{0,8})(?P<unit>[smhd])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_START_S = 315_360_000
+_FIELDS = ("event", "txn_id", "ts", "txn_type", "step", "status")
+
+Tree = dict[str, Any]
+
+
+def start_of(text: str) -> Start:
+    """Read `earliest`, `latest` or a duration such as `90s`, `15m`, `2h`, `7d`. Raises ValueError."""
+    if text == "earliest":
+        return Start("earliest")
+    if text == "latest":
+        return Start("latest")
+    match = _START.fullmatch(text)
+    ago_s = int(match["count"]) * _UNIT_S[match["unit"]] if match else 0
+    if not 0 < ago_s <= _LONGEST_START_S:
+        raise ValueError(text)
+    return Start("ago", ago_s)
+
+
+def build(tree: Tree) -> Config:
+    """Make the config of a tree that the checks found no fault with."""
+    sections = dict(tree)
+    if "kafka" in tree:
+        sections["kafka"] = {key: _client(value) for key, value in tree["kafka"].items()}
+    if "topics" in tree:
+        sections["topics"] = [_topic(entry) for entry in tree["topics"]]
+    if "start" in tree:
+        sections["start"] = msgspec.structs.asdict(start_of(tree["start"]))
+    sections["transaction_types"] = _thresholds(tree)
+    return msgspec.convert(sections, Config)
+
+
+def _client(properties: dict[str, ClientValue]) -> dict[str, ClientValue]:
+    return {
+        name: Secret(value) if isinstance(value, str) and names_secret(name) else value
+        for name, value in properties.items()
+    }
+
+
+def _thresholds(tree: Tree) -> Tree:
+    usual = msgspec.structs.asdict(Thresholds()) | tree.get("stuck", {})
+    return {txn_type: usual | overrides for txn_type, overrides in tree.get("transaction_types", {}).items()}
+
+
+def _topic(entry: str | Tree) -> Tree:
+    if isinstance(entry, str):
+        return {"name": entry}
+    return entry | {"mapping": _mapping(entry["mapping"])} if "mapping" in entry else entry
+
+
+def _mapping(mapping: Tree) -> Tree:
+    fields = {field: _source(mapping[field]) for field in _FIELDS if field in mapping}
+    kinds = KIND_WORDS | {word: KIND_WORDS[kind] for word, kind in mapping.get("kinds", {}).items()}
+    return mapping | fields | {"kinds": kinds}
+
+
+def _source(source: str | Tree) -> Tree:
+    match source:
+        case {"const": value}:
+            return {"type": "const", "value": value}
+        case {"key": True}:
+            return {"type": "key"}
+        case {"header": name}:
+            return {"type": "header", "name": name}
+        case {"path": path} | path:
+            return {"type": "path", "names": str(path).split(".")}

@@ -1,0 +1,234 @@
+"""Holds what was read against the JSON Schema and against the rules that span several keys.
+
+Each fault becomes a problem of the reading; none stops the search. The messages are made from the schema's own
+keywords (or its `x-expected`), never from jsonschema's, which quote the values that they complain of.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
+from jsonschema.validators import extend
+
+from txninsightd.config.building import start_of
+from txninsightd.config.model import Config, Secret
+from txninsightd.config.problems import KeyPath, found, key_name
+from txninsightd.config.reading import Reading
+
+Fault = tuple[KeyPath, str]
+Tree = dict[str, Any]
+
+_AT_MOST = (
+    (("state", "settle_lateness_s"), ("state", "settle_max_s")),
+    (("supervise", "backoff_initial_s"), ("supervise", "backoff_max_s")),
+)
+
+
+_LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):(?P<port>[0-9]{1,5})")
+
+
+def check(reading: Reading) -> None:
+    """Add to a reading's problems whatever is wrong with its values."""
+    faults = list(_schema_faults(reading.tree))
+    sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
+    for rule in (_swapped_bounds, _unsorted_buckets, _topics_given_twice, _unused_kinds):
+        faults.extend(rule(sound))
+    for path, message in dict.fromkeys(faults):
+        if not _is_around(reading.unread, path):
+            reading.fault(path, message)
+
+
+@cache
+def schema() -> Tree:
+    """Give the JSON Schema of the config."""
+    text = files("txninsightd.config").joinpath("config.schema.json").read_text(encoding="utf-8")
+    tree: Tree = json.loads(text)
+    return tree
+
+
+def _is_around(paths: set[KeyPath], path: KeyPath) -> bool:
+    return any(path[:end] in paths for end in range(len(path) + 1))
+
+
+def _is_number(_checker: Any, value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_integer(_checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pattern(_validator: Any, pattern: str, value: Any, _schema: Tree) -> Iterator[ValidationError]:
+    """The keyword as ECMA means it: `$` is the end, where Python's also stands before a last line break."""
+    if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
+        yield ValidationError("does not match")
+
+
+def _is_listen(value: object) -> bool:
+    match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
+    return not isinstance(value, str) or (match is not None and int(match["port"]) <= 65535)
+
+
+def _compiles(value: object) -> bool:
+    return not isinstance(value, str) or re.compile(value) is not None
+
+
+def _starts(value: object) -> bool:
+    return not isinstance(value, str) or start_of(value) is not None
+
+
+@cache
+def _validator() -> Any:
+    formats = FormatChecker(formats=())
+    formats.checks("listen")(_is_listen)
+    formats.checks("regex", raises=(re.error, RecursionError, OverflowError))(_compiles)
+    formats.checks("start", raises=ValueError)(_starts)
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
+    kind = extend(Draft202012Validator, validators={"pattern": _pattern}, type_checker=types)
+    return kind(schema(), format_checker=formats)
+
+
+def _schema_faults(tree: Any) -> Iterator[Fault]:
+    for error in _validator().iter_errors(tree):
+        yield from _faults_of(error)
+
+
+def _faults_of(error: ValidationError) -> Iterator[Fault]:
+    path: KeyPath = tuple(error.absolute_path)
+    match error.validator:
+        case "additionalProperties":
+            known = list(error.schema["properties"])
+            yield from (((*path, key), _unknown_key(key, known)) for key in error.instance if key not in known)
+        case "required":
+            missing = [key for key in error.validator_value if key not in error.instance]
+            for key in missing:
+                yield (*path, key), f"expected {_expectation(error.schema['properties'][key])} (found nothing)"
+        case "dependentRequired":
+            yield path, "expected exclude only beside a pattern (found it alone)"
+        case "not":
+            yield path, error.schema["x-expected"]
+        case _ if "propertyNames" in error.absolute_schema_path:
+            yield (*path, error.instance), f"expected {_expectation(error.schema)} (found another key)"
+        case _:
+            yield path, f"expected {_expectation(error.schema)} (found {found(path, error.instance)}{_reason(error)})"
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1)
+    wanted = f"perhaps {nearest[0]}" if nearest else f"one of {', '.join(known)}"
+    return f"expected a known key, {wanted} (found an unknown one)"
+
+
+def _reason(error: ValidationError) -> str:
+    cause = error.cause
+    return f": {cause}" if isinstance(cause, re.error) and not isinstance(error.instance, Secret) else ""
+
+
+def _expectation(node: Tree) -> str:
+    """Say in words what a node of the schema asks for."""
+    if "x-expected" in node:
+        return str(node["x-expected"])
+    if "enum" in node:
+        return f"one of {', '.join(node['enum'])}" if len(node["enum"]) > 1 else str(node["enum"][0])
+    if "const" in node:
+        return json.dumps(node["const"])
+    kinds = [node["type"]] if isinstance(node["type"], str) else node["type"]
+    return " or ".join(_KINDS[kind] for kind in kinds) + _bounds(node)
+
+
+_KINDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "a text",
+}
+
+_BOUNDS = {
+    "minItems": "with at least {} in it",
+    "maxItems": "with at most {} in it",
+    "minProperties": "with at least {} in it",
+    "exclusiveMinimum": "greater than {}",
+    "minimum": "of at least {}",
+    "maximum": "of at most {}",
+}
+
+
+def _bounds(node: Tree) -> str:
+    words = [form.format(node[keyword]) for keyword, form in _BOUNDS.items() if keyword in node]
+    return f" {' and '.join(words)}" if words else ""
+
+
+class _Sound:
+    """The values that nothing is wrong with, so that a rule over several keys need not look at each again."""
+
+    def __init__(self, tree: Any, faulty: set[KeyPath]) -> None:
+        self._tree = tree
+        self._faulty = faulty
+
+    def value(self, path: KeyPath, missing: Any = None) -> Any:
+        """Give the value at a path, `missing` where there is none, or None for a faulty one."""
+        if _is_around(self._faulty, path):
+            return None
+        value = self._tree
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return missing
+        return value
+
+    def items(self, *path: str) -> list[tuple[KeyPath, Any]]:
+        """Give the sound items of a list with their paths."""
+        inner = [(*path, index) for index in range(len(self.value(path, []) or ()))]
+        return [(path, value) for path in inner if (value := self.value(path)) is not None]
+
+
+def _swapped_bounds(sound: _Sound) -> Iterator[Fault]:
+    for lower, upper in _AT_MOST:
+        low, high = sound.value(lower, _default(lower)), sound.value(upper, _default(upper))
+        if low is not None and high is not None and low > high:
+            yield upper, f"expected at least {low}, as {'.'.join(lower)} says (found {high})"
+
+
+def _default(path: tuple[str, ...]) -> Any:
+    value: Any = Config()
+    for part in path:
+        value = getattr(value, part)
+    return value
+
+
+def _unsorted_buckets(sound: _Sound) -> Iterator[Fault]:
+    for (_, low), (path, high) in pairwise(sound.items("metrics", "duration_buckets_s")):
+        if low >= high:
+            yield path, f"expected bounds in ascending order, here above {low} (found {high})"
+
+
+def _topics_given_twice(sound: _Sound) -> Iterator[Fault]:
+    seen: dict[tuple[str, str], KeyPath] = {}
+    for path, entry in sound.items("topics"):
+        for kind, word in _covers(sound, path, entry):
+            if (kind, word) in seen:
+                yield path, f"expected each {kind} once (found the one of {key_name(seen[kind, word])} again)"
+            seen.setdefault((kind, word), path)
+
+
+def _covers(sound: _Sound, path: KeyPath, entry: Any) -> list[tuple[str, str]]:
+    if isinstance(entry, str):
+        return [("name", entry)]
+    return [(kind, word) for kind in ("name", "pattern") if (word := sound.value((*path, kind))) is not None]
+
+
+def _unused_kinds(sound: _Sound) -> Iterator[Fault]:
+    for path, _ in sound.items("topics"):
+        event, kinds = ((*path, "mapping", key) for key in ("event", "kinds"))
+        if sound.value((*event, "const")) is not None and sound.value(kinds) is not None:
+            yield kinds, "expected no kinds where the event is a constant of the topic (found both)"

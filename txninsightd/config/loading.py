@@ -1,0 +1,42 @@
+"""The way in: a file and an environment become a `Config`, or a `ConfigError` with every fault."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from txninsightd.config.building import build
+from txninsightd.config.checking import check
+from txninsightd.config.model import Config
+from txninsightd.config.problems import ConfigError
+from txninsightd.config.reading import read
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """Load a config file, `${NAME}` being looked up in `environ`. Raises ConfigError with all that is wrong with it."""
+    reading = read(path, environ)
+    check(reading)
+    if reading.problems:
+        raise ConfigError(tuple(sorted(reading.problems, key=lambda problem: (problem.line, str(problem)))))
+    return build(reading.tree)
+
+
+def check_config(path: Path, environ: Mapping[str, str]) -> tuple[list[str], int]:
+    """Give the lines to print and the exit code of `--check-config`: 0 and a summary, or 2 and a line a problem."""
+    try:
+        config = load_config(path, environ)
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems], 2
+    return [f"{path}: good: {_summary(config)}"], 0
+
+
+def _summary(config: Config) -> str:
+    patterns = sum(topic.pattern is not None for topic in config.topics)
+    mappings = sum(topic.mapping is not None for topic in config.topics)
+    return (
+        f"{_count(len(config.topics) - patterns, 'topic')} by name, {_count(patterns, 'pattern')}, "
+        f"{_count(mappings, 'mapping')}, {_count(len(config.transaction_types), 'transaction type')} "
+        "with thresholds of its own"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

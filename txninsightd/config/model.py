@@ -1,0 +1,259 @@
+"""The config as one frozen object: each section owns its keys, their units and their defaults.
+
+A key that is left out of the file has the default written here; `conf/txninsight.yaml` names them all, and a test
+holds the two equal. What a key may hold (types, bounds) stands once, in `config.schema.json`, so these structs check
+nothing: they are built by `load_config`, or by a test that knows what it does.
+
+Secrets are of type `Secret`: text like any other to a library that takes a `str`, but `'***'` to `repr`, and refused by
+msgspec's encoders, so that no dump of a config can carry one by accident. `Config.redacted` is the form to log.
+"""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from txninsightd.vocabulary import KIND_WORDS, Kind
+
+SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential", "oauthbearer.config")
+"""A librdkafka property with one of these in its name is never shown."""
+
+REDACTED = "***"
+
+ClientValue = str | int | float | bool
+
+
+class Secret(str):
+    """A value that must not be shown: it came from the environment or a file, or its key says so."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(REDACTED)
+
+
+def names_secret(client_property: str) -> bool:
+    """Tell whether a librdkafka property is one whose value must not be shown."""
+    return any(word in client_property.lower() for word in SECRET_WORDS)
+
+
+class FromPath(msgspec.Struct, frozen=True, tag="path"):
+    """The field stands in the record's JSON object, at these names from the outside in."""
+
+    names: tuple[str, ...]
+
+
+class FromConst(msgspec.Struct, frozen=True, tag="const"):
+    """The field is the same for all events of the topic. As an event: one of the four kinds' words."""
+
+    value: str
+
+
+class FromKey(msgspec.Struct, frozen=True, tag="key"):
+    """The field is the record's key, as UTF-8."""
+
+
+class FromHeader(msgspec.Struct, frozen=True, tag="header"):
+    """The field is the record's header of this name, as UTF-8."""
+
+    name: str
+
+
+class Mapping(msgspec.Struct, frozen=True, kw_only=True):
+    """How the records of a topic are read as events.
+
+    `kinds` says what each word found as `event` means: our own four words, and over them those of the operator's map.
+    `ts_unit` is the unit of a `ts` that is a number.
+    """
+
+    event: FromPath | FromConst = FromPath(("event",))
+    txn_id: FromPath | FromKey | FromHeader = FromPath(("txn_id",))
+    ts: FromPath = FromPath(("ts",))
+    txn_type: FromPath | FromConst = FromPath(("txn_type",))
+    step: FromPath | FromConst = FromPath(("step",))
+    status: FromPath | FromConst = FromPath(("status",))
+    kinds: dict[str, Kind] = msgspec.field(default_factory=KIND_WORDS.copy)
+    ts_unit: Literal["s", "ms"] = "s"
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic by name, or all topics whose whole name a pattern matches and no pattern of `exclude` does.
+
+    `mapping` None: the records are events in the project's own form.
+    """
+
+    name: str | None = None
+    pattern: str | None = None
+    exclude: tuple[str, ...] = ()
+    mapping: Mapping | None = None
+    format: Literal["json"] = "json"
+
+    def matches(self, topic: str) -> bool:
+        """Tell whether this entry covers a topic. A pattern never covers an internal one (`__...`)."""
+        if self.pattern is None:
+            return topic == self.name
+        if topic.startswith("__") or re.fullmatch(self.pattern, topic) is None:
+            return False
+        return not any(re.fullmatch(pattern, topic) for pattern in self.exclude)
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where to begin in a partition that was never read: its earliest record, its latest, or `ago_s` seconds ago."""
+
+    kind: Literal["earliest", "latest", "ago"] = "earliest"
+    ago_s: float = 0
+
+
+class KafkaConfig(msgspec.Struct, frozen=True):
+    """librdkafka properties, passed through to every client."""
+
+    client: dict[str, ClientValue] = msgspec.field(default_factory=lambda: {"bootstrap.servers": "127.0.0.1:9092"})
+
+    def __repr__(self) -> str:
+        return f"KafkaConfig(client={self.redacted()!r})"
+
+    def redacted(self) -> dict[str, ClientValue]:
+        """Give the properties with `***` in the place of what must not be shown."""
+        return {
+            name: REDACTED if isinstance(value, Secret) or names_secret(name) else value
+            for name, value in self.client.items()
+        }
+
+
+class ReadersConfig(msgspec.Struct, frozen=True):
+    """How many processes read each view."""
+
+    monitors: int = 1
+    validators: int = 1
+
+
+class HttpConfig(msgspec.Struct, frozen=True):
+    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 takes any free one."""
+
+    listen: str = "127.0.0.1:9840"
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+
+class EventsConfig(msgspec.Struct, frozen=True):
+    """What may be assumed of events."""
+
+    colocated: bool = False
+    future_tolerance_s: float = 60
+
+
+class StateConfig(msgspec.Struct, frozen=True):
+    """When a transaction settles and how long it is kept."""
+
+    linger_s: float = 900
+    settle_lateness_s: float = 60
+    settle_max_s: float = 600
+    retry_grace_s: float = 60
+    remember_s: float = 86400
+
+
+class Thresholds(msgspec.Struct, frozen=True):
+    """When a transaction is stuck. The section `stuck`, and what `transaction_types` overrides for one type."""
+
+    idle_after_s: float = 300
+    overdue_after_s: float = 3600
+    commit_pending_after_s: float = 60
+
+
+class MetricsConfig(msgspec.Struct, frozen=True):
+    """The upper bounds of the duration histograms' buckets, ascending, without +Inf."""
+
+    duration_buckets_s: tuple[float, ...] = (
+        *(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        *(60, 120, 300, 600, 1800, 3600, 14400, 86400),
+    )
+
+
+class LimitsConfig(msgspec.Struct, frozen=True):
+    """Bounds on what is held in memory."""
+
+    queue_batches: int = 64
+    batch_records: int = 10_000
+    value_bytes: int = 1_048_576
+    label_values: int = 200
+    lingering: int = 100_000
+    remembered_ids: int = 5_000_000
+
+
+class SuperviseConfig(msgspec.Struct, frozen=True):
+    """How dead processes are restarted, when that is given up, and how long an orderly stop may take."""
+
+    backoff_initial_s: float = 0.5
+    backoff_max_s: float = 30
+    give_up_after: int = 8
+    give_up_window_s: float = 300
+    stop_timeout_s: float = 20
+
+
+class LogConfig(msgspec.Struct, frozen=True):
+    """What is logged and how; `auto` is `console` on a terminal, else `json`."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class DiscoveryConfig(msgspec.Struct, frozen=True):
+    """How often new topics and partitions are looked for."""
+
+    every_s: float = 10
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an operator can set. `transaction_types` holds whole thresholds: `stuck` with the type's overrides."""
+
+    kafka: KafkaConfig = KafkaConfig()
+    topics: tuple[Topic, ...] = (Topic(name="business-events"),)
+    start: Start = Start()
+    readers: ReadersConfig = ReadersConfig()
+    http: HttpConfig = HttpConfig()
+    events: EventsConfig = EventsConfig()
+    state: StateConfig = StateConfig()
+    stuck: Thresholds = Thresholds()
+    transaction_types: dict[str, Thresholds] = {}
+    metrics: MetricsConfig = MetricsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    supervise: SuperviseConfig = SuperviseConfig()
+    log: LogConfig = LogConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
+
+    def thresholds(self, txn_type: str | None) -> Thresholds:
+        """Give the thresholds of a transaction type; a type without its own, or none, has those of `stuck`."""
+        return self.stuck if txn_type is None else self.transaction_types.get(txn_type, self.stuck)
+
+    def topic_for(self, topic: str) -> Topic | None:
+        """Give the entry that covers a topic: one that names it, else the first pattern, else None."""
+        return min((entry for entry in self.topics if entry.matches(topic)), key=_patterns_last, default=None)
+
+    def redacted(self) -> dict[str, Any]:
+        """Give the whole config as plain objects for the log, with `***` in the place of secrets."""
+        plain: dict[str, Any] = _without_secrets(self)
+        return plain
+
+
+def _patterns_last(topic: Topic) -> bool:
+    return topic.pattern is not None
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, KafkaConfig):
+        return {"client": value.redacted()}
+    if isinstance(value, msgspec.Struct):
+        return {name: _without_secrets(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, Kind):
+        return value.name.lower()
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_without_secrets(item) for item in value]
+    return REDACTED if isinstance(value, Secret) else value

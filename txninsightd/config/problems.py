@@ -1,0 +1,67 @@
+"""What is wrong with a config file, in words that tell the operator what to do next.
+
+A problem is one line: `FILE:LINE: PATH.OF.KEY: what was expected (what was found)`. Nothing that may be a secret goes
+into it: neither a value that came from a substitution, nor anything under `kafka.client`.
+"""
+
+from typing import Any, NamedTuple
+
+from txninsightd.config.model import Secret
+
+KeyPath = tuple[str | int, ...]
+"""The keys and list indexes that lead to a value, from the outside in."""
+
+_SHOWN_CHARACTERS = 60
+
+
+class Problem(NamedTuple):
+    """One fault. `line` counts from 1; `path` is empty for the file as a whole."""
+
+    file: str
+    line: int
+    path: KeyPath
+    message: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.file}:{self.line}: {key_name(self.path)}: {self.message}")
+
+
+class ConfigError(Exception):
+    """The config file cannot be used. `problems` holds every fault found, in the order of their lines."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+def key_name(path: KeyPath) -> str:
+    """Write a path as `topics[0].mapping.ts`."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return name.removeprefix(".") or "(file)"
+
+
+def found(path: KeyPath, value: Any) -> str:
+    """Say what a value is, without showing what may be secret."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    if isinstance(value, Secret):
+        return "a substituted text, not shown"
+    if path[:2] == ("kafka", "client"):
+        return "not shown"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _shortened(repr(value))
+
+
+def one_line(text: str) -> str:
+    """Escape what would break a line or a terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,0 +1,235 @@
+"""From a YAML file to plain objects, with the line of every key.
+
+The file is composed to PyYAML's nodes, which know their lines, and walked here: keys given twice, `${...}` that cannot
+be filled in, and what is no plain YAML are noted as problems, and the walk goes on. Plain scalars are read as in
+YAML 1.2: `true`, `false`, `null`, decimal numbers, and all else is text, so that neither `no` nor `12:30` nor `010`
+turns into something that nobody wrote. Keys are always text. Aliases share what they name; how deep and how large a
+file may become through them is bounded.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from txninsightd.config.problems import KeyPath, Problem
+from txninsightd.config.substitution import Substitution, SubstitutionError
+
+_DEEPEST = 20
+_MOST_NODES = 100_000
+_PASSED_THROUGH = ("kafka", "client")
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Scalar(NamedTuple):
+    form: re.Pattern[str]
+    first: str
+    read: Callable[[str], Any]
+
+
+_SCALARS = {
+    f"{_TAG}null": _Scalar(re.compile(r"(?:~|null|Null|NULL|)\Z"), "~nN\0", lambda text: None),
+    f"{_TAG}bool": _Scalar(
+        re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), "tTfF", lambda t: t.lower() == "true"
+    ),
+    f"{_TAG}int": _Scalar(re.compile(r"[-+]?[0-9]+\Z"), "-+0123456789", int),
+    f"{_TAG}float": _Scalar(
+        re.compile(
+            r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+        ),
+        "-+.0123456789",
+        lambda text: float(re.sub(r"\.(?=[A-Za-z])", "", text)),
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's parser with YAML 1.2's core scalars."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _scalar in _SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, _scalar.form, [first.replace("\0", "") for first in _scalar.first])
+
+
+class Reading:
+    """A file as it was read: plain objects, the line of each path in them, and the faults met on the way.
+
+    At the paths of `unread` stand placeholders: their problem is told already.
+    """
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.tree: Any = {}
+        self.lines: dict[KeyPath, int] = {(): 1}
+        self.problems: list[Problem] = []
+        self.unread: set[KeyPath] = set()
+
+    def fault(self, path: KeyPath, message: str, line: int | None = None) -> None:
+        """Note a problem; without a line, at that of the path or of the nearest key around it."""
+        if line is None:
+            line = next(self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines)
+        self.problems.append(Problem(self.file, line, path, message))
+
+    def unreadable(self, path: KeyPath, message: str, line: int) -> None:
+        """Note a problem with the reading of a value, which needs no further one."""
+        self.unread.add(path)
+        self.fault(path, message, line)
+
+
+def read(path: Path, environ: Mapping[str, str]) -> Reading:
+    """Read a config file. Never raises: what cannot be read is in the answer's problems."""
+    reading = Reading(str(path))
+    text = _text(path, reading)
+    node = None if text is None else _compose(text, reading)
+    if node is not None:
+        _Walk(reading, Substitution(environ, path.parent)).start(node)
+    return reading
+
+
+def _text(path: Path, reading: Reading) -> str | None:
+    content = b""
+    try:
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        reading.unreadable((), "expected UTF-8 text (found other bytes)", line)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        reading.unreadable((), f"expected a file to read ({reason})", 1)
+    return None
+
+
+def _compose(text: str, reading: Reading) -> yaml.Node | None:
+    line = 1
+    try:
+        loader = _Loader(text)
+        try:
+            node: yaml.Node | None = loader.get_single_node()
+            return node
+        finally:
+            line = loader.line + 1
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        reading.unreadable((), "expected YAML (found a control character)", line)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reading.unreadable((), f"expected YAML ({_syntax(error)})", mark.line + 1 if mark else line)
+    except RecursionError:
+        reading.unreadable((), f"expected at most {_DEEPEST} levels (found more)", line)
+    except (ValueError, OverflowError):
+        reading.unreadable((), "expected YAML (found a number or an escape out of range)", line)
+    return None
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    """Give the parser's words without the names it quotes: an unquoted password may look like an alias or a tag."""
+    words = ": ".join(part for part in (error.context, error.problem) if part)
+    return re.sub(r"""\s(['"])(?!<)[^'"]{2,}\1""", "", words)
+
+
+class _TooLargeError(Exception):
+    """More nodes than any honest config has."""
+
+
+class _Walk:
+    """Turns nodes into objects, in a reading."""
+
+    def __init__(self, reading: Reading, substitution: Substitution) -> None:
+        self._reading = reading
+        self._substitution = substitution
+        self._nodes = 0
+
+    def start(self, node: yaml.Node) -> None:
+        self._reading.lines[()] = _line(node)
+        try:
+            self._reading.tree = self._value(node, ())
+        except _TooLargeError:
+            message = f"expected at most {_MOST_NODES} values, aliases followed (found more)"
+            self._reading.unreadable((), message, _line(node))
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise _TooLargeError
+        if len(path) > _DEEPEST:
+            return self._unread(node, path, f"expected at most {_DEEPEST} levels (found more, or an alias in itself)")
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            return self._sequence(node, path)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        return self._unread(node, path, "expected plain YAML (found a tag: !...)")
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in node.value:
+            name = self._key(key, path)
+            if name is None:
+                continue
+            inner = (*path, name)
+            if name in values:
+                twice = f"expected each key once (found again after line {self._reading.lines[inner]})"
+                self._reading.fault(inner, twice, _line(key))
+            self._reading.lines[inner] = _line(key)
+            values[name] = self._value(value, inner)
+        return values
+
+    def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
+        if isinstance(node, yaml.ScalarNode) and _is_text(node.value):
+            return str(node.value)
+        self._reading.fault(path, "expected keys of plain text (found another kind)", _line(node))
+        return None
+
+    def _sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:
+        values = []
+        for index, item in enumerate(node.value):
+            inner = (*path, index)
+            self._reading.lines[inner] = _line(item)
+            values.append(self._value(item, inner))
+        return values
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        if node.tag == f"{_TAG}str":
+            return self._string(node, path)
+        scalar = _SCALARS.get(node.tag)
+        if scalar is None or not scalar.form.match(node.value):
+            return self._unread(node, path, "expected plain YAML (found a tag: !...)")
+        try:
+            value = scalar.read(node.value)
+        except ValueError:
+            return self._unread(node, path, "expected a number of some digits (found thousands)")
+        return node.value if path[:2] == _PASSED_THROUGH and _is_altered(value, node.value) else value
+
+    def _string(self, node: yaml.ScalarNode, path: KeyPath) -> str:
+        try:
+            text = self._substitution.apply(node.value)
+        except SubstitutionError as error:
+            return self._unread(node, path, str(error))
+        if not _is_text(text):
+            return self._unread(node, path, "expected text (found a NUL or half a character)")
+        return text
+
+    def _unread(self, node: yaml.Node, path: KeyPath, message: str) -> str:
+        self._reading.unreadable(path, message, self._reading.lines.get(path, _line(node)))
+        return ""
+
+
+def _is_altered(value: Any, text: str) -> bool:
+    """Tell whether a number, written out again, would be another text: a password `007` is no 7."""
+    return isinstance(value, int | float) and str(value).lower() != text.lower()
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
