@@ -1,0 +1,70 @@
+# What one does in this checkout. Everything made lives in .venv/ and .run/.
+
+# Where the local stack listens, on 127.0.0.1: `make up KAFKA_PORT=29092`
+export KAFKA_PORT ?= 19092
+export KAFKA_CONTROLLER_PORT ?= 19093
+export HTTP_PORT ?= 9840
+export KAFKA_HEAP ?= 512m
+# What the demo plays, how long its view stays after the last event, and whether the stack stays up afterwards (1)
+export SCENARIO ?= scenarios/demo.yaml
+export DEMO_SECONDS ?= 15
+export DEMO_KEEP ?= 0
+
+PYTHON ?= python3
+BIN := .venv/bin
+STACK := $(BIN)/python -m txninsightd.tools.stack
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo up down watch test test-fast test-full check fix bench clean lock kafka-sums
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+venv: .venv/.complete ## .venv/ with the locked versions and the project itself
+
+.venv/.complete: setup.cfg pyproject.toml .ci/requirements.lock .ci/venv
+	@PYTHON=$(PYTHON) .ci/venv
+
+demo: venv ## a real Kafka, simulated traffic and the daemon, live in this terminal; stops all at its end
+	@$(STACK) demo
+
+up: venv ## Kafka and the daemon in the background, on KAFKA_PORT and HTTP_PORT
+	@$(STACK) up
+
+down: ## stop all that up or demo started
+	@if [ -x $(BIN)/python ]; then $(STACK) down; else echo "nothing runs: there is no .venv"; fi
+
+watch: venv ## the live view of the running daemon
+	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT)
+
+test: venv ## all tests, those on a real Kafka broker included
+	@$(BIN)/pytest -m "not full"
+
+test-fast: venv ## the tests that need no broker
+	@$(BIN)/pytest -m "not broker and not full"
+
+test-full: venv ## all tests in their long form
+	@$(BIN)/pytest
+
+check: venv ## lint, format, types, import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fix: venv ## let ruff mend what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
+	@$(BIN)/python -m bench
+
+clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
+	@if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name kafka -exec rm -rf {} +; fi
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows
+	@PYTHON=$(PYTHON) .ci/lock
+
+kafka-sums: venv ## write the sums of Kafka's jars anew, after a change of version in pom.xml
+	@$(STACK) sums
