@@ -1,0 +1,126 @@
+"""The cluster before the replay: its client properties, whether it answers, and whether the topics are there.
+
+Whatever would make the replay fail is looked for here, while nothing has been published yet, and ends in a
+`Refusal` whose text says what to do. Topics are created only when the operator asked for it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+ANSWER_TIMEOUT_S = 15.0
+
+T = TypeVar("T")
+
+
+class Refusal(Exception):
+    """The replay cannot begin, or cannot go on; the text tells the operator why and what to do."""
+
+
+def client_properties(bootstrap: str, path: Path | None) -> dict[str, str]:
+    """librdkafka properties from a file of `key=value` lines (# begins a comment), plus the bootstrap address."""
+    properties = _read_properties(path) if path else {}
+    return properties | {"bootstrap.servers": bootstrap}
+
+
+def _read_properties(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"{path}: cannot be read: {error}") from error
+    properties = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        name, equals, value = stripped.partition("=")
+        if not equals or not name.strip():
+            raise Refusal(f"{path}, line {number}: expected a librdkafka property as key=value")
+        properties[name.strip()] = value.strip()
+    return properties
+
+
+class Cluster:
+    """Asks and prepares the cluster."""
+
+    def __init__(self, properties: Mapping[str, str]) -> None:
+        self._bootstrap = properties["bootstrap.servers"]
+        self._last_error = ""
+        self._admin = self._client(properties)
+
+    def prepare(
+        self, topics: Mapping[str, int], *, create: bool, partitions: int | None, config: Mapping[str, str]
+    ) -> list[str]:
+        """Make sure that every topic and named partition is there; the names of the topics that were created.
+
+        `topics` maps each topic to the highest partition that the file names (-1: none). Raises Refusal.
+        """
+        there = self._topics()
+        missing = sorted(topics.keys() - there.keys())
+        if missing and not create:
+            raise Refusal(
+                f"the cluster at {self._bootstrap} has no topic {', '.join(missing)}: create what is missing, "
+                "or let the replayer do it with --create-topics [--partitions N]"
+            )
+        for name, highest in topics.items():
+            if highest >= there.get(name, highest + 1):
+                raise Refusal(
+                    f"the file names partition {highest} of topic {name}, which has {there[name]}: "
+                    "add partitions to the topic, or replay into another cluster"
+                )
+        self._create([_new_topic(name, topics[name], partitions, config) for name in missing])
+        return missing
+
+    def _client(self, properties: Mapping[str, str]) -> AdminClient:
+        settings: dict[str, Any] = {"log_level": 2, **properties, "error_cb": self._note_error}
+        try:
+            return AdminClient(settings)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise Refusal(f"--bootstrap or --client-config: {reason_of(error)}") from error
+
+    def _note_error(self, error: KafkaError) -> None:
+        self._last_error = error.str()
+
+    def _topics(self) -> dict[str, int]:
+        """All topics with their numbers of partitions."""
+        try:
+            topics = self._admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+            return {name: len(topic.partitions) for name, topic in topics.items()}
+        except KafkaException as error:
+            self._admin.poll(0)
+            raise Refusal(
+                f"no broker answers at {self._bootstrap} within {ANSWER_TIMEOUT_S:.0f} s "
+                f"({self._last_error or reason_of(error)}): check --bootstrap, that the broker runs, "
+                "and the security properties in --client-config"
+            ) from error
+
+    def _create(self, topics: list[NewTopic]) -> None:
+        if not topics:
+            return
+        for name, created in self._admin.create_topics(topics, operation_timeout=ANSWER_TIMEOUT_S).items():
+            _result(created.result, f"topic {name} cannot be created")
+
+
+def _new_topic(name: str, highest: int, partitions: int | None, config: Mapping[str, str]) -> NewTopic:
+    if partitions is not None and partitions <= highest:
+        raise Refusal(f"the file names partition {highest} of topic {name}: --partitions must be above that")
+    if partitions is None and highest >= 0:
+        partitions = highest + 1
+    return NewTopic(name, num_partitions=-1 if partitions is None else partitions, config=dict(config))
+
+
+def _result(call: Callable[[], T], what: str) -> T:
+    try:
+        return call()
+    except KafkaException as error:
+        raise Refusal(f"{what}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What a Kafka client's exception says, without its wrapping."""
+    inner = error.args[0] if error.args else error
+    return inner.str() if isinstance(inner, KafkaError) else str(inner)
