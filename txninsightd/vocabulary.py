@@ -1,14 +1,14 @@
 """The words of the system: what crosses processes, and the names of states, causes, verdicts and anomalies.
 
 Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a
-validator sends `Coverage`, either sends `Discovery` and `Farewell`, and the aggregator answers with `Assign`.
+validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign` and `Pause`.
 All of them are msgspec structs that travel as MessagePack frames; a test holds that each survives the crossing.
 
 Offsets are Kafka offsets; ranges are half open, `[start, end)`. Moments are seconds since the epoch (float).
 """
 
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -127,6 +127,75 @@ OVERFLOW = "__overflow__"
 """The label value that stands for all values past `limits.label_values`."""
 
 
+class Thresholds(msgspec.Struct, frozen=True):
+    """After how many seconds a transaction counts as stuck, by cause."""
+
+    idle_after_s: float = 300
+    overdue_after_s: float = 3600
+    commit_pending_after_s: float = 60
+
+
+class FromPath(msgspec.Struct, frozen=True, tag="path"):
+    """The field stands in the record's JSON object, at these names from the outside in."""
+
+    names: tuple[str, ...]
+
+
+class FromConst(msgspec.Struct, frozen=True, tag="const"):
+    """The field is the same for all events of the topic. As an event: one of the four kinds' words."""
+
+    value: str
+
+
+class FromKey(msgspec.Struct, frozen=True, tag="key"):
+    """The field is the record's key, as UTF-8."""
+
+
+class FromHeader(msgspec.Struct, frozen=True, tag="header"):
+    """The field is the record's header of this name, as UTF-8."""
+
+    name: str
+
+
+class Mapping(msgspec.Struct, frozen=True, kw_only=True):
+    """How the records of a topic are read as events.
+
+    `kinds` says what each word found as `event` means: our own four words, and over them those of the operator's map.
+    `ts_unit` is the unit of a `ts` that is a number.
+    """
+
+    event: FromPath | FromConst = FromPath(("event",))
+    txn_id: FromPath | FromKey | FromHeader = FromPath(("txn_id",))
+    ts: FromPath = FromPath(("ts",))
+    txn_type: FromPath | FromConst = FromPath(("txn_type",))
+    step: FromPath | FromConst = FromPath(("step",))
+    status: FromPath | FromConst = FromPath(("status",))
+    kinds: dict[str, Kind] = msgspec.field(default_factory=KIND_WORDS.copy)
+    ts_unit: Literal["s", "ms"] = "s"
+
+
+class Line(Protocol):
+    """One end of the connection between a reader and the aggregator, as both sides use it; never blocks."""
+
+    closed: bool
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Queue a message, and write what can be written."""
+
+    def flush(self) -> None:
+        """Write what can be written."""
+
+    @property
+    def depth(self) -> int:
+        """How many messages are queued here."""
+
+    def receive(self) -> list[bytes]:
+        """The frames that have arrived; sets `closed` at the end of the line."""
+
+
 class Sightings(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     """What a monitor saw of one partition since its last message, as columns of equal length.
 
@@ -150,7 +219,7 @@ class Sightings(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     gaps: list[int]
     results: dict[str, int]
     end_offset: int  # the high watermark as last answered by the broker; -1: never answered
-    leaderless: bool  # no leader, and read to its last known end
+    outage_from: float  # the broker gave no answer from then until `as_of`; 0: no outage before this as_of
 
 
 class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -168,7 +237,7 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     runs: list[int]
     gaps: list[int]
     end_offset: int  # the last stable offset as last answered by the broker; -1: never answered
-    leaderless: bool
+    outage_from: float
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True):
@@ -180,16 +249,15 @@ class Found(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """What the first monitor found in the cluster: new partitions, and what keeps topics from being read."""
+    """What the first monitor found in the cluster, asked at `asked_at`: the present partitions and which are new.
 
+    `present` lists them by topic; nothing else could have carried events before `asked_at`.
+    """
+
+    asked_at: float
     found: list[Found]
+    present: dict[str, list[int]]
     problems: list[str]  # in words, for /readyz; replaces the former ones
-
-
-class Farewell(msgspec.Struct, array_like=True, tag=4, frozen=True):
-    """The last message of a reader that stops in order."""
-
-    name: str
 
 
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
@@ -198,4 +266,13 @@ class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
     starts: list[Found]
 
 
-FromReader = Sightings | Coverage | Discovery | Farewell
+class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    """Aggregator to validator: read no further in this partition (or do so again), the monitor is far behind."""
+
+    topic: str
+    partition: int
+    paused: bool
+
+
+FromReader = Sightings | Coverage | Discovery
+ToReader = Assign | Pause

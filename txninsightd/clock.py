@@ -1,0 +1,14 @@
+"""The daemon's one clock: seconds since the epoch that never run backwards when the wall clock is set back.
+
+Moments of different processes are compared (what a monitor asked, when a validator decided), so all of them count from
+one anchor, taken by the parent before it forks. Setting the wall clock forward is followed; setting it back is not.
+"""
+
+import time
+
+_ANCHOR = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) + _ANCHOR, time.time())

@@ -1,0 +1,221 @@
+"""What both views have seen of one partition, and the verdicts that follow.
+
+The validator says which offsets it passed and which of them were delivered to it. A sighting inside what it passed is
+*committed* if it was delivered and *aborted* if it was not; where it could not look, or skipped, the sighting is
+*unknown*. A verdict is given only up to the smaller of both views' applied positions: coverage beyond the monitor's
+waits here, as runs. No verdict is kept for a committed event. Control records (commit and abort markers) are offsets
+that nobody ever delivers and nobody ever sights, so they need no treatment of their own.
+
+(Read-committed semantics and the last stable offset: KIP-98. Why the frontier proves an abort: docs/verdicts.md.)
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from txninsightd.core.deadlines import Deadlines
+from txninsightd.core.transaction import UNSEEN, PendingClose
+from txninsightd.vocabulary import Coverage, Place, Verdict
+
+
+def runs_of(offsets: list[int]) -> list[int]:
+    """Ascending offsets as flat pairs of half-open runs: [3, 4, 5, 8] -> [3, 6, 8, 9]."""
+    if not offsets:
+        return []
+    if offsets[-1] - offsets[0] == len(offsets) - 1:
+        return [offsets[0], offsets[-1] + 1]
+    runs = [offsets[0]]
+    before = offsets[0]
+    for offset in offsets:
+        if offset > before + 1:
+            runs += (before + 1, offset)
+        before = offset
+    runs.append(before + 1)
+    return runs
+
+
+def merge_runs(runs: list[int], more: list[int]) -> None:
+    """Append later runs to earlier ones, joining them where they touch."""
+    if runs and more and runs[-1] == more[0]:
+        runs.pop()
+        more = more[1:]
+    runs += more
+
+
+class EndTracker:
+    """`as_of` of one partition in one view: the latest moment up to which nothing unread can exist.
+
+    The broker is asked where the log ends, at t0; once the reader's position reaches the answer, everything that was
+    in the log at t0 has been read. Answers still ahead of the position are kept, few of them: dropping one in the
+    middle only makes `as_of` advance a little later.
+    """
+
+    MOST_KEPT = 16
+
+    def __init__(self) -> None:
+        self.as_of = 0.0
+        self.end_offset = -1
+        self.outage_from = 0.0
+        self._answered_at = 0.0
+        self._failed = False
+        self._ahead: deque[tuple[float, int, float]] = deque()
+
+    def answered(self, asked_at: float, end_offset: int) -> None:
+        """The broker, asked at `asked_at`, says the log ends at `end_offset`."""
+        if asked_at <= self._answered_at:
+            return
+        outage_from = self._answered_at if self._failed else 0.0
+        self.end_offset, self._answered_at, self._failed = end_offset, asked_at, False
+        if len(self._ahead) >= self.MOST_KEPT:
+            outage_from = self._ahead.pop()[2] or outage_from
+        self._ahead.append((asked_at, end_offset, outage_from))
+
+    def failed(self) -> None:
+        """The broker was asked and gave no answer."""
+        self._failed = True
+
+    def reached(self, position: int) -> bool:
+        """The reader has passed everything below `position`; says whether `as_of` has advanced by it."""
+        before = self.as_of
+        while self._ahead and self._ahead[0][1] <= position:
+            self.as_of, _, outage_from = self._ahead.popleft()
+            self.outage_from = self.outage_from or outage_from
+        return self.as_of > before
+
+    def take_outage(self) -> float:
+        """When the outage that ended before the present `as_of` began, told once; 0 without one."""
+        outage_from, self.outage_from = self.outage_from, 0.0
+        return outage_from
+
+
+class Sighted(NamedTuple):
+    """The columns of one applied batch of sightings that await their verdicts."""
+
+    offsets: list[int]
+    txn_ids: list[str]
+
+
+class Undelivered(NamedTuple):
+    """A sighting that the committed view passed without delivering, or could not look at."""
+
+    offset: int
+    txn_id: str
+    verdict: Verdict
+    decided_at: float
+
+
+class PartitionState:
+    """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds."""
+
+    def __init__(self, place: Place, start_offset: int) -> None:
+        self.place = place
+        self.monitor_offset = start_offset
+        self.validator_offset = start_offset
+        self.decided_offset = start_offset
+        self.monitor_as_of = UNSEEN
+        self.validator_as_of = UNSEEN
+        self.read_past = UNSEEN
+        self.gone = False
+        self.monitor_end = -1
+        self.validator_end = -1
+        self.frontier_moved_at = 0.0
+        self.pending_closes: deque[PendingClose] = deque()
+        self.close_deadlines: Deadlines[PendingClose] = Deadlines()
+        self._waiting: deque[Coverage] = deque()
+        self._sighted: deque[Sighted] = deque()
+
+    @property
+    def both_as_of(self) -> float:
+        """The moment up to which neither view has anything unread."""
+        return min(self.monitor_as_of, self.validator_as_of)
+
+    def waiting_runs(self) -> int:
+        """How much coverage waits for the monitor, in runs."""
+        return sum(1 + len(coverage.runs) // 2 for coverage in self._waiting)
+
+    def undecided_records(self) -> int:
+        """How many applied sightings have no verdict yet."""
+        total = sum(len(s.offsets) for s in self._sighted)
+        return total - (bisect_left(self._sighted[0].offsets, self.decided_offset) if self._sighted else 0)
+
+    def oldest_undecided(self) -> tuple[int, str] | None:
+        """Offset and txn_id of the first sighting without verdict."""
+        for sighted in self._sighted:
+            i = bisect_left(sighted.offsets, self.decided_offset)
+            if i < len(sighted.offsets):
+                return sighted.offsets[i], sighted.txn_ids[i]
+        return None
+
+    def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int) -> None:
+        """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""
+        if offsets:
+            self._sighted.append(Sighted(offsets, txn_ids))
+        self.monitor_offset = max(self.monitor_offset, to_offset)
+
+    def cover(self, coverage: Coverage) -> None:
+        """The validator has passed a range; what it skipped since its last one was outside its sight."""
+        if coverage.to_offset <= self.validator_offset:
+            return
+        self._waiting.append(coverage)
+        self.validator_offset = coverage.to_offset
+        self.frontier_moved_at = coverage.decided_at
+
+    def decide(self) -> Iterator[tuple[int, float, list[Undelivered]]]:
+        """Apply what both views have passed: yields (decided up to, decided_at, what was not delivered below it)."""
+        while self._waiting:
+            coverage = self._waiting[0]
+            upto = min(coverage.to_offset, self.monitor_offset)
+            if upto <= self.decided_offset:
+                break
+            undelivered = list(self._undelivered(coverage, self.decided_offset, upto))
+            self.decided_offset = upto
+            if upto == coverage.to_offset:
+                self._waiting.popleft()
+            yield upto, coverage.decided_at, undelivered
+        self._forget_decided()
+
+    def _undelivered(self, coverage: Coverage, start: int, end: int) -> Iterator[Undelivered]:
+        if start < coverage.from_offset:
+            skipped = min(coverage.from_offset, end)
+            for offset, txn_id in self._sightings_in(start, skipped):
+                yield Undelivered(offset, txn_id, Verdict.UNKNOWN, coverage.decided_at)
+            start = skipped
+        for low, high in _holes(coverage.runs, start, end):
+            for offset, txn_id in self._sightings_in(low, high):
+                verdict = Verdict.UNKNOWN if _inside(coverage.gaps, offset) else Verdict.ABORTED
+                yield Undelivered(offset, txn_id, verdict, coverage.decided_at)
+
+    def _sightings_in(self, low: int, high: int) -> Iterator[tuple[int, str]]:
+        """Sightings with low <= offset < high. Called with rising ranges: whole batches below `low` are dropped."""
+        sighted = self._sighted
+        while sighted and sighted[0].offsets[-1] < low:
+            sighted.popleft()
+        for batch in sighted:
+            if batch.offsets[0] >= high:
+                return
+            i = bisect_left(batch.offsets, low)
+            while i < len(batch.offsets) and batch.offsets[i] < high:
+                yield batch.offsets[i], batch.txn_ids[i]
+                i += 1
+
+    def _forget_decided(self) -> None:
+        while self._sighted and self._sighted[0].offsets[-1] < self.decided_offset:
+            self._sighted.popleft()
+
+
+def _holes(runs: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of [start, end) that no run covers."""
+    i = bisect_right(runs, start) & ~1
+    while start < end and i < len(runs):
+        if runs[i] > start:
+            yield start, min(runs[i], end)
+        start = max(start, runs[i + 1])
+        i += 2
+    if start < end:
+        yield start, end
+
+
+def _inside(ranges: list[int], offset: int) -> bool:
+    """Whether the offset lies in one of the half-open ranges, given as ascending flat pairs."""
+    return bisect_right(ranges, offset) % 2 == 1

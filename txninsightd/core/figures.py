@@ -1,0 +1,121 @@
+"""The figures that the aggregator keeps: counters, histograms and live gauges, as plain numbers.
+
+They are part of the aggregator's state, not of a metrics library, because counters about records travel with their
+batch and must survive what a library's registry does not. `expose/` turns them into metrics at each scrape. Every label
+value that comes from events passes a `LabelCap` first.
+"""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from txninsightd.vocabulary import OVERFLOW, Anomaly
+
+UNNAMED = "unspecified"
+"""The label value of what events leave out."""
+
+
+class LabelCap:
+    """The first `most` distinct values keep their names, all later ones become `__overflow__`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[str | None, str] = {None: UNNAMED, "": UNNAMED}
+        self.cut = 0
+
+    def __call__(self, value: str | None) -> str:
+        label = self._known.get(value)
+        if label is not None:
+            return label
+        if value is None or len(self._known) - 2 >= self._most:
+            self.cut += 1
+            return OVERFLOW
+        self._known[value] = value
+        return value
+
+
+class Exemplar(NamedTuple):
+    """One transaction that fell into a bucket."""
+
+    txn_id: str
+    value: float
+    at: float
+
+
+class Histogram:
+    """Counts by upper bound (seconds, ascending; the last, infinite one is implied), sum, and an exemplar a bucket."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def observe(self, value: float, exemplar: tuple[str, float] | None = None) -> None:
+        """Count one value; `exemplar` is (txn_id, moment)."""
+        i = bisect_left(self.bounds, value)
+        self.counts[i] += 1
+        self.sum += value
+        if exemplar is not None:
+            self.exemplars[i] = Exemplar(exemplar[0], value, exemplar[1])
+
+
+class Shown(NamedTuple):
+    """What a live transaction contributes to the gauges. `opened_s`: the whole second of its open, None without one."""
+
+    txn_type: str
+    state: str | None
+    cause: str | None
+    opened_s: int | None
+    partial: bool
+
+
+class Figures:
+    """All counters, histograms and live gauges about business transactions."""
+
+    def __init__(self, bounds: Sequence[float], most_label_values: int) -> None:
+        self.txn_types = LabelCap(most_label_values)
+        self.steps = LabelCap(most_label_values)
+        self.statuses = LabelCap(most_label_values)
+        self.opened: Counter[str] = Counter()
+        self.finished: Counter[tuple[str, str, str]] = Counter()
+        self.stuck: Counter[tuple[str, str]] = Counter()
+        self.anomalies: Counter[str] = Counter({a.value: 0 for a in Anomaly})
+        self.records: Counter[tuple[str, str, str]] = Counter()
+        self.settled_by_timeout = 0
+        self.durations: dict[str, Histogram] = defaultdict(lambda: Histogram(bounds))
+        self.commit_delays: dict[str, Histogram] = defaultdict(lambda: Histogram(bounds))
+        self.step_durations: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
+        self.step_gaps: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
+        self.live: Counter[tuple[str, str]] = Counter()
+        self.live_stuck: Counter[tuple[str, str]] = Counter()
+        self.live_partial: Counter[str] = Counter()
+        self.opened_seconds: dict[str, Counter[int]] = defaultdict(Counter)
+
+    def show(self, before: Shown | None, after: Shown | None) -> None:
+        """Move one live transaction from one place in the gauges to another."""
+        if before is not None:
+            self._shift(before, -1)
+        if after is not None:
+            self._shift(after, 1)
+
+    def _shift(self, shown: Shown, by: int) -> None:
+        if shown.state is not None:
+            self.live[shown.txn_type, shown.state] += by
+        if shown.cause is not None:
+            self.live_stuck[shown.txn_type, shown.cause] += by
+        if shown.partial:
+            self.live_partial[shown.txn_type] += by
+        if shown.opened_s is not None:
+            seconds = self.opened_seconds[shown.txn_type]
+            seconds[shown.opened_s] += by
+            if not seconds[shown.opened_s]:
+                del seconds[shown.opened_s]
+
+    def count_records(self, view: str, topic: str, results: dict[str, int]) -> None:
+        """Add what became of a batch's records."""
+        for result, count in results.items():
+            self.records[view, topic, result] += count

@@ -1,0 +1,104 @@
+"""The end of a transaction: its outcome and figures, counted once; then a while in the archive, then only a hash."""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from txninsightd.core.events import Judged
+from txninsightd.core.figures import Figures
+from txninsightd.core.kpis import Kpis, common_anomalies, first_committed_close, kpis_of
+from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
+from txninsightd.core.remembered import Remembered
+from txninsightd.core.transaction import Transaction
+from txninsightd.vocabulary import Anomaly, Kind, Outcome
+
+MOST_EXEMPLAR_CHARS = 100
+"""OpenMetrics allows 128 characters for an exemplar's labels, names included."""
+
+
+class Finished(NamedTuple):
+    """A settled transaction. `late_events`: sightings beyond the close that ended it (colocated only)."""
+
+    txn: Transaction
+    life: list[Judged]
+    outcome: Outcome
+    attempts: int
+    kpis: Kpis
+    commit_delay_s: float | None
+    late_events: int
+    settled_at: float
+
+
+def finish(txn: Transaction, life: list[Judged], colocated: bool, retry_maybe_unread: bool, now: float) -> Finished:
+    """Evaluate a transaction whose outcome is final."""
+    counted = list(up_to_first_close(life)) if colocated else life
+    partial = txn.early or not any(j.kind == Kind.TRANSACTION_OPEN for j in counted)
+    outcome = outcome_of(counted, partial, retry_maybe_unread)
+    kpis = kpis_of(counted, partial) if outcome is Outcome.CLOSED else Kpis(None, None, [], [], set())
+    kpis.anomalies.update(common_anomalies(counted, colocated, txn.late_retry))
+    if txn.early:
+        kpis.anomalies.discard(Anomaly.CLOSE_WITHOUT_OPEN)
+    return Finished(
+        txn, counted, outcome, attempts_of(counted), kpis, _commit_delay(txn, counted), len(life) - len(counted), now
+    )
+
+
+def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
+    close = first_committed_close(life)
+    if close is None:
+        return None
+    note = txn.notes[close.event.place, close.event.offset]
+    return max(0.0, note.decided_at - note.sighted_at)
+
+
+def record(figures: Figures, finished: Finished) -> None:
+    """Count a settled transaction."""
+    label = figures.txn_types(finished.txn.txn_type)
+    kpis = finished.kpis
+    figures.finished[label, finished.outcome.value, figures.statuses(kpis.status)] += 1
+    exemplar = (finished.txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
+    if kpis.duration_s is not None:
+        figures.durations[label].observe(kpis.duration_s, exemplar)
+    if finished.commit_delay_s is not None:
+        figures.commit_delays[label].observe(finished.commit_delay_s, exemplar)
+    for figure in kpis.step_durations:
+        figures.step_durations[label, figures.steps(figure.step)].observe(figure.seconds)
+    for figure in kpis.step_gaps:
+        figures.step_gaps[label, figures.steps(figure.step)].observe(figure.seconds)
+    for anomaly in kpis.anomalies:
+        figures.anomalies[anomaly.value] += 1
+    figures.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events
+    figures.settled_by_timeout += finished.txn.overtime
+
+
+class Archive:
+    """Finished transactions: whole for `linger_s` (at most `most_lingering`), as hashes for `remember_s`."""
+
+    def __init__(self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int) -> None:
+        self.lingering: OrderedDict[str, Finished] = OrderedDict()
+        self._linger_s = linger_s
+        self._most_lingering = most_lingering
+        self._remembered = Remembered(remember_s, most_remembered)
+
+    @property
+    def remembered(self) -> int:
+        """How many ids are remembered."""
+        return len(self._remembered)
+
+    def add(self, finished: Finished, now: float) -> None:
+        """Keep a settled transaction."""
+        txn_id = finished.txn.txn_id
+        self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
+        self.lingering.pop(txn_id, None)
+        self.lingering[txn_id] = finished
+        if len(self.lingering) > self._most_lingering:
+            self.lingering.popitem(last=False)
+
+    def was_aborted(self, txn_id: str) -> bool | None:
+        """Whether a transaction that is over ended as Aborted; None when it is not known to be over."""
+        return self._remembered.was_aborted(txn_id)
+
+    def age(self, now: float) -> None:
+        """Let go of what has lingered, and forget what has been remembered, for long enough."""
+        while self.lingering and now - next(iter(self.lingering.values())).settled_at > self._linger_s:
+            self.lingering.popitem(last=False)
+        self._remembered.age(now)

@@ -1,0 +1,124 @@
+"""How far we have seen, and where we could not look: what decides whether silence means anything.
+
+A transaction is idle or overdue only as far as the smallest monitor `as_of` over the partitions that may carry its
+events (colocated: its own partition). New partitions could carry events too, so the horizon never passes the moment of
+the last complete discovery. It never falls: what was seen stays seen.
+
+Two things suspend or delay the judgement. Where the monitor could not read a range (a *gap*), events of every
+transaction that may have lived then may be missing. While the broker did not answer (an *outage*), producers could not
+write either: a wait that was running when it began goes on after it, and lasts at least a grace longer.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from txninsightd.core.coverage import PartitionState
+from txninsightd.core.deadlines import Deadlines
+from txninsightd.core.lifecycle import Outage
+from txninsightd.core.transaction import UNSEEN, Transaction
+from txninsightd.vocabulary import Place
+
+MOST_GAPS = 1000
+MOST_OUTAGES = 1000
+
+
+class Gap(NamedTuple):
+    """The monitor passed something unread at `passed_at`; it had seen everything up to `horizon_before`."""
+
+    passed_at: float
+    horizon_before: float
+
+
+class Domain:
+    """The partitions that may carry the events of a transaction: all of them, or one where events are colocated."""
+
+    def __init__(self) -> None:
+        self.as_of = UNSEEN
+        self.wheel: Deadlines[Transaction] = Deadlines()
+        self.gaps: list[Gap] = []
+
+    def add_gap(self, passed_at: float) -> None:
+        """Note a gap; those between two advances of `as_of` count as one, and the oldest merge when there are too many."""
+        if self.gaps and self.gaps[-1].horizon_before == self.as_of:
+            self.gaps[-1] = Gap(max(passed_at, self.gaps[-1].passed_at), self.as_of)
+        else:
+            self.gaps.append(Gap(passed_at, self.as_of))
+        if len(self.gaps) > MOST_GAPS:
+            first, second = self.gaps[:2]
+            self.gaps[:2] = [Gap(max(first.passed_at, second.passed_at), first.horizon_before)]
+
+
+class Horizon:
+    """The domains, the outages, and the last discovery."""
+
+    def __init__(self, colocated: bool, settle_max_s: float) -> None:
+        self.discovered_at = UNSEEN
+        self.outages: list[Outage] = []
+        self._colocated = colocated
+        self._settle_max_s = settle_max_s
+        self._everywhere = Domain()
+        self._domains: dict[Place, Domain] = {}
+        self._partitions: list[PartitionState] = []
+
+    def add(self, partition: PartitionState) -> None:
+        """A partition that may carry events from now on."""
+        self._partitions.append(partition)
+        self._domains[partition.place] = Domain() if self._colocated else self._everywhere
+
+    def of(self, txn: Transaction) -> float:
+        """The moment up to which nothing of this transaction can be unread."""
+        if not self._colocated:
+            return self._everywhere.as_of
+        return min(self._domains[event.place].as_of for event in txn.events)
+
+    def wheel(self, txn: Transaction) -> Deadlines[Transaction]:
+        """Where the transaction waits for its domain's `as_of`."""
+        return self._domains[txn.events[0].place].wheel
+
+    def advance(self, partition: PartitionState | None) -> list[Transaction]:
+        """Take in one partition's (None: every one's) new `as_of`; gives the transactions that fall due by it."""
+        if self._colocated:
+            changed = self._partitions if partition is None else [partition]
+            return [txn for p in changed for txn in self._raise(self._domains[p.place], p.monitor_as_of)]
+        return self._raise(self._everywhere, self.seen_everywhere())
+
+    def seen_everywhere(self) -> float:
+        """The smallest monitor `as_of` of all partitions as of now, not beyond the last discovery. May fall."""
+        present = [p.monitor_as_of for p in self._partitions if not p.gone]
+        return min(self.discovered_at, *present) if present else UNSEEN
+
+    def _raise(self, domain: Domain, as_of: float) -> list[Transaction]:
+        if as_of <= domain.as_of:
+            return []
+        domain.as_of = as_of
+        return domain.wheel.due(as_of)
+
+    # --- Where we could not look --------------------------------------------------------------------------------------
+
+    def gap(self, partition: PartitionState, passed_at: float) -> None:
+        """The monitor passed something in this partition that it could not read."""
+        self._domains[partition.place].add_gap(passed_at)
+
+    def maybe_unread(self, txn: Transaction) -> bool:
+        """Whether events of the transaction may lie in a gap."""
+        return any(True for _ in self._gaps_in_life_of(txn))
+
+    def retry_maybe_unread(self, txn: Transaction, settled_since: float) -> bool:
+        """The same of a wholly aborted one, but for gaps that came after its settlement was due (`settled_since`)."""
+        return any(gap.horizon_before <= settled_since for gap in self._gaps_in_life_of(txn))
+
+    def _gaps_in_life_of(self, txn: Transaction) -> Iterable[Gap]:
+        domains = {id(d): d for d in (self._domains[e.place] for e in txn.events)} if self._colocated else None
+        for domain in domains.values() if domains is not None else (self._everywhere,):
+            if domain.gaps:
+                began = min(event.record_ts for event in txn.events)
+                yield from (gap for gap in domain.gaps if began <= gap.passed_at + self._settle_max_s)
+
+    def outage(self, began: float, ended: float) -> bool:
+        """The broker did not answer for a while. Overlapping ones become one. Says whether this was news."""
+        known = [o for o in self.outages if o.began <= ended and began <= o.ended]
+        merged = Outage(min([began, *(o.began for o in known)]), max([ended, *(o.ended for o in known)]))
+        if known == [merged]:
+            return False
+        self.outages = sorted([o for o in self.outages if o not in known] + [merged])[-MOST_OUTAGES:]
+        return True

@@ -1,0 +1,448 @@
+"""The ledger: every live business transaction, kept up to date message by message.
+
+It is a plain function of the ordered messages that it gets and of the time that it is told. What lifecycle.py says of a
+whole life at once, the ledger computes as sightings and verdicts come in:
+
+- A step of an open transaction is appended and moves `last_at`; nothing else happens. Whatever could change a state
+  (opens, closes, anything aborted or unknown, an event of a stuck transaction) makes the transaction *dirty*, and the
+  dirty are evaluated once, at the end of each message.
+- A committed step triggers nothing. Work is due for closes, and for aborted or unknown offsets: only they are noted.
+- Time comes as `as_of` with the messages. It can only make a transaction stuck or settle it, so those that wait for it
+  stand in wheels and are looked at when they fall due.
+
+`sighted` and `covered` apply one message each; `settle` (settlement.py decides who is ripe) emits what is final and is
+called after each message or handful of messages; `tick` does what depends on the wall clock alone.
+"""
+
+from collections.abc import Mapping
+from sys import intern
+from typing import NamedTuple
+
+from txninsightd.core.coverage import PartitionState
+from txninsightd.core.events import Event, Judged
+from txninsightd.core.figures import Figures, Shown
+from txninsightd.core.finished import Archive, Finished, finish, record
+from txninsightd.core.horizon import Horizon
+from txninsightd.core.kpis import type_of
+from txninsightd.core.lifecycle import (
+    NEVER,
+    Situation,
+    Stuck,
+    cause_of,
+    due_after,
+    earliest_open,
+    latest_abort,
+    state_of,
+)
+from txninsightd.core.settlement import Settlement
+from txninsightd.core.transaction import UNSEEN, Ending, Note, Transaction
+from txninsightd.vocabulary import (
+    Anomaly,
+    Cause,
+    Coverage,
+    Discovery,
+    Kind,
+    Place,
+    Sightings,
+    Signature,
+    State,
+    Thresholds,
+    Verdict,
+)
+
+
+class Rules(NamedTuple):
+    """What the operator decides. `*_s` in seconds."""
+
+    colocated: bool
+    settle_lateness_s: float
+    settle_max_s: float
+    retry_grace_s: float
+    linger_s: float
+    remember_s: float
+    most_lingering: int
+    most_remembered: int
+    stuck: Thresholds
+    stuck_by_type: Mapping[str, Thresholds]
+
+    def thresholds(self, txn_type: str | None) -> Thresholds:
+        """The thresholds of a type."""
+        return self.stuck_by_type.get(txn_type, self.stuck) if txn_type is not None else self.stuck
+
+
+class StuckChange(NamedTuple):
+    """A transaction became stuck, changed its cause, or is no longer stuck (`cause` None)."""
+
+    txn_id: str
+    txn_type: str | None
+    before: Cause | None
+    cause: Cause | None
+    since: float
+
+
+class Ledger:
+    """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics."""
+
+    def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
+        self.rules = rules
+        self.figures = figures
+        self.start_at = start_at
+        self.live: dict[str, Transaction] = {}
+        self.stuck: dict[str, Transaction] = {}
+        self.partitions: dict[Place, PartitionState] = {}
+        self.archive = Archive(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered)
+        self.stuck_changes: list[StuckChange] = []
+        self.caught_up = False
+        self._horizon = Horizon(rules.colocated, rules.settle_max_s)
+        self._settlement = Settlement(rules.colocated, rules.settle_max_s, self._horizon)
+        self._dirty: dict[Transaction, None] = {}
+        self._signatures: dict[Signature, Signature] = {}
+
+    # --- What comes in ------------------------------------------------------------------------------------------------
+
+    def add_partition(self, place: Place, start_offset: int) -> PartitionState:
+        """A partition that both views read from `start_offset` on."""
+        partition = PartitionState(place, start_offset)
+        self.partitions[place] = partition
+        self._horizon.add(partition)
+        return partition
+
+    def discovered(self, message: Discovery) -> None:
+        """Take in which partitions there are: new ones are read from their start, lost ones no longer waited for."""
+        for found in message.found:
+            place = Place(found.topic, found.partition)
+            if place not in self.partitions:
+                self.add_partition(place, found.start_offset)
+        for place, partition in self.partitions.items():
+            partition.gone = place.partition not in message.present.get(place.topic, ())
+        self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
+        self._apply(None)
+
+    def sighted(self, message: Sightings) -> None:
+        """Apply what a monitor saw; what it saw before changes nothing."""
+        partition = self.partitions[Place(message.topic, message.partition)]
+        self._append_events(partition, message)
+        self.figures.count_records("monitor", message.topic, message.results)
+        partition.sight(*_news(message, partition.monitor_offset), message.to_offset)
+        partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
+        partition.monitor_end = max(partition.monitor_end, message.end_offset)
+        if message.gaps:
+            self._horizon.gap(partition, message.read_at)
+            self._dirty.update(dict.fromkeys(self.stuck.values()))
+        self._note_outage(message)
+        if message.as_of > partition.monitor_as_of:
+            partition.monitor_as_of = message.as_of
+        self._apply(partition)
+
+    def covered(self, message: Coverage) -> None:
+        """Apply what a validator passed."""
+        partition = self.partitions[Place(message.topic, message.partition)]
+        partition.cover(message)
+        partition.validator_end = max(partition.validator_end, message.end_offset)
+        self._note_outage(message)
+        if message.as_of > partition.validator_as_of:
+            partition.validator_as_of = message.as_of
+        self._apply(partition)
+
+    def tick(self, now: float) -> None:
+        """What depends on the wall clock alone: settlement that waited for too long, and forgetting."""
+        self._settlement.overdue(now)
+        self.archive.age(now)
+
+    def settle(self, now: float) -> list[Finished]:
+        """Emit, once and for all, every transaction whose outcome is final."""
+        settled = []
+        for txn in self._settlement.ripe(self.partitions):
+            settled.append(self._finish(txn, now))
+        return settled
+
+    # --- What is asked ------------------------------------------------------------------------------------------------
+
+    def life(self, txn: Transaction) -> list[Judged]:
+        """A transaction's events with their verdicts as of now."""
+        partitions, notes = self.partitions, txn.notes
+        life = []
+        for event in txn.events:
+            note = notes.get((event.place, event.offset))
+            if note is not None:
+                life.append(Judged(event, note.verdict, note.decided_at))
+            elif event.offset < partitions[event.place].decided_offset:
+                life.append(Judged(event, Verdict.COMMITTED))
+            else:
+                life.append(Judged(event, Verdict.PENDING))
+        return life
+
+    # --- Sightings ----------------------------------------------------------------------------------------------------
+
+    def _append_events(self, partition: PartitionState, message: Sightings) -> None:
+        """The inner loop: everything here is paid for once an event."""
+        live, dirty, place, start_at = self.live, self._dirty, partition.place, self.start_at
+        signatures = [self._intern(Signature(*s)) for s in message.signatures]
+        plain = [s.kind in (Kind.STEP_OPEN, Kind.STEP_DONE) and not s.kept_time for s in signatures]
+        applied = partition.monitor_offset
+        for offset, txn_id, index, ts, record_ts in zip(
+            message.offsets,
+            message.txn_ids,
+            message.signature_indexes,
+            message.timestamps,
+            message.record_timestamps,
+            strict=True,
+        ):
+            if offset < applied:
+                continue
+            signature = signatures[index]
+            txn = live.get(txn_id)
+            if txn is None:
+                txn = self._admit(txn_id, signature)
+                if txn is None:
+                    continue
+            event = Event(ts, place, offset, record_ts, signature)
+            txn.events.append(event)
+            if ts > txn.last_at:
+                txn.last_at = ts
+            if record_ts > txn.last_at:
+                txn.last_at = record_ts
+            if ts < start_at:
+                txn.early = True
+            if signature.txn_type is not txn.txn_type and signature.txn_type is not None:
+                txn.retype = True
+                txn.simple = False
+            if not (txn.simple and plain[index]):
+                dirty[txn] = None
+                if not plain[index]:
+                    self._note_end(partition, txn, event, message.read_at)
+
+    def _intern(self, signature: Signature) -> Signature:
+        known = self._signatures.get(signature)
+        if known is None:
+            if len(self._signatures) >= 10_000:
+                self._signatures.clear()
+            txn_type = intern(signature.txn_type) if signature.txn_type is not None else None
+            known = self._signatures[signature] = signature._replace(txn_type=txn_type)
+        return known
+
+    def _admit(self, txn_id: str, signature: Signature) -> Transaction | None:
+        """A transaction that is not live: new, or over (its event is late then, unless it opens an aborted one anew)."""
+        was_aborted = self.archive.was_aborted(txn_id)
+        if was_aborted is not None and not (was_aborted and signature.kind == Kind.TRANSACTION_OPEN):
+            self.figures.anomalies[Anomaly.LATE_EVENT.value] += 1
+            return None
+        txn = Transaction(txn_id, late_retry=was_aborted is not None)
+        self.live[txn_id] = txn
+        return txn
+
+    def _note_end(self, partition: PartitionState, txn: Transaction, event: Event, sighted_at: float) -> None:
+        """An open, a close, or a replayed event."""
+        kind = event.signature.kind
+        if event.signature.kept_time:
+            txn.replayed = True
+        if kind == Kind.TRANSACTION_OPEN:
+            txn.sighted_open = True
+            txn.opened_at = min(txn.opened_at, event.ts)
+        elif kind == Kind.TRANSACTION_CLOSE:
+            partition.pending_closes.append(txn.add_pending_close(event, sighted_at))
+
+    # --- Verdicts -----------------------------------------------------------------------------------------------------
+
+    def _note_outage(self, message: Sightings | Coverage) -> None:
+        """The broker did not answer for a while: whoever waits to be settled as aborted is given more time."""
+        if message.outage_from and self._horizon.outage(message.outage_from, message.as_of):
+            self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
+
+    def _apply(self, partition: PartitionState | None) -> None:
+        """Bring verdicts, states and causes up to date after a message about this partition (None: about them all)."""
+        if partition is not None:
+            self._decide(partition)
+            self._look_at_front(partition)
+            for close in partition.close_deadlines.due(partition.both_as_of):
+                self._dirty[close.txn] = None
+        for txn in self._horizon.advance(partition):
+            self._dirty[txn] = None
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for txn in dirty:
+                self._evaluate(txn)
+        if not self.caught_up:
+            present = [p.both_as_of for p in self.partitions.values() if not p.gone]
+            self.caught_up = bool(present) and min(present) > UNSEEN
+
+    def _decide(self, partition: PartitionState) -> None:
+        place, live = partition.place, self.live
+        for decided_offset, decided_at, undelivered in partition.decide():
+            verdicts = {u.offset: u.verdict for u in undelivered}
+            closes = partition.pending_closes
+            while closes and closes[0].offset < decided_offset:
+                close = closes.popleft()
+                partition.close_deadlines.drop(close)
+                verdict = verdicts.pop(close.offset, Verdict.COMMITTED)
+                close.txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
+                self._dirty[close.txn] = None
+            for u in undelivered:
+                txn = live.get(u.txn_id) if u.offset in verdicts else None
+                if txn is not None:
+                    txn.note(place, u.offset, Note(u.verdict, decided_at))
+                    txn.simple = False
+                    self._dirty[txn] = None
+            self._settlement.decided(partition)
+
+    def _look_at_front(self, partition: PartitionState) -> None:
+        """The first pending close may have come to lie at the last stable offset: that changes its cause."""
+        if partition.pending_closes and partition.pending_closes[0].txn.cause is not None:
+            self._dirty[partition.pending_closes[0].txn] = None
+
+    # --- States and causes --------------------------------------------------------------------------------------------
+
+    def _evaluate(self, txn: Transaction) -> None:
+        if self.live.get(txn.txn_id) is not txn:
+            return
+        if txn.retype:
+            txn.txn_type = type_of(txn.events)
+            txn.retype = False
+        life = self.life(txn) if txn.doubtful else None
+        if life is not None:
+            txn.opened_at = earliest_open(life)
+        self._leave_wheel(txn)
+        txn.state = self._state(txn, life)
+        self._set_cause(txn, self._stuck(txn, life))
+        txn.simple = txn.state is State.OPEN and txn.cause is None and not txn.doubtful
+        self._prepare_ending(txn, life)
+        self._show(txn)
+
+    def _state(self, txn: Transaction, life: list[Judged] | None) -> State:
+        """The first three rules by what was noted; only a doubtful transaction needs its whole life."""
+        if txn.committed_close:
+            return State.CLOSED
+        if txn.pending_closes:
+            return State.TENTATIVELY_CLOSED
+        if txn.unknown_close:
+            return State.UNKNOWN
+        return State.OPEN if life is None else state_of(life)
+
+    def _leave_wheel(self, txn: Transaction) -> None:
+        if txn.bucket is not None and not self._settlement.leave(txn):
+            self._horizon.wheel(txn).drop(txn)
+
+    def _stuck(self, txn: Transaction, life: list[Judged] | None) -> Stuck | None:
+        if txn.partial or txn.replayed or txn.state in (State.CLOSED, State.UNKNOWN):
+            return None
+        thresholds = self.rules.thresholds(txn.txn_type)
+        if txn.state is State.TENTATIVELY_CLOSED:
+            if not self._close_waits_too_long(txn, thresholds.commit_pending_after_s):
+                return None
+            return self._cause(txn, life, thresholds)
+        if self._horizon.maybe_unread(txn):
+            return None
+        if txn.state is State.OPEN:
+            idle_at = self._due_after(txn.last_at, thresholds.idle_after_s)
+            overdue_at = self._due_after(txn.opened_at, thresholds.overdue_after_s)
+            stuck = None
+            if self._horizon.of(txn) > min(idle_at, overdue_at):
+                stuck = self._cause(txn, life, thresholds)
+            if stuck is None or stuck.cause is not Cause.IDLE:
+                self._horizon.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
+            return stuck
+        assert life is not None  # Aborted: nothing is, without a note
+        if not any(j.stands for j in life):
+            return None
+        stuck = self._cause(txn, life, thresholds)
+        if stuck is None:
+            self._horizon.wheel(txn).set(txn, self._due_after(latest_abort(life), self.rules.retry_grace_s))
+        return stuck
+
+    def _due_after(self, reference: float, wait_s: float) -> float:
+        outages = self._horizon.outages
+        return due_after(reference, wait_s, outages, self.rules.retry_grace_s) if outages else reference + wait_s
+
+    def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
+        """Whether one of its pending closes does; those that do not yet fall due later."""
+        late = False
+        for close in txn.pending_closes:
+            partition = self.partitions[close.place]
+            due_at = self._due_after(close.record_ts, commit_pending_after_s)
+            if partition.both_as_of > due_at:
+                late = True
+            else:
+                partition.close_deadlines.set(close, due_at)
+        return late
+
+    def _cause(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Stuck | None:
+        return cause_of(
+            Situation(
+                life=life if life is not None else self.life(txn),
+                state=txn.state,
+                thresholds=thresholds,
+                retry_grace_s=self.rules.retry_grace_s,
+                horizon=self._horizon.of(txn),
+                both_as_of=lambda place: self.partitions[place].both_as_of,
+                frontier=lambda place: self.partitions[place].validator_offset,
+                maybe_unread=self._horizon.maybe_unread(txn),
+                outages=self._horizon.outages,
+            )
+        )
+
+    def _set_cause(self, txn: Transaction, stuck: Stuck | None) -> None:
+        cause = stuck.cause if stuck is not None else None
+        if cause is txn.cause:
+            if stuck is not None:
+                txn.since = stuck.since
+            return
+        change = StuckChange(txn.txn_id, txn.txn_type, txn.cause, cause, stuck.since if stuck is not None else 0.0)
+        self.stuck_changes.append(change)
+        txn.cause, txn.since = cause, change.since
+        if cause is None:
+            del self.stuck[txn.txn_id]
+            return
+        txn.causes = (*txn.causes, cause)
+        self.stuck[txn.txn_id] = txn
+        if self.caught_up:
+            self.figures.stuck[self.figures.txn_types(txn.txn_type), cause.value] += 1
+
+    def _show(self, txn: Transaction) -> None:
+        label = self.figures.txn_types(txn.txn_type)
+        if txn.sighted_open and not txn.counted_open:
+            txn.counted_open = True
+            self.figures.opened[label] += 1
+        waits_open = txn.state in (State.OPEN, State.TENTATIVELY_CLOSED)
+        state = "stuck" if txn.cause else txn.state.value if waits_open or txn.state is State.ABORTED else None
+        aged = waits_open and txn.opened_at != NEVER and not txn.replayed
+        shown = Shown(
+            label, state, txn.cause.value if txn.cause else None, int(txn.opened_at) if aged else None, txn.partial
+        )
+        if shown != txn.shown:
+            self.figures.show(txn.shown, shown)
+            txn.shown = shown
+
+    # --- Settlement ---------------------------------------------------------------------------------------------------
+
+    def _prepare_ending(self, txn: Transaction, life: list[Judged] | None) -> None:
+        ending = None
+        if txn.state in (State.CLOSED, State.UNKNOWN):
+            event, note = min(txn.decided_closes(), key=lambda c: (c[0].record_ts, c[0].place, c[0].offset))
+            ending = Ending(event.record_ts + self.rules.settle_lateness_s, note.decided_at, wholly_aborted=False)
+        elif life is not None and not any(j.stands for j in life):
+            decided_at = latest_abort(life)
+            ending = Ending(self._due_after(decided_at, self.rules.retry_grace_s), decided_at, wholly_aborted=True)
+        if ending is not None or txn.ending is not None:
+            self._settlement.await_ending(txn, ending)
+
+    def _finish(self, txn: Transaction, now: float) -> Finished:
+        self._leave_wheel(txn)
+        self._set_cause(txn, None)
+        assert txn.ending is not None
+        unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
+        finished = finish(txn, self.life(txn), self.rules.colocated, unread, now)
+        txn.ending = None
+        del self.live[txn.txn_id]
+        self.figures.show(txn.shown, None)
+        txn.shown = None
+        self.archive.add(finished, now)
+        record(self.figures, finished)
+        return finished
+
+
+def _news(message: Sightings, applied: int) -> tuple[list[int], list[str]]:
+    """The columns without what was applied before (a reader that was restarted may overlap)."""
+    if not message.offsets or message.offsets[0] >= applied:
+        return message.offsets, message.txn_ids
+    keep = next((i for i, offset in enumerate(message.offsets) if offset >= applied), len(message.offsets))
+    return message.offsets[keep:], message.txn_ids[keep:]

@@ -1,0 +1,275 @@
+"""The life cycle of a business transaction, as two tables: RULES (states) and CAUSES (why it is stuck).
+
+This is the specification, in its plainest form: a state is a function of a transaction's sightings with their
+verdicts; a cause is a function of those, of the thresholds, and of how far both views have seen. No history, no order
+of arrival, no clock. The ledger computes the same incrementally, and a property test holds the two equal after every
+message. The tables in docs/lifecycle.md are drawn from here.
+
+First match wins in both tables. A stuck transaction keeps its state; the cause is laid over it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from txninsightd.core.events import Judged, Life, closes, event_order
+from txninsightd.vocabulary import Cause, Kind, Outcome, Place, State, Thresholds, Verdict
+
+NEVER = float("inf")
+
+
+# --- States -----------------------------------------------------------------------------------------------------------
+
+
+def _has_close(verdict: Verdict) -> Callable[[Life], bool]:
+    return lambda life: bool(closes(life, verdict))
+
+
+def last_aborted_close(life: Life) -> Judged | None:
+    """The aborted close that is last in (ts, topic, partition, offset)."""
+    return max(closes(life, Verdict.ABORTED), key=lambda j: event_order(j.event), default=None)
+
+
+def retried_since(close: Judged, life: Life) -> bool:
+    """Whether a standing event shows that the transaction was tried again after this aborted close.
+
+    In the close's own partition offsets tell before from after. Elsewhere only time can: an event stamped later, or
+    another copy of something that was aborted, stamped not before it.
+    """
+    aborted: dict[tuple[int, str | None], float] = {}
+    for j in life:
+        if j.verdict is Verdict.ABORTED:
+            what = (j.kind, j.event.signature.step)
+            aborted[what] = min(aborted.get(what, NEVER), j.event.ts)
+    for j in life:
+        if not j.stands:
+            continue
+        if j.event.place == close.event.place:
+            if j.event.offset > close.event.offset:
+                return True
+        elif j.event.ts > close.event.ts or j.event.ts >= aborted.get((j.kind, j.event.signature.step), NEVER):
+            return True
+    return False
+
+
+def is_aborted(life: Life) -> bool:
+    """Rule 4: nothing but aborted events, or an aborted close that nobody followed up."""
+    if life and all(j.verdict is Verdict.ABORTED for j in life):
+        return True
+    close = last_aborted_close(life)
+    return close is not None and not retried_since(close, life)
+
+
+class Rule(NamedTuple):
+    """One row of the table of states."""
+
+    state: State
+    condition: str
+    holds: Callable[[Life], bool]
+
+
+RULES = (
+    Rule(State.CLOSED, "a committed close", _has_close(Verdict.COMMITTED)),
+    Rule(State.TENTATIVELY_CLOSED, "a pending close", _has_close(Verdict.PENDING)),
+    Rule(State.UNKNOWN, "a close of unknown verdict", _has_close(Verdict.UNKNOWN)),
+    Rule(State.ABORTED, "all events aborted, or an aborted close and no sign of a retry since", is_aborted),
+    Rule(State.OPEN, "otherwise", lambda life: True),
+)
+
+
+def state_of(life: Life) -> State:
+    """The state of a transaction, by the first rule that holds."""
+    return next(rule.state for rule in RULES if rule.holds(life))
+
+
+# --- Causes -----------------------------------------------------------------------------------------------------------
+
+
+class Outage(NamedTuple):
+    """A span in which the broker gave no answer."""
+
+    began: float
+    ended: float
+
+
+def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_s: float) -> float:
+    """When a wait that began at `reference` is over. An outage that began while it ran adds its own length.
+
+    Whoever could not write during the outage also gets `grace_s` after it.
+    """
+    due = reference + wait_s
+    for outage in outages:
+        if outage.began < due and outage.ended > reference:
+            due = max(due + outage.ended - max(outage.began, reference), outage.ended + grace_s)
+    return due
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A transaction, and how far we have seen. Moments are seconds since the epoch.
+
+    `horizon` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
+    smaller of both views' there; `frontier(place)` the validator's position, which is the last stable offset once
+    `both_as_of` has moved. `maybe_unread`: events of it may lie where the monitor could not read.
+    """
+
+    life: Life
+    state: State
+    thresholds: Thresholds
+    retry_grace_s: float
+    horizon: float
+    both_as_of: Callable[[Place], float]
+    frontier: Callable[[Place], int]
+    maybe_unread: bool
+    outages: Sequence[Outage] = ()
+
+    def due_after(self, reference: float, wait_s: float) -> float:
+        """When a wait is over."""
+        return due_after(reference, wait_s, self.outages, self.retry_grace_s)
+
+
+class Stuck(NamedTuple):
+    """Why, and since when (the moment at which the threshold was passed)."""
+
+    cause: Cause
+    since: float
+
+
+def last_activity(life: Life) -> float:
+    """The larger of the largest ts and the largest record timestamp."""
+    return max(max(j.event.ts, j.event.record_ts) for j in life)
+
+
+def earliest_open(life: Life) -> float:
+    """The ts of the earliest standing open; NEVER when there is none."""
+    return min((j.event.ts for j in life if j.kind == Kind.TRANSACTION_OPEN and j.stands), default=NEVER)
+
+
+def latest_abort(life: Life) -> float:
+    """The latest moment at which one of its events was found aborted or unknown; 0 when none was."""
+    return max((j.decided_at for j in life if not j.stands), default=0.0)
+
+
+def _idle(s: Situation) -> float | None:
+    if s.state is not State.OPEN or s.maybe_unread:
+        return None
+    since = s.due_after(last_activity(s.life), s.thresholds.idle_after_s)
+    return since if s.horizon > since else None
+
+
+def _overdue(s: Situation) -> float | None:
+    if s.state is not State.OPEN or s.maybe_unread:
+        return None
+    since = s.due_after(earliest_open(s.life), s.thresholds.overdue_after_s)
+    return since if s.horizon > since else None
+
+
+def _late_closes(s: Situation, at_frontier: bool) -> float | None:
+    """Since when the earliest of its pending closes waits for too long, of those that do (not) lie at the frontier."""
+    if s.state is not State.TENTATIVELY_CLOSED:
+        return None
+    late = []
+    for j in closes(s.life, Verdict.PENDING):
+        due = s.due_after(j.event.record_ts, s.thresholds.commit_pending_after_s)
+        if s.both_as_of(j.event.place) > due and (j.event.offset == s.frontier(j.event.place)) == at_frontier:
+            late.append(due)
+    return min(late, default=None)
+
+
+def _undecided(s: Situation) -> float | None:
+    # Who holds the last stable offset back is not known here, unless the close itself lies at it.
+    return _late_closes(s, at_frontier=False)
+
+
+def _commit_pending(s: Situation) -> float | None:
+    return _late_closes(s, at_frontier=True)
+
+
+def _never_committed(s: Situation) -> float | None:
+    if s.state is not State.ABORTED or s.maybe_unread or not any(j.stands for j in s.life):
+        return None
+    since = s.due_after(latest_abort(s.life), s.retry_grace_s)
+    return since if s.horizon > since else None
+
+
+class CauseRule(NamedTuple):
+    """One row of the table of causes: `since` gives the moment from which the cause holds, or None."""
+
+    cause: Cause
+    condition: str
+    since: Callable[[Situation], float | None]
+
+
+CAUSES = (
+    CauseRule(Cause.IDLE, "Open, and no event for longer than `idle_after_s`", _idle),
+    CauseRule(Cause.OVERDUE, "Open for longer than `overdue_after_s` since the earliest standing open", _overdue),
+    CauseRule(
+        Cause.UNDECIDED,
+        "a close is pending for longer than `commit_pending_after_s`, and who holds it back is not known",
+        _undecided,
+    ),
+    CauseRule(
+        Cause.COMMIT_PENDING,
+        "a close is pending for longer than `commit_pending_after_s`, and it lies at the last stable offset: "
+        "its own producer's Kafka transaction is the open one",
+        _commit_pending,
+    ),
+    CauseRule(
+        Cause.NEVER_COMMITTED,
+        "its close was aborted, `retry_grace_s` has passed, nothing was tried again, and events of it stand",
+        _never_committed,
+    ),
+)
+
+
+def cause_of(situation: Situation) -> Stuck | None:
+    """Why the transaction is stuck, by the first cause that holds. Partial and replayed ones never are: ask before."""
+    for rule in CAUSES:
+        since = rule.since(situation)
+        if since is not None:
+            return Stuck(rule.cause, since)
+    return None
+
+
+# --- Endings ----------------------------------------------------------------------------------------------------------
+
+
+def attempts_of(life: Life) -> int:
+    """How often it was tried: the most, over opens and closes, of aborted copies + 1 if any stands; at least 1."""
+    most = 1
+    for kind in (Kind.TRANSACTION_OPEN, Kind.TRANSACTION_CLOSE):
+        copies = [j for j in life if j.kind == kind]
+        aborted = sum(j.verdict is Verdict.ABORTED for j in copies)
+        most = max(most, aborted + any(j.stands for j in copies))
+    return most
+
+
+def deciding_close(life: Life) -> Judged | None:
+    """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset)."""
+    return min(
+        closes(life, Verdict.COMMITTED, Verdict.UNKNOWN),
+        key=lambda j: (j.event.record_ts, j.event.place, j.event.offset),
+        default=None,
+    )
+
+
+def up_to_first_close(life: Life) -> Life:
+    """Colocated: what counts are the events up to and including the first committed or unknown close."""
+    decided = closes(life, Verdict.COMMITTED, Verdict.UNKNOWN)
+    if not decided:
+        return life
+    first = min(decided, key=lambda j: (j.event.place, j.event.offset)).event
+    return [j for j in life if j.event.place != first.place or j.event.offset <= first.offset]
+
+
+def outcome_of(life: Life, partial: bool, maybe_unread: bool) -> Outcome:
+    """How a transaction that has come to its end ended.
+
+    Wholly aborted it is `aborted` only if we can know that: not when its beginning was never read, nor when a retry
+    may lie where the monitor could not read.
+    """
+    if closes(life, Verdict.COMMITTED):
+        return Outcome.CLOSED
+    if all(j.verdict is Verdict.ABORTED for j in life) and not partial and not maybe_unread:
+        return Outcome.ABORTED
+    return Outcome.UNKNOWN

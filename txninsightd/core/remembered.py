@@ -1,0 +1,76 @@
+"""Which transactions are over, so that late events and duplicates do not raise the dead.
+
+Ids are kept as 64-bit hashes (BLAKE2b, so that every process agrees) in generations: the youngest is a dict, older
+ones are sorted arrays of eight bytes an id. Whole generations are forgotten by age or when there are too many. The
+lowest bit of a stored hash says whether the transaction ended as Aborted: only such a one may be opened anew.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import deque
+from hashlib import blake2b
+from typing import NamedTuple
+
+GENERATIONS = 8
+
+
+class Generation(NamedTuple):
+    """Sealed: sorted hashes, and the moment at which the last was added."""
+
+    hashes: "array[int]"
+    sealed_at: float
+
+
+def hash_of(txn_id: str) -> int:
+    """63 bits of BLAKE2b, shifted left by one to leave room for the bit."""
+    return int.from_bytes(blake2b(txn_id.encode(), digest_size=8).digest()) & ~1
+
+
+class Remembered:
+    """A bounded memory of ended transactions. At most `most` ids, each for about `remember_s` seconds."""
+
+    def __init__(self, remember_s: float, most: int) -> None:
+        self._span_s = remember_s / GENERATIONS
+        self._remember_s = remember_s
+        self._most_each = max(1, most // GENERATIONS)
+        self._young: dict[int, int] = {}
+        self._young_since = 0.0
+        self._sealed: deque[Generation] = deque()
+
+    def __len__(self) -> int:
+        return len(self._young) + sum(len(g.hashes) for g in self._sealed)
+
+    def add(self, txn_id: str, aborted: bool, now: float) -> None:
+        """Remember that the transaction is over."""
+        if not self._young:
+            self._young_since = now
+        self._young[hash_of(txn_id)] = int(aborted)
+        if len(self._young) >= self._most_each:
+            self._seal(now)
+
+    def was_aborted(self, txn_id: str) -> bool | None:
+        """Whether it ended as Aborted; None when it is not remembered. The youngest memory of an id counts."""
+        wanted = hash_of(txn_id)
+        bit = self._young.get(wanted)
+        if bit is not None:
+            return bool(bit)
+        for generation in reversed(self._sealed):
+            i = bisect_left(generation.hashes, wanted)
+            if i < len(generation.hashes) and generation.hashes[i] | 1 == wanted | 1:
+                return bool(generation.hashes[i] & 1)
+        return None
+
+    def age(self, now: float) -> None:
+        """Forget what is too old."""
+        if self._young and now - self._young_since > self._span_s:
+            self._seal(now)
+        while self._sealed and now - self._sealed[0].sealed_at > self._remember_s:
+            self._sealed.popleft()
+
+    def _seal(self, now: float) -> None:
+        hashes = array("Q", sorted(h | bit for h, bit in self._young.items()))
+        self._sealed.append(Generation(hashes, now))
+        self._young = {}
+        self._young_since = now
+        while len(self._sealed) >= GENERATIONS:
+            self._sealed.popleft()

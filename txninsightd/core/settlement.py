@@ -1,0 +1,151 @@
+"""Which transactions are ripe: their outcome is final, and no event that was appended before can still be unread.
+
+A closed one (or one whose close has an unknown verdict) is ripe when none of its own sightings is pending and every
+partition (a) has a monitor `as_of` beyond the moment at which the close was decided, or (b) was read past the close's
+record timestamp + lateness. (a) serves the live case, (b) lets a backlog settle while it is read. Two heaps serve
+both: by decided_at against the smallest `as_of`; and by record timestamp + lateness against the smallest "read past" of
+those partitions whose `as_of` does not suffice. A wholly aborted one is ripe by (a) alone, a grace later. Where events
+are colocated, a closed one is ripe at once.
+
+To settle later than one could is allowed, to settle with another result is not. `settle_max_s` bounds the wait.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from heapq import heappop, heappush
+from itertools import accumulate, count
+from typing import NamedTuple
+
+from txninsightd.core.coverage import PartitionState
+from txninsightd.core.deadlines import Deadlines
+from txninsightd.core.horizon import Horizon
+from txninsightd.core.lifecycle import NEVER
+from txninsightd.core.transaction import UNSEEN, Ending, Transaction
+from txninsightd.vocabulary import Place
+
+Queue = list[tuple[float, int, Transaction, Ending]]
+
+
+class Seen(NamedTuple):
+    """How far every partition was seen: ascending `as_of`s, and the smallest "read past" up to each of them."""
+
+    as_ofs: list[float]
+    read_past: list[float]
+
+    def read_past_where_not_seen(self, decided_at: float) -> float:
+        """The smallest "read past" over the partitions whose `as_of` is not beyond `decided_at`."""
+        i = bisect_right(self.as_ofs, decided_at)
+        return self.read_past[i - 1] if i else NEVER
+
+
+class Settlement:
+    """Transactions that wait to be settled. One may stand in queues twice: only its present `ending` counts."""
+
+    def __init__(self, colocated: bool, settle_max_s: float, horizon: Horizon) -> None:
+        self._colocated = colocated
+        self._settle_max_s = settle_max_s
+        self._horizon = horizon
+        self._timeouts: Deadlines[Transaction] = Deadlines()
+        self._by_decided: Queue = []
+        self._by_key: Queue = []
+        self._aborted: dict[Place | None, Queue] = {}
+        self._ready: list[tuple[Transaction, Ending]] = []
+        self._parked: dict[Place, Queue] = {}
+        self._serial = count()
+
+    def waiting(self) -> int:
+        """How many entries wait, stale ones included."""
+        return len(self._by_decided) + sum(map(len, self._aborted.values()))
+
+    # --- In -----------------------------------------------------------------------------------------------------------
+
+    def await_ending(self, txn: Transaction, ending: Ending | None) -> None:
+        """Let the transaction wait for this ending (None: it lives on) instead of a former one."""
+        if ending != txn.ending:
+            txn.ending = ending
+            if ending is not None:
+                self._enqueue(txn, ending)
+        if ending is not None and not ending.wholly_aborted and not self._colocated:
+            self._timeouts.set(txn, ending.decided_at + self._settle_max_s)
+
+    def leave(self, txn: Transaction) -> bool:
+        """Take it out of the wheel of time-outs; says whether it may have stood there."""
+        if txn.ending is None or txn.ending.wholly_aborted:
+            return False
+        self._timeouts.drop(txn)
+        return True
+
+    def _enqueue(self, txn: Transaction, ending: Ending) -> None:
+        serial = next(self._serial)
+        if ending.wholly_aborted:
+            queue = self._aborted.setdefault(txn.events[0].place if self._colocated else None, [])
+            heappush(queue, (ending.key, serial, txn, ending))
+        elif self._colocated:
+            self._ready.append((txn, ending))
+        else:
+            heappush(self._by_decided, (ending.decided_at, serial, txn, ending))
+            heappush(self._by_key, (ending.key, serial, txn, ending))
+
+    def overdue(self, now: float) -> None:
+        """Let those that have waited for `settle_max_s` pass, whatever else may still be unread."""
+        for txn in self._timeouts.due(now):
+            if txn.ending is not None:
+                txn.overtime = True
+                self._ready.append((txn, txn.ending))
+
+    def decided(self, partition: PartitionState) -> None:
+        """Verdicts have come in this partition: who waited for one of its own may be ripe now."""
+        parked = self._parked.get(partition.place)
+        while parked and parked[0][0] < partition.decided_offset:
+            _, _, txn, ending = heappop(parked)
+            self._ready.append((txn, ending))
+
+    # --- Out ----------------------------------------------------------------------------------------------------------
+
+    def ripe(self, partitions: Mapping[Place, PartitionState]) -> Iterator[Transaction]:
+        """Those that may be settled now. The caller settles each before it asks for the next."""
+        for txn, ending in self._final(partitions):
+            if txn.ending is not ending:
+                continue
+            pending = None if ending.wholly_aborted or self._colocated else _own_pending(txn, partitions)
+            if pending is None:
+                yield txn
+            else:
+                self._timeouts.drop(txn)
+                place, offset = pending
+                heappush(self._parked.setdefault(place, []), (offset, next(self._serial), txn, ending))
+
+    def _final(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
+        ready, self._ready = self._ready, []
+        yield from ready
+        for place, queue in self._aborted.items():
+            as_of = self._horizon.seen_everywhere() if place is None else partitions[place].monitor_as_of
+            while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
+                yield heappop(queue)[2:]
+        if self._by_decided:
+            yield from self._closed(partitions)
+
+    def _closed(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
+        by_decided, by_key = self._by_decided, self._by_key
+        seen = self._seen(partitions)
+        while by_decided and (by_decided[0][0] < seen.as_ofs[0] or by_decided[0][2].ending is not by_decided[0][3]):
+            yield heappop(by_decided)[2:]
+        while by_key:
+            key, _, txn, ending = by_key[0]
+            if txn.ending is ending and key >= seen.read_past_where_not_seen(ending.decided_at):
+                return
+            heappop(by_key)
+            yield txn, ending
+
+    def _seen(self, partitions: Mapping[Place, PartitionState]) -> Seen:
+        discovered_at = self._horizon.discovered_at
+        steps = sorted((p.monitor_as_of, p.read_past) for p in partitions.values() if not p.gone)
+        steps = sorted([(min(as_of, discovered_at), past) for as_of, past in steps] + [(discovered_at, UNSEEN)])
+        return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
+
+
+def _own_pending(txn: Transaction, partitions: Mapping[Place, PartitionState]) -> tuple[Place, int] | None:
+    for event in txn.events:
+        if event.offset >= partitions[event.place].decided_offset:
+            return event.place, event.offset
+    return None

@@ -1,0 +1,156 @@
+"""One live business transaction as the ledger keeps it: its events, the verdicts that matter, and where it stands.
+
+Verdicts are not kept for each event. An event at or beyond its partition's decided offset is pending, one below it is
+committed, unless a note says otherwise; decided closes always have a note. So a transaction that runs as it should
+holds its events and nothing else.
+"""
+
+from typing import NamedTuple
+
+from txninsightd.core.events import Event
+from txninsightd.core.figures import Shown
+from txninsightd.core.lifecycle import NEVER
+from txninsightd.vocabulary import Cause, Kind, Place, State, Verdict
+
+UNSEEN = float("-inf")
+"""The moment of what was never seen."""
+
+
+class Note(NamedTuple):
+    """What the committed view said of one event. `sighted_at`: of closes, when the monitor read it."""
+
+    verdict: Verdict
+    decided_at: float
+    sighted_at: float = 0.0
+
+
+class PendingClose:
+    """A close that awaits its verdict; falls due when it has waited for too long."""
+
+    __slots__ = ("bucket", "due_at", "offset", "place", "record_ts", "sighted_at", "txn")
+
+    def __init__(self, txn: "Transaction", event: Event, sighted_at: float) -> None:
+        self.txn = txn
+        self.place = event.place
+        self.offset = event.offset
+        self.record_ts = event.record_ts
+        self.sighted_at = sighted_at
+        self.bucket: int | None = None
+        self.due_at = 0.0
+
+
+class Ending(NamedTuple):
+    """What a transaction that may settle waits for.
+
+    Closed, or a close of unknown verdict: every partition seen beyond `decided_at`, or read past `key` (record
+    timestamp + lateness). Wholly aborted: every partition seen beyond `key` (decided_at + grace).
+    """
+
+    key: float
+    decided_at: float
+    wholly_aborted: bool
+
+
+NO_NOTES: dict[tuple[Place, int], Note] = {}
+NO_CLOSES: list[PendingClose] = []
+
+
+class Transaction:
+    """Mutable, owned by the ledger. `bucket` and `due_at` belong to the wheel that it stands in."""
+
+    __slots__ = (
+        "bucket",
+        "cause",
+        "causes",
+        "committed_close",
+        "counted_open",
+        "doubtful",
+        "due_at",
+        "early",
+        "ending",
+        "events",
+        "last_at",
+        "late_retry",
+        "notes",
+        "opened_at",
+        "overtime",
+        "pending_closes",
+        "replayed",
+        "retype",
+        "shown",
+        "sighted_open",
+        "simple",
+        "since",
+        "state",
+        "txn_id",
+        "txn_type",
+        "unknown_close",
+    )
+
+    def __init__(self, txn_id: str, late_retry: bool) -> None:
+        self.txn_id = txn_id
+        self.txn_type: str | None = None
+        self.events: list[Event] = []
+        self.notes = NO_NOTES
+        self.pending_closes = NO_CLOSES
+        self.committed_close = False
+        self.unknown_close = False
+        self.doubtful = False  # something of it was aborted, or its verdict is unknown
+        self.simple = False  # open, not stuck, nothing noted: a further step changes nothing
+        self.last_at = UNSEEN
+        self.opened_at = NEVER
+        self.sighted_open = False
+        self.counted_open = False
+        self.early = False  # an event of it was stamped before the moment at which we started to read
+        self.replayed = False
+        self.retype = False
+        self.late_retry = late_retry
+        self.state = State.OPEN
+        self.cause: Cause | None = None
+        self.since = 0.0
+        self.causes: tuple[Cause, ...] = ()
+        self.shown: Shown | None = None
+        self.ending: Ending | None = None
+        self.overtime = False
+        self.bucket: int | None = None
+        self.due_at = 0.0
+
+    @property
+    def partial(self) -> bool:
+        """Whether its beginning was not seen: no duration, never stuck."""
+        return self.early or not self.sighted_open
+
+    def add_pending_close(self, event: Event, sighted_at: float) -> PendingClose:
+        """A close was sighted and has no verdict yet."""
+        close = PendingClose(self, event, sighted_at)
+        if self.pending_closes is NO_CLOSES:
+            self.pending_closes = []
+        self.pending_closes.append(close)
+        return close
+
+    def note(self, place: Place, offset: int, note: Note) -> None:
+        """Keep a verdict."""
+        if self.notes is NO_NOTES:
+            self.notes = {}
+        self.notes[place, offset] = note
+        if note.verdict is Verdict.ABORTED or note.verdict is Verdict.UNKNOWN:
+            self.doubtful = True
+
+    def close_decided(self, close: PendingClose, note: Note) -> None:
+        """One of its closes has its verdict."""
+        self.pending_closes.remove(close)
+        self.note(close.place, close.offset, note)
+        if note.verdict is Verdict.COMMITTED:
+            self.committed_close = True
+        elif note.verdict is Verdict.UNKNOWN:
+            self.unknown_close = True
+
+    def decided_closes(self) -> list[tuple[Event, Note]]:
+        """Its committed and unknown closes."""
+        found = []
+        for event in self.events:
+            if event.signature.kind == Kind.TRANSACTION_CLOSE:
+                note = self.notes.get((event.place, event.offset))
+                if note is not None and note.verdict is not Verdict.ABORTED:
+                    found.append((event, note))
+        return found
