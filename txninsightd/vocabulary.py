@@ -274,5 +274,13 @@ class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
     paused: bool
 
 
+class ChildStatus(msgspec.Struct, array_like=True, frozen=True):
+    """A child process as the parent knows it. `restarts` counts over the parent's life."""
+
+    name: str
+    up: bool
+    restarts: int
+
+
 FromReader = Sightings | Coverage | Discovery
 ToReader = Assign | Pause

@@ -108,7 +108,7 @@ def _text(found: str | int | None) -> str | None:
 
 
 class _Shape:
-    """A tree of field names that becomes nested Structs. What is missing reads as None, constants as class attributes."""
+    """A tree of field names that becomes nested Structs. What is missing reads as None."""
 
     def __init__(self) -> None:
         self._constants: dict[str, Any] = {}

@@ -38,7 +38,7 @@ class Domain:
         self.gaps: list[Gap] = []
 
     def add_gap(self, passed_at: float) -> None:
-        """Note a gap; those between two advances of `as_of` count as one, and the oldest merge when there are too many."""
+        """Note a gap; those between two advances of `as_of` count as one, and the oldest merge beyond a bound."""
         if self.gaps and self.gaps[-1].horizon_before == self.as_of:
             self.gaps[-1] = Gap(max(passed_at, self.gaps[-1].passed_at), self.as_of)
         else:

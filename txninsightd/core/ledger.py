@@ -222,7 +222,7 @@ class Ledger:
         return known
 
     def _admit(self, txn_id: str, signature: Signature) -> Transaction | None:
-        """A transaction that is not live: new, or over (its event is late then, unless it opens an aborted one anew)."""
+        """A transaction that is not live: new, or over (its event is late, unless it opens an aborted one anew)."""
         was_aborted = self.archive.was_aborted(txn_id)
         if was_aborted is not None and not (was_aborted and signature.kind == Kind.TRANSACTION_OPEN):
             self.figures.anomalies[Anomaly.LATE_EVENT.value] += 1
