@@ -1,0 +1,502 @@
+"""What a scenario says: its form, its defaults, and precise complaints about a bad one.
+
+A scenario is a YAML file with the input (topics, types, flows, failures, noise) and, beside each failure, what the
+daemon must say of the transactions that it befell, and why. `scenario.schema.json` describes it in full. A complaint
+names file, line and key, and says what was expected there.
+
+`daemon_config` gives the sections of the daemon's config under which the scenario's truth holds.
+"""
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from txninsightd.tools.simulation.delays import Delay, constant, delay_from
+
+Per = Literal["transaction", "event", "close", "none"]
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must become of a transaction: only the keys that are given count. `reason` says why, in words."""
+
+    reason: str
+    state: str | msgspec.UnsetType = msgspec.UNSET
+    stuck: str | None | msgspec.UnsetType = msgspec.UNSET
+    causes: list[str] | msgspec.UnsetType = msgspec.UNSET
+    attempts: int | msgspec.UnsetType = msgspec.UNSET
+    outcome: str | None | msgspec.UnsetType = msgspec.UNSET
+    partial: bool | msgspec.UnsetType = msgspec.UNSET
+    anomalies: list[str] | msgspec.UnsetType = msgspec.UNSET
+    late_events: int | msgspec.UnsetType = msgspec.UNSET
+    has_duration: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    expected: list[Expected]
+
+
+class Stuck(_Failure, frozen=True, tag="stuck"):
+    """Goes silent after some of its events; wakes up again after `wakes_after_s`, if given."""
+
+    wakes_after_s: Delay | None = None
+
+
+class Slow(_Failure, frozen=True, tag="slow"):
+    """Repeats its steps, an event every `pace_s`, until `lasts_s` is over; then closes, or not."""
+
+    lasts_s: Delay
+    pace_s: Delay
+    closes: bool = True
+
+
+class Abort(_Failure, frozen=True, tag="abort"):
+    """The whole Kafka transaction is aborted, at its end or half-way; then tried again, `retries` times."""
+
+    at: Literal["end", "half"] = "end"
+    retries: int = 0
+    timestamps: Literal["same", "new"] = "new"
+    retry_after_s: Delay = constant(0.5)
+    gives_up: bool = False
+
+
+class CloseAbort(_Failure, frozen=True, tag="close_abort"):
+    """The Kafka transaction of the close alone is aborted; then tried again, `retries` times."""
+
+    retries: int = 0
+    timestamps: Literal["same", "new"] = "new"
+    retry_after_s: Delay = constant(0.5)
+
+
+class EventAbort(_Failure, frozen=True, tag="event_abort"):
+    """The Kafka transaction of one event is aborted; then tried again at once, or never."""
+
+    of: Literal["open", "step_open", "step_done"]
+    retried: bool
+    timestamps: Literal["same", "new"] = "new"
+
+
+class Crash(_Failure, frozen=True, tag="crash"):
+    """Its producer dies with the Kafka transaction open: half-way, or after the close was written.
+
+    Another producer may try again after `retry_after_s` (half-way only).
+    """
+
+    at: Literal["half", "close"]
+    retry_after_s: Delay | None = None
+
+
+class Duplicate(_Failure, frozen=True, tag="duplicate"):
+    """One event is written twice."""
+
+    of: Literal["open", "step_open", "step_done", "close"]
+
+
+class Missing(_Failure, frozen=True, tag="missing"):
+    """One event is never written."""
+
+    of: Literal["open", "step_open", "step_done"]
+
+
+class OutOfOrder(_Failure, frozen=True, tag="out_of_order"):
+    """The last step's done is written `by_s` later than the close, by another producer, but stamped before it."""
+
+    by_s: Delay
+
+
+class EventAfterClose(_Failure, frozen=True, tag="event_after_close"):
+    """The last step's done happens, and is written, after the close, in the close's Kafka transaction."""
+
+
+class Skew(_Failure, frozen=True, tag="skew"):
+    """The clock of one event's machine is ahead (`by_s` > 0) or behind (< 0)."""
+
+    of: Literal["open", "step_open", "step_done", "close"]
+    by_s: float
+
+
+class LateEvent(_Failure, frozen=True, tag="late_event"):
+    """The last step's done is written once more, `after_s` after the close was committed."""
+
+    after_s: Delay
+
+
+Failure = (
+    Stuck
+    | Slow
+    | Abort
+    | CloseAbort
+    | EventAbort
+    | Crash
+    | Duplicate
+    | Missing
+    | OutOfOrder
+    | EventAfterClose
+    | Skew
+    | LateEvent
+)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The daemon's thresholds under which the truth holds, in seconds."""
+
+    idle_after_s: float
+    overdue_after_s: float
+    commit_pending_after_s: float
+    settle_lateness_s: float
+    settle_max_s: float
+    retry_grace_s: float
+    future_tolerance_s: float
+
+
+class TypeThresholds(msgspec.Struct, frozen=True):
+    """What one type overrides."""
+
+    idle_after_s: float | None = None
+    overdue_after_s: float | None = None
+    commit_pending_after_s: float | None = None
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic. `mapping` is written as in the daemon's config, and decides what its values look like."""
+
+    partitions: int
+    mapping: dict[str, Any] = {}
+    ts_format: Literal["epoch", "rfc3339"] = "epoch"
+
+
+class Outliers(msgspec.Struct, frozen=True):
+    """With this probability a step lasts `factor` times as long."""
+
+    probability: float
+    factor: float
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step: the pause before it, and how long it lasts. `topic` None: its type's."""
+
+    name: str
+    pause_s: Delay
+    lasts_s: Delay
+    topic: str | None = None
+    outliers: Outliers | None = None
+
+
+class TxnType(msgspec.Struct, frozen=True):
+    """One type of business transaction. `statuses` are words of the close with their weights."""
+
+    topic: str
+    steps: list[Step]
+    close_after_s: Delay
+    open_topic: str | None = None
+    close_topic: str | None = None
+    statuses: dict[str, float] = {}
+    outliers: Outliers | None = None
+    thresholds: TypeThresholds = TypeThresholds()
+
+
+class Arrivals(msgspec.Struct, frozen=True):
+    """When transactions of a flow begin: at a mean rate, within a window, at most `count`."""
+
+    rate_per_s: float
+    from_s: float = 0.0
+    until_s: float | None = None
+    count: int | None = None
+
+
+class Kafka(msgspec.Struct, frozen=True):
+    """Who writes a flow: how many producers, what one Kafka transaction holds (`none`: plain producers)."""
+
+    per: Per
+    producers: int
+    concurrent: int | None = None
+    commit_after_s: Delay = Delay("uniform", 0.005, 0.02)
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """A stream of transactions. `mix` are cards in a deck: so many healthy ones, so many of each failure."""
+
+    types: dict[str, float]
+    arrivals: Arrivals
+    kafka: Kafka
+    mix: dict[str, int]
+
+
+class Noise(msgspec.Struct, frozen=True):
+    """Records that are no events of ours, from a plain producer, in turn."""
+
+    topic: str
+    records: list[str]
+    arrivals: Arrivals
+
+
+class Healthy(msgspec.Struct, frozen=True):
+    """What must become of transactions that nothing was done to."""
+
+    expected: list[Expected]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole scenario. Times in seconds; `epoch` is the virtual moment at which it begins."""
+
+    name: str
+    description: str
+    rules: Rules
+    topics: dict[str, Topic]
+    types: dict[str, TxnType]
+    flows: dict[str, Flow]
+    healthy: Healthy
+    failures: dict[str, Failure] = {}
+    noise: dict[str, Noise] = {}
+    seed: int = 1
+    epoch: float = 1_750_000_000.0
+    duration_s: float | None = None
+    transactions: int | None = None
+    colocated: bool = False
+    transaction_timeout_s: float = 60.0
+    timeout_check_s: float = 10.0
+    observe_after_s: float = 15.0
+    margin_s: float = 2.0
+    value_bytes: int = 1_048_576
+
+    def expected_of(self, failure: str | None) -> list[Expected]:
+        """What may become of a transaction to which this was done; any of these."""
+        return (self.healthy if failure is None else self.failures[failure]).expected
+
+    def thresholds(self, txn_type: str) -> tuple[float, float, float]:
+        """A type's idle_after_s, overdue_after_s and commit_pending_after_s."""
+        own = self.types[txn_type].thresholds
+        return (
+            _first(own.idle_after_s, self.rules.idle_after_s),
+            _first(own.overdue_after_s, self.rules.overdue_after_s),
+            _first(own.commit_pending_after_s, self.rules.commit_pending_after_s),
+        )
+
+
+def _first(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def daemon_config(scenario: Scenario) -> dict[str, Any]:
+    """The sections of the daemon's config that the scenario decides."""
+    rules = scenario.rules
+    own = {name: msgspec.to_builtins(t.thresholds) for name, t in scenario.types.items()}
+    return {
+        "topics": [
+            {"name": name, "mapping": topic.mapping} if topic.mapping else {"name": name}
+            for name, topic in scenario.topics.items()
+        ],
+        "events": {"colocated": scenario.colocated, "future_tolerance_s": rules.future_tolerance_s},
+        "state": {
+            "settle_lateness_s": rules.settle_lateness_s,
+            "settle_max_s": rules.settle_max_s,
+            "retry_grace_s": rules.retry_grace_s,
+        },
+        "stuck": {
+            "idle_after_s": rules.idle_after_s,
+            "overdue_after_s": rules.overdue_after_s,
+            "commit_pending_after_s": rules.commit_pending_after_s,
+        },
+        "transaction_types": {
+            name: {key: value for key, value in keys.items() if value is not None}
+            for name, keys in own.items()
+            if any(value is not None for value in keys.values())
+        },
+        "limits": {"value_bytes": scenario.value_bytes},
+    }
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+Path_ = tuple[str | int, ...]
+
+
+class BadScenario(ValueError):
+    """A scenario that cannot be played. `problems` are lines `file:line: key: what was expected`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read and check a scenario file. Raises BadScenario, naming each fault by file, line and key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadScenario([f"{path}: cannot be read: {error.strerror}; name a scenario file, as in scenarios/"]) from None
+    except UnicodeDecodeError as error:
+        raise BadScenario([f"{path}: is not UTF-8 text (byte {error.start}); name a scenario file"]) from None
+    return parse_scenario(text, str(path))
+
+
+def parse_scenario(text: str, name: str) -> Scenario:
+    """Check a scenario's text; `name` stands in the complaints. Raises BadScenario."""
+    lines, repeated = _lines(text, name)
+    problems = [_complaint(name, lines, path, "expected once, found again") for path in repeated]
+    document = yaml.safe_load(text)
+    problems += [
+        _complaint(name, lines, path, words)
+        for error in sorted(_validator().iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path])
+        for path, words in _in_words(error)
+    ]
+    if problems:
+        raise BadScenario(problems)
+    scenario = msgspec.convert(document, Scenario, dec_hook=_custom, strict=True)
+    faults = [_complaint(name, lines, path, words) for path, words in _contradictions(scenario)]
+    if faults:
+        raise BadScenario(faults)
+    return scenario
+
+
+def _custom(wanted: type, value: Any) -> Any:
+    if wanted is Delay:
+        return delay_from(value)
+    raise NotImplementedError(wanted)
+
+
+def _validator() -> Draft202012Validator:
+    schema = files("txninsightd.tools").joinpath("scenario.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(schema))
+
+
+def _complaint(name: str, lines: dict[Path_, int], path: Path_, words: str) -> str:
+    known = path
+    while known not in lines:
+        known = known[:-1]
+    key = ".".join(str(part) for part in path) or "scenario"
+    return f"{name}:{lines[known]}: {key}: {words}"
+
+
+def _lines(text: str, name: str) -> tuple[dict[Path_, int], list[Path_]]:
+    """The line on which each key stands, and the keys that a mapping has twice."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadScenario([f"{name}:{line}: expected YAML: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise BadScenario([f"{name}:1: expected YAML: {error}"]) from None
+    lines: dict[Path_, int] = {(): 1}
+    repeated: list[Path_] = []
+    if root is not None:
+        _walk(root, (), lines, repeated)
+    return lines, repeated
+
+
+def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], repeated: list[Path_]) -> None:
+    children: Iterator[tuple[str | int, yaml.Node, yaml.Node]] = iter(())
+    if isinstance(node, yaml.MappingNode):
+        children = ((key.value, key, value) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        children = ((i, item, item) for i, item in enumerate(node.value))
+    for part, marked, child in children:
+        below = (*path, part)
+        if below in lines:
+            repeated.append(below)
+        lines[below] = marked.start_mark.line + 1
+        _walk(child, below, lines, repeated)
+
+
+def _in_words(error: ValidationError) -> Iterator[tuple[Path_, str]]:
+    path: Path_ = tuple(error.absolute_path)
+    schema: dict[str, Any] = error.schema
+    if error.validator == "additionalProperties":
+        known = schema.get("properties", {})
+        for key in error.instance:
+            if key not in known:
+                yield (*path, key), f"unknown key, expected one of: {', '.join(known)}"
+    elif error.validator == "required":
+        missing = error.message.split("'")[1]
+        yield path, f"expected the key {missing!r}, which is missing"
+    else:
+        yield path, f"expected {_wanted(error, schema)}, found {_short(error.instance)}"
+
+
+def _wanted(error: ValidationError, schema: dict[str, Any]) -> str:
+    if "description" in schema:
+        return str(schema["description"])
+    match error.validator:
+        case "enum":
+            return "one of " + ", ".join(str(word) for word in error.validator_value)
+        case "minItems" | "minProperties":
+            return "at least one entry"
+        case "type":
+            return str(error.validator_value)
+        case _:
+            return f"{error.validator} {error.validator_value}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- What no schema can see -------------------------------------------------------------------------------------------
+
+FITS: dict[type, tuple[Per, ...]] = {
+    Slow: ("event", "none"),
+    Abort: ("transaction",),
+    CloseAbort: ("close", "event"),
+    EventAbort: ("event",),
+    Crash: ("transaction", "close", "event"),
+    OutOfOrder: ("transaction", "close", "event"),
+    EventAfterClose: ("transaction", "close", "event"),
+}
+"""Which failures need which `kafka.per`; those not named go with any."""
+
+
+def _contradictions(scenario: Scenario) -> Iterator[tuple[Path_, str]]:
+    if scenario.duration_s is None and scenario.transactions is None:
+        yield (), "expected the key 'duration_s' or 'transactions', or both: else it would never end"
+    for name, txn_type in scenario.types.items():
+        yield from _unknown_topics(scenario, name, txn_type)
+    for name, flow in scenario.flows.items():
+        yield from _flow_faults(scenario, ("flows", name), flow)
+    for name, noise in scenario.noise.items():
+        if noise.topic not in scenario.topics:
+            yield ("noise", name, "topic"), _one_of("topics", scenario.topics)
+    for name, failure in scenario.failures.items():
+        if isinstance(failure, OutOfOrder) and failure.by_s.longest > scenario.rules.settle_lateness_s - 1.0:
+            yield ("failures", name, "by_s"), "expected at most settle_lateness_s - 1: later than that it may be late"
+
+
+def _one_of(section: str, known: dict[str, Any]) -> str:
+    return f"expected a name from '{section}': {', '.join(known)}"
+
+
+def _unknown_topics(scenario: Scenario, name: str, txn_type: TxnType) -> Iterator[tuple[Path_, str]]:
+    for key in ("topic", "open_topic", "close_topic"):
+        topic = getattr(txn_type, key)
+        if topic is not None and topic not in scenario.topics:
+            yield ("types", name, key), _one_of("topics", scenario.topics)
+    for i, step in enumerate(txn_type.steps):
+        if step.topic is not None and step.topic not in scenario.topics:
+            yield ("types", name, "steps", i, "topic"), _one_of("topics", scenario.topics)
+
+
+def _flow_faults(scenario: Scenario, path: Path_, flow: Flow) -> Iterator[tuple[Path_, str]]:
+    for name in flow.types:
+        if name not in scenario.types:
+            yield (*path, "types", name), _one_of("types", scenario.types)
+    for name in flow.mix:
+        if name == "healthy":
+            continue
+        failure = scenario.failures.get(name)
+        if failure is None:
+            yield (*path, "mix", name), "expected 'healthy' or " + _one_of("failures", scenario.failures)[9:]
+        elif flow.kafka.per not in FITS.get(type(failure), (flow.kafka.per,)):
+            fits = " or ".join(FITS[type(failure)])
+            yield (*path, "mix", name), f"expected a failure that goes with per: {flow.kafka.per}; this needs {fits}"
+        elif isinstance(failure, Duplicate) and failure.of == "close" and flow.kafka.per == "none":
+            yield (*path, "mix", name), "expected a transactional flow: a plain second close may count or be late"
+    if not sum(flow.mix.values()):
+        yield (*path, "mix"), "expected at least one card, as in 'healthy: 1'"
+    if flow.kafka.concurrent is not None and flow.kafka.per != "none":
+        yield (*path, "kafka", "concurrent"), "expected with per: none only: else each transaction needs its producer"
