@@ -32,7 +32,7 @@ up: venv ## Kafka and the daemon in the background, on KAFKA_PORT and HTTP_PORT
 	@$(STACK) up
 
 down: ## stop all that up or demo started
-	@if [ -x $(BIN)/python ]; then $(STACK) down; else echo "nothing runs: there is no .venv"; fi
+	@if [ -d .run ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
 
 watch: venv ## the live view of the running daemon
 	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT)

@@ -14,7 +14,7 @@ import logging
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -126,13 +126,16 @@ class Broker:
             self.kill()
             raise
 
-    def await_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return once the broker answers; raise StackError when its process ends first, or past the time-out."""
+    def await_ready(self, require_alive: Callable[[], None] | None = None, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Return once the broker answers; raise StackError when its process ends first, or past the time-out.
+
+        `require_alive` is for a broker that somebody else started: it raises when there is nothing to wait for.
+        """
+        require_alive = require_alive or self._require_alive
         client = admin(self.bootstrap)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self._process is not None and self._process.poll() is not None:
-                raise StackError(f"the broker ended with code {self._process.returncode}:\n{self._last_output()}")
+            require_alive()
             if _answers(client):
                 return
         raise StackError(
@@ -200,6 +203,10 @@ class Broker:
             "log.cleaner.dedupe.buffer.size": "8388608",
             **self.properties,
         }
+
+    def _require_alive(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            raise StackError(f"the broker ended with code {self._process.returncode}:\n{self._last_output()}")
 
     def _last_output(self) -> str:
         return machine.last_lines(self.output.read_text(errors="replace")) if self.output.exists() else ""

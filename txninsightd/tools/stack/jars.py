@@ -38,11 +38,11 @@ def ensure_jars(cache: Path) -> Path:
     with _locked(version_dir / "lock"):
         if not libs.is_dir():
             _fetch(libs)
-    verify(libs)
+    verify(libs, SUMS)
     return libs
 
 
-def verify(libs: Path, sums: Path = SUMS) -> None:
+def verify(libs: Path, sums: Path) -> None:
     """Raise StackError unless the folder holds exactly the jars of the list, each with its sum."""
     wanted = read_sums(sums)
     found = {path.name: sha256_of(path) for path in sorted(libs.glob("*.jar"))}
@@ -95,7 +95,7 @@ def _fetch(libs: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="fetching-", dir=libs.parent))
     try:
         copy_dependencies(scratch)
-        verify(scratch)
+        verify(scratch, SUMS)
         scratch.rename(libs)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""`make demo`: a stack of its own, simulated traffic replayed into it at its own pace, and the live view.
+
+The simulator writes what shall happen and, beside it, the truth: what the daemon must say of every transaction once
+the scenario's `observe_after_s` have passed since the last event. So the demo can close with a judgement, and its exit
+code is 1 when the daemon, the replay or a single transaction is not as it should be. Kafka starts empty each time.
+All is stopped at the end, also after Ctrl-C, unless DEMO_KEEP=1.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import rmtree
+
+import msgspec
+from rich.console import Console
+
+from txninsightd.tools.simulation.scenario import Scenario
+from txninsightd.tools.stack import StackError
+from txninsightd.tools.stack.settings import Settings
+from txninsightd.tools.stack.supervision import Program, Supervisor
+from txninsightd.tools.stack.up import DAEMON, down, scenario_of, up, urls
+from txninsightd.tools.watch import Client, Seen, counts_table, stuck_table, watch
+
+REPLAY = "replay"
+DEFAULT_SECONDS = 15
+WRONG_SHOWN = 10
+
+
+class Truth(msgspec.Struct, frozen=True):
+    """What the demo compares of a line of truth.jsonl; its last line, the totals, has no txn_id."""
+
+    txn_id: str | None = None
+    state: str | None = None
+    stuck: str | None = None
+    reason: str = ""
+
+
+def demo(settings: Settings, environment: Mapping[str, str]) -> int:
+    """Run the demo to its end; returns the exit code. DEMO_SECONDS and DEMO_KEEP are read from `environment`."""
+    keep = environment.get("DEMO_KEEP", "0") == "1"
+    seconds = _seconds(environment)
+    _refuse_second_stack(settings)
+    simulate(settings)
+    try:
+        return _play(settings, seconds)
+    finally:
+        if keep:
+            print(f"left running: {urls(settings)}\nlook on with make watch, stop it with make down")
+        else:
+            print("stopping ...", flush=True)
+            down(settings)
+            print(f"all stopped; logs are in {settings.log_dir}. Next time DEMO_KEEP=1 leaves it running.")
+
+
+def simulate(settings: Settings) -> None:
+    """Empty the demo's directory and let txninsight-sim write the scenario's events and truth into it."""
+    rmtree(settings.demo_dir, ignore_errors=True)
+    settings.demo_dir.mkdir(parents=True)
+    command = [_installed("txninsight-sim"), str(settings.scenario), "--out", str(settings.demo_dir)]
+    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode != 0:
+        raise StackError(f"the simulation failed: {' '.join(command)}")
+
+
+def read_truth(path: Path) -> dict[str, Truth]:
+    """txn_id -> what must become of it."""
+    decoder = msgspec.json.Decoder(Truth)
+    lines = (decoder.decode(line) for line in path.read_bytes().splitlines())
+    return {truth.txn_id: truth for truth in lines if truth.txn_id is not None}
+
+
+def judge(truth: Mapping[str, Truth], said: Mapping[str, Seen]) -> list[str]:
+    """A sentence for each transaction of which the daemon says something else than the truth."""
+    return [
+        f"{txn_id}: should be {_label(wanted)} ({wanted.reason}), the daemon says {_said(said.get(txn_id))}"
+        for txn_id, wanted in truth.items()
+        if _said(said.get(txn_id)) != _label(wanted)
+    ]
+
+
+class Ending:
+    """Says when the demo is over: some seconds after the replay ended, and not before the daemon was judged."""
+
+    def __init__(self, settings: Settings, scenario: Scenario, supervisor: Supervisor, seconds: int) -> None:
+        self.truth = read_truth(settings.demo_dir / "truth.jsonl")
+        self.wrong: list[str] | None = None
+        self._client = Client(settings.url)
+        self._supervisor = supervisor
+        self._daemon_pid = supervisor.pid(DAEMON)
+        self._observe_after_s = scenario.observe_after_s
+        self._seconds = seconds
+        self._replayed_at: float | None = None
+
+    def is_over(self) -> bool:
+        """To be asked about once a second; raises StackError when the daemon or the replay failed."""
+        if self._supervisor.pid(DAEMON) != self._daemon_pid:
+            raise StackError(f"the daemon died, see {self._supervisor.log_file(DAEMON)}")
+        if self._replayed_at is None:
+            self._note_replay()
+            return False
+        since_s = time.monotonic() - self._replayed_at
+        if self.wrong is None and since_s >= self._observe_after_s:
+            listed = self._client.list(f"limit={len(self.truth) + 1}")
+            self.wrong = judge(self.truth, {seen.txn_id: seen for seen in listed})
+        return self.wrong is not None and since_s >= self._seconds
+
+    def _note_replay(self) -> None:
+        if self._supervisor.state(REPLAY) in ("RUNNING", "STARTING"):
+            return
+        if self._supervisor.exit_code(REPLAY) != 0:
+            raise StackError(f"the replay failed, see {self._supervisor.log_file(REPLAY)}")
+        self._replayed_at = time.monotonic()
+
+
+def _play(settings: Settings, seconds: int) -> int:
+    console = Console()
+    supervisor = up(settings, _replay(settings))
+    ending = Ending(settings, scenario_of(settings.scenario), supervisor, seconds)
+    supervisor.start(REPLAY)
+    last = watch(Client(settings.url), console, ending.is_over).answers
+    if last is not None:
+        console.print(counts_table(last), stuck_table(last))
+    wrong = ending.wrong or []
+    agreed = len(ending.truth) - len(wrong)
+    console.print(f"The daemon tells the truth of {agreed} of {len(ending.truth)} simulated transactions.")
+    for line in wrong[:WRONG_SHOWN]:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    return 1 if wrong else 0
+
+
+def _replay(settings: Settings) -> Program:
+    events = settings.demo_dir / "events.jsonl"
+    command = [_installed("txninsight-replay"), str(events), "--bootstrap", settings.bootstrap]
+    return Program(name=REPLAY, command=command, is_service=False)
+
+
+def _refuse_second_stack(settings: Settings) -> None:
+    if Supervisor(settings.run_dir, settings.log_dir).is_up():
+        raise StackError("a stack runs already: stop it first with make down")
+
+
+def _seconds(environment: Mapping[str, str]) -> int:
+    text = environment.get("DEMO_SECONDS", str(DEFAULT_SECONDS))
+    if not text.isdecimal():
+        raise StackError(f"DEMO_SECONDS={text} is not a whole number of seconds")
+    return int(text)
+
+
+def _installed(program: str) -> str:
+    return str(Path(sys.executable).with_name(program))
+
+
+def _label(truth: Truth) -> str:
+    return f"{truth.state}, stuck ({truth.stuck})" if truth.stuck else str(truth.state)
+
+
+def _said(seen: Seen | None) -> str:
+    if seen is None:
+        return "nothing"
+    return f"{seen.state}, stuck ({seen.cause})" if seen.stuck else seen.state

@@ -1,0 +1,161 @@
+"""The stack under supervisor: its supervisord.conf, and a client for the daemon that obeys it.
+
+supervisord runs detached, listens on a unix socket in the run directory and writes one log a program beside it. All
+processes of a stack carry the environment variable `MARK` with the run directory, so that `make down` finds them even
+when supervisord itself was killed.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
+
+from txninsightd.tools.stack import StackError, machine
+
+MARK = "TXNINSIGHTD_STACK"
+MAX_SOCKET_PATH_BYTES = 107 - len(".4194304")  # supervisord first binds to the path with its pid added
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One supervised program. All start when told to; `is_service` ones are started again when they die."""
+
+    name: str
+    command: Sequence[str]
+    is_service: bool = True
+
+
+def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
+    """The text of supervisord.conf."""
+    main: dict[str, Mapping[str, object]] = {
+        "unix_http_server": {"file": socket_path(run_dir), "chmod": "0700"},
+        "rpcinterface:supervisor": {
+            "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface",
+        },
+        "supervisord": {
+            "logfile": log_dir / "supervisord.log",
+            "pidfile": run_dir / "supervisord.pid",
+            "childlogdir": log_dir,
+            **({"user": "root"} if os.geteuid() == 0 else {}),
+        },
+        "supervisorctl": {"serverurl": f"unix://{socket_path(run_dir)}"},
+    }
+    sections = main | {f"program:{program.name}": _program(program, log_dir) for program in programs}
+    return "\n".join(_section(name, values) for name, values in sections.items())
+
+
+def socket_path(run_dir: Path) -> Path:
+    """Where supervisord listens; StackError when the kernel would not take so long a path."""
+    path = run_dir / "supervisor.sock"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise StackError(f"{path} is too long for a unix socket: set RUN_DIR to a directory with a shorter path")
+    return path
+
+
+def _section(name: str, values: Mapping[str, object]) -> str:
+    return f"[{name}]\n" + "".join(f"{key}={_escaped(value)}\n" for key, value in values.items())
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def _program(program: Program, log_dir: Path) -> dict[str, object]:
+    return {
+        "command": shlex.join(program.command),
+        "autostart": "false",
+        "autorestart": "unexpected" if program.is_service else "false",
+        "exitcodes": "0",
+        "startsecs": "1" if program.is_service else "0",
+        "startretries": "3" if program.is_service else "0",
+        "stopsignal": "TERM",
+        "stopwaitsecs": "30",
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": log_dir / f"{program.name}.log",
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": "1",
+    }
+
+
+class Supervisor:
+    """Talks to the supervisord of one run directory."""
+
+    def __init__(self, run_dir: Path, log_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.log_dir = log_dir
+        self.config = run_dir / "supervisord.conf"
+        transport = SupervisorTransport(None, None, f"unix://{socket_path(run_dir)}")
+        self._rpc: Any = ServerProxy(f"http://{machine.HOST}", transport=transport).supervisor
+
+    def is_up(self) -> bool:
+        """Whether supervisord answers."""
+        try:
+            self._rpc.getState()
+        except (OSError, HTTPException):
+            return False
+        return True
+
+    def launch(self, config: str) -> None:
+        """Write the configuration and start supervisord, which detaches itself once it listens."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(config)
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.config)]
+        environment = {**os.environ, MARK: str(self.run_dir)}
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise StackError(f"supervisord did not start:\n{machine.last_lines(done.stdout + done.stderr)}")
+
+    def state(self, program: str) -> str:
+        """RUNNING, STARTING, EXITED, FATAL and so on, as supervisor names them."""
+        return str(self._rpc.getProcessInfo(program)["statename"])
+
+    def pid(self, program: str) -> int:
+        """Its process id; 0 when it does not run. Another one than before: it died and was started again."""
+        return int(self._rpc.getProcessInfo(program)["pid"])
+
+    def exit_code(self, program: str) -> int:
+        """The code with which the program last ended."""
+        return int(self._rpc.getProcessInfo(program)["exitstatus"])
+
+    def start(self, program: str) -> None:
+        """Start the program, without waiting for more than its process; nothing happens when it runs."""
+        if self.state(program) in ("RUNNING", "STARTING"):
+            return
+        try:
+            self._rpc.startProcess(program, False)
+        except Fault as fault:
+            raise StackError(f"{program} could not be started ({fault.faultString}){self._tail(program)}") from fault
+
+    def require_alive(self, program: str) -> None:
+        """Raise StackError with the end of its log unless the program runs or is being started."""
+        state = self.state(program)
+        if state not in ("RUNNING", "STARTING"):
+            raise StackError(f"{program} does not run ({state}){self._tail(program)}")
+
+    def shut_down(self) -> None:
+        """Tell supervisord to stop all programs and itself; returns at once."""
+        self._rpc.shutdown()
+
+    def running(self) -> list[str]:
+        """The names of the programs that run now."""
+        return [info["name"] for info in self._rpc.getAllProcessInfo() if info["pid"]]
+
+    def log_file(self, program: str) -> Path:
+        """Where the program's output goes."""
+        return self.log_dir / f"{program}.log"
+
+    def _tail(self, program: str) -> str:
+        log = self.log_file(program)
+        text = log.read_text(errors="replace") if log.exists() else ""
+        return f"; the end of {log}:\n{machine.last_lines(text)}" if text.strip() else f"; {log} is empty"

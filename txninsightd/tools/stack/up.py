@@ -1,0 +1,156 @@
+"""`make up` and `make down`: Kafka first, then its topics, then the daemon; and all of it away again.
+
+The daemon gets a configuration made from the scenario that the demo plays: its topics and thresholds. Starting is
+idempotent, and what fails half-way is taken down again, with the end of the log that tells why. Down looks for every
+process that carries the stack's mark, so nothing is left even when supervisord was killed.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import yaml
+
+from txninsightd.tools.simulation.scenario import BadScenario, Scenario, daemon_config, load_scenario
+from txninsightd.tools.stack import StackError, machine, processes
+from txninsightd.tools.stack.broker import Broker, admin, create_topics
+from txninsightd.tools.stack.settings import Settings
+from txninsightd.tools.stack.supervision import MARK, Program, Supervisor, render
+
+KAFKA = "kafka"
+DAEMON = "txninsightd"
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+ASK_EVERY_S = 0.2
+
+
+def up(settings: Settings, *extra: Program) -> Supervisor:
+    """Bring up Kafka and the daemon, and return once both answer; `extra` programs are only made known.
+
+    Raises StackError when a port is taken, another stack runs from the same directory, or a program does not start.
+    """
+    supervisor = Supervisor(settings.run_dir, settings.log_dir)
+    scenario = scenario_of(settings.scenario)
+    machine.ensure_commands(["java"])
+    broker = settings.broker()
+    programs = [Program(name=KAFKA, command=broker.command), _daemon(settings), *extra]
+    config = describe(settings) + render(settings.run_dir, settings.log_dir, programs)
+    was_up = supervisor.is_up()
+    if was_up:
+        _require_same(supervisor, config)
+    else:
+        down(settings)
+        machine.require_free(settings.ports)
+    try:
+        _start(settings, supervisor, broker, scenario, None if was_up else config)
+    except BaseException:
+        down(settings)
+        raise
+    print(f"{'runs already' if was_up else 'runs'}: {urls(settings)}")
+    return supervisor
+
+
+def down(settings: Settings) -> list[str]:
+    """Stop everything of this stack, wait for the end of each process, and return in words what was stopped."""
+    found = _processes(settings)
+    if not found:
+        return []
+    stopped = []
+    supervisor = Supervisor(settings.run_dir, settings.log_dir)
+    if supervisor.is_up():
+        stopped = [*supervisor.running(), "supervisord"]
+        supervisor.shut_down()
+        processes.await_end(found, STOP_TIMEOUT_S)
+    while left := _processes(settings):
+        stopped += [f"left-over process {pid}" for pid in left]
+        processes.end(left, grace_s=STOP_TIMEOUT_S / 2)
+    return stopped
+
+
+def _processes(settings: Settings) -> list[int]:
+    return processes.marked(MARK, str(settings.run_dir))
+
+
+def describe(settings: Settings) -> str:
+    """A first line for supervisord.conf that tells two stacks of one directory apart."""
+    known = {**settings.ports, "KAFKA_HEAP": settings.heap, "SCENARIO": settings.scenario}
+    return "; " + " ".join(f"{name}={value}" for name, value in known.items()) + "\n"
+
+
+def urls(settings: Settings) -> str:
+    """Where to look, in one line."""
+    return f"Kafka {settings.bootstrap}, API {settings.url}/api/v1/transactions, metrics {settings.url}/metrics"
+
+
+def scenario_of(path: Path) -> Scenario:
+    """Load a scenario; StackError with its faults when it is none."""
+    try:
+        return load_scenario(path)
+    except BadScenario as error:
+        raise StackError(str(error)) from error
+
+
+def daemon_yaml(settings: Settings, scenario: Scenario) -> str:
+    """The daemon's configuration for this stack."""
+    own = {
+        "kafka": {"client": {"bootstrap.servers": settings.bootstrap}},
+        "http": {"listen": f"{machine.HOST}:{settings.http_port}"},
+    }
+    head = f"# Made by make up from {settings.scenario.name}; written anew at each start.\n"
+    return head + yaml.safe_dump(own | daemon_config(scenario), sort_keys=False)
+
+
+def _daemon(settings: Settings) -> Program:
+    program = Path(sys.executable).with_name("txninsightd")
+    return Program(name=DAEMON, command=[str(program), "--config", str(settings.daemon_config)])
+
+
+def _require_same(supervisor: Supervisor, config: str) -> None:
+    if supervisor.config.read_text() != config:
+        first_line = supervisor.config.read_text().splitlines()[0].lstrip("; ")
+        raise StackError(f"a stack runs already, with other settings ({first_line}): stop it first with make down")
+
+
+def _start(settings: Settings, supervisor: Supervisor, broker: Broker, scenario: Scenario, config: str | None) -> None:
+    if config is not None:
+        broker.prepare()
+        settings.daemon_config.write_text(daemon_yaml(settings, scenario))
+        supervisor.launch(config)
+    supervisor.start(KAFKA)
+    broker.await_ready(lambda: supervisor.require_alive(KAFKA))
+    _create_missing(settings, {name: topic.partitions for name, topic in scenario.topics.items()})
+    supervisor.start(DAEMON)
+    _await_daemon(settings, supervisor)
+
+
+def _create_missing(settings: Settings, partitions: Mapping[str, int]) -> None:
+    existing = admin(settings.bootstrap).list_topics(timeout=READY_TIMEOUT_S).topics
+    missing = {name: count for name, count in partitions.items() if name not in existing}
+    if missing:
+        create_topics(settings.bootstrap, missing)
+
+
+def _await_daemon(settings: Settings, supervisor: Supervisor) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while (missing := _missing(settings.url)) != []:
+        supervisor.require_alive(DAEMON)
+        if time.monotonic() > deadline:
+            reason = ", ".join(missing) if missing else "it does not answer"
+            raise StackError(f"the daemon is not ready after {READY_TIMEOUT_S:.0f} s: {reason}")
+        time.sleep(ASK_EVERY_S)
+
+
+def _missing(url: str) -> list[str] | None:
+    """What the daemon lacks to be ready, in its words; None when it does not answer."""
+    try:
+        with urlopen(f"{url}/readyz", timeout=5):
+            return []
+    except HTTPError as error:
+        return list(json.load(error)["missing"])
+    except (OSError, HTTPException):
+        return None
