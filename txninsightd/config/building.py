@@ -38,7 +38,7 @@ def build(tree: Tree) -> Config:
     if "kafka" in tree:
         sections["kafka"] = {key: _client(value) for key, value in tree["kafka"].items()}
     if "topics" in tree:
-        sections["topics"] = [_topic(entry) for entry in tree["topics"]]
+        sections["topics"] = [_topic(_plain(entry)) | {"hidden": _holds_secret(entry)} for entry in tree["topics"]]
     if "start" in tree:
         sections["start"] = msgspec.structs.asdict(start_of(tree["start"]))
     sections["transaction_types"] = _thresholds(tree)
@@ -55,6 +55,20 @@ def _client(properties: dict[str, ClientValue]) -> dict[str, ClientValue]:
 def _thresholds(tree: Tree) -> Tree:
     usual = msgspec.structs.asdict(Thresholds()) | tree.get("stuck", {})
     return {txn_type: usual | overrides for txn_type, overrides in tree.get("transaction_types", {}).items()}
+
+
+def _holds_secret(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_secret, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Secret)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Secret) else value
 
 
 def _topic(entry: str | Tree) -> Tree:

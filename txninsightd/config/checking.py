@@ -14,8 +14,7 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
-from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from jsonschema.validators import extend
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 
 from txninsightd.config.building import start_of
 from txninsightd.config.model import Config, Secret
@@ -57,12 +56,12 @@ def _is_around(paths: set[KeyPath], path: KeyPath) -> bool:
     return any(path[:end] in paths for end in range(len(path) + 1))
 
 
-def _is_number(_checker: Any, value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
-
-
 def _is_integer(_checker: Any, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: Any, value: Any) -> bool:
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _pattern(_validator: Any, pattern: str, value: Any, _schema: Tree) -> Iterator[ValidationError]:
@@ -91,33 +90,37 @@ def _validator() -> Any:
     formats.checks("regex", raises=(re.error, RecursionError, OverflowError))(_compiles)
     formats.checks("start", raises=ValueError)(_starts)
     types = Draft202012Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer})
-    kind = extend(Draft202012Validator, validators={"pattern": _pattern}, type_checker=types)
-    return kind(schema(), format_checker=formats)
+    extend: Any = validators.extend
+    return extend(Draft202012Validator, validators={"pattern": _pattern}, type_checker=types)(
+        schema(), format_checker=formats
+    )
 
 
 def _schema_faults(tree: Any) -> Iterator[Fault]:
     for error in _validator().iter_errors(tree):
-        yield from _faults_of(error)
+        yield from _faults_of(error, tuple(error.absolute_path))
 
 
-def _faults_of(error: ValidationError) -> Iterator[Fault]:
-    path: KeyPath = tuple(error.absolute_path)
+def _faults_of(error: Any, path: KeyPath) -> Iterator[Fault]:
+    """Put one of jsonschema's errors (whose attributes are loosely typed) into our words."""
+    node, value = error.schema, error.instance
     match error.validator:
         case "additionalProperties":
-            known = list(error.schema["properties"])
-            yield from (((*path, key), _unknown_key(key, known)) for key in error.instance if key not in known)
+            known = node["properties"]
+            yield from (((*path, key), _unknown_key(key, list(known))) for key in value if key not in known)
         case "required":
-            missing = [key for key in error.validator_value if key not in error.instance]
-            for key in missing:
-                yield (*path, key), f"expected {_expectation(error.schema['properties'][key])} (found nothing)"
+            missing = [key for key in error.validator_value if key not in value]
+            yield from (
+                ((*path, key), f"expected {_expectation(node['properties'][key])} (found nothing)") for key in missing
+            )
         case "dependentRequired":
             yield path, "expected exclude only beside a pattern (found it alone)"
         case "not":
-            yield path, error.schema["x-expected"]
+            yield path, node["x-expected"]
         case _ if "propertyNames" in error.absolute_schema_path:
-            yield (*path, error.instance), f"expected {_expectation(error.schema)} (found another key)"
+            yield (*path, value), f"expected {_expectation(node)} (found another key)"
         case _:
-            yield path, f"expected {_expectation(error.schema)} (found {found(path, error.instance)}{_reason(error)})"
+            yield path, f"expected {_expectation(node)} (found {found(path, value)}{_reason(error)})"
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
@@ -126,7 +129,7 @@ def _unknown_key(key: str, known: list[str]) -> str:
     return f"expected a known key, {wanted} (found an unknown one)"
 
 
-def _reason(error: ValidationError) -> str:
+def _reason(error: Any) -> str:
     cause = error.cause
     return f": {cause}" if isinstance(cause, re.error) and not isinstance(error.instance, Secret) else ""
 
@@ -139,11 +142,11 @@ def _expectation(node: Tree) -> str:
         return f"one of {', '.join(node['enum'])}" if len(node["enum"]) > 1 else str(node["enum"][0])
     if "const" in node:
         return json.dumps(node["const"])
-    kinds = [node["type"]] if isinstance(node["type"], str) else node["type"]
-    return " or ".join(_KINDS[kind] for kind in kinds) + _bounds(node)
+    types = [node["type"]] if isinstance(node["type"], str) else node["type"]
+    return " or ".join(_TYPES[name] for name in types) + _bounds(node)
 
 
-_KINDS = {
+_TYPES = {
     "array": "a list",
     "boolean": "true or false",
     "integer": "a whole number",
@@ -153,18 +156,18 @@ _KINDS = {
 }
 
 _BOUNDS = {
-    "minItems": "with at least {} in it",
-    "maxItems": "with at most {} in it",
-    "minProperties": "with at least {} in it",
+    "minItems": "at least {} long",
+    "maxItems": "at most {} long",
+    "minProperties": "at least {} key in it",
     "exclusiveMinimum": "greater than {}",
-    "minimum": "of at least {}",
-    "maximum": "of at most {}",
+    "minimum": "at least {}",
+    "maximum": "at most {}",
 }
 
 
 def _bounds(node: Tree) -> str:
     words = [form.format(node[keyword]) for keyword, form in _BOUNDS.items() if keyword in node]
-    return f" {' and '.join(words)}" if words else ""
+    return f", {' and '.join(words)}" if words else ""
 
 
 class _Sound:
@@ -188,7 +191,7 @@ class _Sound:
 
     def items(self, *path: str) -> list[tuple[KeyPath, Any]]:
         """Give the sound items of a list with their paths."""
-        inner = [(*path, index) for index in range(len(self.value(path, []) or ()))]
+        inner: list[KeyPath] = [(*path, index) for index in range(len(self.value(path, []) or ()))]
         return [(path, value) for path in inner if (value := self.value(path)) is not None]
 
 

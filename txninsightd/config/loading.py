@@ -30,13 +30,10 @@ def check_config(path: Path, environ: Mapping[str, str]) -> tuple[list[str], int
 
 def _summary(config: Config) -> str:
     patterns = sum(topic.pattern is not None for topic in config.topics)
-    mappings = sum(topic.mapping is not None for topic in config.topics)
-    return (
-        f"{_count(len(config.topics) - patterns, 'topic')} by name, {_count(patterns, 'pattern')}, "
-        f"{_count(mappings, 'mapping')}, {_count(len(config.transaction_types), 'transaction type')} "
-        "with thresholds of its own"
-    )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    counts = {
+        "topic by name|topics by name": len(config.topics) - patterns,
+        "pattern|patterns": patterns,
+        "mapping|mappings": sum(topic.mapping is not None for topic in config.topics),
+        "transaction type|transaction types": len(config.transaction_types),
+    }
+    return ", ".join(f"{count} {things.split('|')[count != 1]}" for things, count in counts.items() if count)

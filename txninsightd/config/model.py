@@ -79,7 +79,8 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True):
 class Topic(msgspec.Struct, frozen=True):
     """One topic by name, or all topics whose whole name a pattern matches and no pattern of `exclude` does.
 
-    `mapping` None: the records are events in the project's own form.
+    `mapping` None: the records are events in the project's own form. What stands here becomes labels and messages, so
+    it is plain text; where some of it was substituted, `hidden` keeps the whole entry out of `repr` and `redacted`.
     """
 
     name: str | None = None
@@ -87,6 +88,10 @@ class Topic(msgspec.Struct, frozen=True):
     exclude: tuple[str, ...] = ()
     mapping: Mapping | None = None
     format: Literal["json"] = "json"
+    hidden: bool = False
+
+    def __repr__(self) -> str:
+        return f"Topic({REDACTED})" if self.hidden else super().__repr__()
 
     def matches(self, topic: str) -> bool:
         """Tell whether this entry covers a topic. A pattern never covers an internal one (`__...`)."""
@@ -248,6 +253,8 @@ def _patterns_last(topic: Topic) -> bool:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, KafkaConfig):
         return {"client": value.redacted()}
+    if isinstance(value, Topic) and value.hidden:
+        return REDACTED
     if isinstance(value, msgspec.Struct):
         return {name: _without_secrets(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Kind):

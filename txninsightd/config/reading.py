@@ -25,22 +25,19 @@ _TAG = "tag:yaml.org,2002:"
 
 class _Scalar(NamedTuple):
     form: re.Pattern[str]
-    first: str
+    first_characters: list[str]
     read: Callable[[str], Any]
 
 
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 _SCALARS = {
-    f"{_TAG}null": _Scalar(re.compile(r"(?:~|null|Null|NULL|)\Z"), "~nN\0", lambda text: None),
+    f"{_TAG}null": _Scalar(re.compile(r"(?:~|null|Null|NULL|)\Z"), [*"~nN", ""], lambda _: None),
     f"{_TAG}bool": _Scalar(
-        re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), "tTfF", lambda t: t.lower() == "true"
+        re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), [*"tTfF"], lambda text: text.lower() == "true"
     ),
-    f"{_TAG}int": _Scalar(re.compile(r"[-+]?[0-9]+\Z"), "-+0123456789", int),
+    f"{_TAG}int": _Scalar(re.compile(r"[-+]?[0-9]+\Z"), [*"-+0123456789"], int),
     f"{_TAG}float": _Scalar(
-        re.compile(
-            r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
-        ),
-        "-+.0123456789",
-        lambda text: float(re.sub(r"\.(?=[A-Za-z])", "", text)),
+        re.compile(rf"(?:{_FLOAT})\Z"), [*"-+.0123456789"], lambda text: float(re.sub(r"\.(?=[A-Za-z])", "", text))
     ),
 }
 
@@ -51,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _scalar in _SCALARS.items():
-    _Loader.add_implicit_resolver(_tag, _scalar.form, [first.replace("\0", "") for first in _scalar.first])
+    _Loader.add_implicit_resolver(_tag, _scalar.form, _scalar.first_characters)
 
 
 class Reading:
