@@ -24,6 +24,8 @@ class Refusal(Exception):
 def client_properties(bootstrap: str, path: Path | None) -> dict[str, str]:
     """librdkafka properties from a file of `key=value` lines (# begins a comment), plus the bootstrap address."""
     properties = _read_properties(path) if path else {}
+    if "transactional.id" in properties:
+        raise Refusal(f"{path}: each producer has a transactional.id of its own: see --transactional-id-prefix")
     return properties | {"bootstrap.servers": bootstrap}
 
 

@@ -9,6 +9,8 @@ A frame is 4 bytes of length and a MessagePack body. The child is in a session o
 terminal reaches only the parent, and it ends by itself when the parent's end of the pipe is gone.
 """
 
+import contextlib
+import os
 import struct
 import subprocess
 import sys
@@ -50,17 +52,20 @@ class DoomedPublisher:
 
     def open(self) -> None:
         """Start the child and wait until its producer is ready. Raises Refusal."""
-        command = [sys.executable, "-m", __name__]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "txninsightd.tools.replaying.doomed"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
         answer = self._ask(self._settings)
         if answer.refusal is not None:
             self._kill()
             raise Refusal(answer.refusal)
 
     def publish(self, batch: Sequence[Due]) -> Tally:
-        """Have the child publish the lines; after a crash it is dead."""
-        if self._child is None:
-            return Tally(transaction_errors=1, reasons={"the process of a producer was gone before its crash": 1})
+        """Have the child publish the lines; after a crash it is dead. Raises Refusal when it has died before."""
         tally = self._ask(_Order(list(batch))).tally
         if any(isinstance(each.line, Control) and each.line.action is Action.CRASH for each in batch):
             self._kill()
@@ -76,19 +81,15 @@ class DoomedPublisher:
         return tally
 
     def _ask(self, question: ProducerSettings | _Order) -> _Answer:
-        assert self._child is not None
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        try:
-            _send(self._child.stdin, question)
-            answer = _receive(self._child.stdout)
-        except BrokenPipeError:
-            answer = None
-        if answer is None:
+        frame = None
+        if self._child is not None and self._child.stdin is not None and self._child.stdout is not None:
+            with contextlib.suppress(BrokenPipeError):
+                _send(self._child.stdin, question)
+                frame = _receive(self._child.stdout)
+        if frame is None:
             self._kill()
-            gone = "the process of a producer that was to crash has ended before"
-            return _Answer(Tally(transaction_errors=1, reasons={gone: 1}), gone)
-        return msgspec.msgpack.decode(answer, type=_Answer)
+            raise Refusal(f"the process of producer {self._settings.name!r} has ended before its crash")
+        return msgspec.msgpack.decode(frame, type=_Answer)
 
     def _kill(self) -> None:
         child, self._child = self._child, None

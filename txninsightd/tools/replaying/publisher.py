@@ -100,8 +100,10 @@ class Publisher:
             self._abort_at_stop() if self._stopping.is_set() else self._flush()
             self._tally.left_open += self._in_transaction
             undelivered = len(self._client)
-            if undelivered:
-                self._tally.records -= undelivered
+            self._tally.records -= undelivered
+            if self._stopping.is_set():
+                self._tally.unpublished += undelivered
+            elif undelivered:
                 self._tally.delivery_error("no answer from the broker", undelivered)
         self._client = None
         return self._take_tally()

@@ -27,7 +27,7 @@ class Publishes(Protocol):
 
     def open(self) -> None: ...
 
-    def publish(self, batch: Sequence[Due]) -> Tally: ...
+    def publish(self, batch: Sequence[Due]) -> Tally: ...  # Refusal: it can publish nothing any more
 
     def finish(self) -> Tally: ...
 
@@ -77,7 +77,7 @@ class Worker:
     def _run(self) -> None:
         if self._predecessor is not None:
             self._predecessor.join()
-        self._guarded(self._publisher.open)
+        self._attempt(self._publisher.open)
         self._opened.set()
         while (batch := self._batches.get()) is not None:
             if self._stopping.is_set():
@@ -85,24 +85,20 @@ class Worker:
             elif self._refusal is not None:
                 self._refused(batch, self._refusal)
             else:
-                self._guarded(self._publish, batch)
-        self._guarded(self._finish)
+                self._attempt(lambda: self._board.add(self._publisher.publish(batch)), batch)
+        self._attempt(lambda: self._board.add(self._publisher.finish()))
 
-    def _guarded(self, step: Callable[..., None], *arguments: Sequence[Due]) -> None:
-        """A producer that fails in an unforeseen way must not leave the others waiting for it."""
+    def _attempt(self, step: Callable[[], None], batch: Sequence[Due] = ()) -> None:
+        """A producer that fails, even in an unforeseen way, must not leave the others waiting for it."""
         try:
-            step(*arguments)
+            step()
         except Refusal as refusal:
             self._refusal = refusal
+            self._refused(batch, refusal)
         except Exception as error:
             self._refusal = Refusal(f"unforeseen: {error!r}")
+            self._refused(batch, self._refusal)
             self._board.add(Tally(transaction_errors=1, reasons={str(self._refusal): 1}))
-
-    def _publish(self, batch: Sequence[Due]) -> None:
-        self._board.add(self._publisher.publish(batch))
-
-    def _finish(self) -> None:
-        self._board.add(self._publisher.finish())
 
     def _make_room(self) -> None:
         with contextlib.suppress(queue.Empty):
