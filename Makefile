@@ -1,10 +1,11 @@
 # What one does in this checkout. Everything made lives in .venv/ and .run/.
 
-# Where the local stack listens, on 127.0.0.1: `make up KAFKA_PORT=29092`
+# Where the local stack listens, on 127.0.0.1 (`make up KAFKA_PORT=29092`), and where it keeps its files
 export KAFKA_PORT ?= 19092
 export KAFKA_CONTROLLER_PORT ?= 19093
 export HTTP_PORT ?= 9840
 export KAFKA_HEAP ?= 512m
+export RUN_DIR ?= .run
 # What the demo plays, how long its view stays after the last event, and whether the stack stays up afterwards (1)
 export SCENARIO ?= scenarios/demo.yaml
 export DEMO_SECONDS ?= 15
@@ -32,7 +33,7 @@ up: venv ## Kafka and the daemon in the background, on KAFKA_PORT and HTTP_PORT
 	@$(STACK) up
 
 down: ## stop all that up or demo started
-	@if [ -d .run ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
+	@if [ -d $(RUN_DIR) ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
 
 watch: venv ## the live view of the running daemon
 	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT)
@@ -60,7 +61,7 @@ bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
 	@$(BIN)/python -m bench
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
-	@if [ -d .run ]; then find .run -mindepth 1 -maxdepth 1 ! -name kafka -exec rm -rf {} +; fi
+	@if [ -d $(RUN_DIR) ]; then find $(RUN_DIR) -mindepth 1 -maxdepth 1 ! -name kafka -exec rm -rf {} +; fi
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows

@@ -114,12 +114,13 @@ class Client:
     def ask(self, now: float) -> Answers:
         """Everything that the view shows. A why is asked once for each transaction and cause."""
         stuck = sorted(self.list(f"state={STUCK}&limit={LISTED}"), key=lambda seen: -(seen.stuck_since or 0.0))
+        self._whys = {(seen.txn_id, seen.cause): self._why(seen) for seen in stuck[:STUCK_SHOWN]}
         return Answers(
             at=now,
             samples=parse_samples(self._get("/metrics").decode()),
             transactions=self.list(f"limit={LISTED}"),
             stuck=stuck,
-            whys={seen.txn_id: self._why(seen) for seen in stuck[:STUCK_SHOWN]},
+            whys={txn_id: why for (txn_id, _), why in self._whys.items()},
         )
 
     def list(self, query: str) -> list[Seen]:
@@ -127,10 +128,8 @@ class Client:
         return msgspec.json.decode(self._get(f"/api/v1/transactions?{query}"), type=Listing).transactions
 
     def _why(self, seen: Seen) -> str:
-        key = (seen.txn_id, seen.cause)
-        if key not in self._whys:
-            self._whys[key] = self._detail(seen.txn_id)
-        return self._whys[key]
+        known = self._whys.get((seen.txn_id, seen.cause))
+        return self._detail(seen.txn_id) if known is None else known
 
     def _detail(self, txn_id: str) -> str:
         try:

@@ -1,0 +1,90 @@
+"""What make up and make demo decide without a broker: settings, the daemon's configuration, when the demo is over."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from txninsightd.config import load_config
+from txninsightd.tools.stack import StackError, demo
+from txninsightd.tools.stack.settings import Settings
+from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of
+from txninsightd.tools.watch import Seen
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
+    environment = {"RUN_DIR": str(tmp_path), "KAFKA_PORT": "29092", "HTTP_PORT": "29840", "KAFKA_HEAP": "1g"}
+    settings = Settings.from_environment(environment)
+    assert settings.ports == {"KAFKA_PORT": 29092, "KAFKA_CONTROLLER_PORT": 19093, "HTTP_PORT": 29840}
+    assert settings.bootstrap == "127.0.0.1:29092"
+    assert settings.url == "http://127.0.0.1:29840"
+    assert "KAFKA_PORT=29092" in describe(settings)
+    assert settings.heap == "1g"
+
+
+@pytest.mark.parametrize("text", ["", "http", "-1", "0", "65536"])
+def test_what_is_no_port_is_an_error_that_names_the_variable(text: str) -> None:
+    with pytest.raises(StackError, match=f"^HTTP_PORT={text} is not a port"):
+        Settings.from_environment({"HTTP_PORT": text})
+
+
+@pytest.mark.parametrize("scenario", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_daemon_takes_the_configuration_made_for_it(scenario: Path, tmp_path: Path) -> None:
+    settings = Settings(run_dir=tmp_path, scenario=scenario, kafka_port=29092, http_port=29840)
+    path = tmp_path / "txninsight.yaml"
+    path.write_text(daemon_yaml(settings, scenario_of(scenario)))
+    config = load_config(path, {})
+    assert config.kafka.client["bootstrap.servers"] == "127.0.0.1:29092"
+    assert config.http.port == 29840
+    assert {topic.name for topic in config.topics} == set(scenario_of(scenario).topics)
+    assert config.stuck.idle_after_s == scenario_of(scenario).rules.idle_after_s
+
+
+def test_a_scenario_that_is_none_is_an_error_that_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: bad\nnonsense: 1\n")
+    with pytest.raises(StackError, match=r"bad\.yaml:2: nonsense"):
+        scenario_of(path)
+
+
+TRUTH = """\
+{"txn_id": "a", "state": "closed", "stuck": null, "reason": "all committed", "attempts": 1}
+{"txn_id": "b", "state": "open", "stuck": "idle", "reason": "it fell silent"}
+{"totals": {"records": {}}}
+"""
+
+
+def test_the_demo_names_whom_the_daemon_judges_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "truth.jsonl"
+    path.write_text(TRUTH)
+    truth = demo.read_truth(path)
+    closed = Seen(txn_id="a", state="closed")
+    idle = Seen(txn_id="b", state="open", stuck=True, cause="idle")
+    assert demo.judge(truth, {"a": closed, "b": idle}) == []
+    assert demo.judge(truth, {"a": closed, "b": Seen(txn_id="b", state="open")}) == [
+        "b: should be open, stuck (idle) (it fell silent), the daemon says open"
+    ]
+    assert demo.judge(truth, {"b": idle}) == ["a: should be closed (all committed), the daemon says nothing"]
+
+
+def make(*arguments: str) -> str:
+    """What make prints, as on the command line also when make runs the tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_make_help_has_a_line_for_each_target() -> None:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    assert [line.split()[1] for line in make("help").splitlines()] == phony[1].split()
+    wanted = "venv demo test test-fast test-full check fix up down clean bench"
+    assert set(wanted.split()) <= set(phony[1].split())
+
+
+def test_make_hands_the_ports_on() -> None:
+    assert "http://127.0.0.1:29840" in make("--dry-run", "--always-make", "watch", "HTTP_PORT=29840")
