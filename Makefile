@@ -22,6 +22,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
 venv: .venv/.complete ## .venv/ with the locked versions and the project itself
+	@:
 
 .venv/.complete: setup.cfg pyproject.toml .ci/requirements.lock .ci/venv
 	@PYTHON=$(PYTHON) .ci/venv
@@ -33,7 +34,7 @@ up: venv ## Kafka and the daemon in the background, on KAFKA_PORT and HTTP_PORT
 	@$(STACK) up
 
 down: ## stop all that up or demo started
-	@if [ -d $(RUN_DIR) ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
+	@if [ -d "$(RUN_DIR)" ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
 
 watch: venv ## the live view of the running daemon
 	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT)
@@ -61,7 +62,7 @@ bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
 	@$(BIN)/python -m bench
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
-	@if [ -d $(RUN_DIR) ]; then find $(RUN_DIR) -mindepth 1 -maxdepth 1 ! -name kafka -exec rm -rf {} +; fi
+	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf demo kafka-data log supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows
