@@ -17,24 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from txninsightd.config import (
-    Config,
-    ConfigError,
-    FromConst,
-    FromHeader,
-    FromKey,
-    FromPath,
-    Secret,
-    Start,
-    Thresholds,
-    Topic,
-    check_config,
-    load_config,
-)
-from txninsightd.config import Mapping as EventMapping
+from txninsightd.config import Config, ConfigError, Secret, Start, Topic, check_config, load_config
 from txninsightd.config.checking import schema
 from txninsightd.config.model import KafkaConfig
-from txninsightd.vocabulary import Kind
+from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Thresholds
+from txninsightd.vocabulary import Mapping as EventMapping
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "conf" / "txninsight.yaml"

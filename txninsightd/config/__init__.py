@@ -7,32 +7,15 @@ Values that came from the environment or from a file are secrets and appear in n
 """
 
 from txninsightd.config.loading import check_config, load_config
-from txninsightd.config.model import (
-    Config,
-    FromConst,
-    FromHeader,
-    FromKey,
-    FromPath,
-    Mapping,
-    Secret,
-    Start,
-    Thresholds,
-    Topic,
-)
+from txninsightd.config.model import Config, Secret, Start, Topic
 from txninsightd.config.problems import ConfigError, Problem
 
 __all__ = [
     "Config",
     "ConfigError",
-    "FromConst",
-    "FromHeader",
-    "FromKey",
-    "FromPath",
-    "Mapping",
     "Problem",
     "Secret",
     "Start",
-    "Thresholds",
     "Topic",
     "check_config",
     "load_config",

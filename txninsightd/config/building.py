@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from txninsightd.config.model import ClientValue, Config, Secret, Start, Thresholds, names_secret
-from txninsightd.vocabulary import KIND_WORDS
+from txninsightd.config.model import ClientValue, Config, Secret, Start, names_secret
+from txninsightd.vocabulary import KIND_WORDS, Thresholds
 
 _START = re.compile(r"(?P<count>[1-9][0-9]{0,8})(?P<unit>[smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -28,8 +28,6 @@ _AT_MOST = (
     (("state", "settle_lateness_s"), ("state", "settle_max_s")),
     (("supervise", "backoff_initial_s"), ("supervise", "backoff_max_s")),
 )
-
-
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):(?P<port>[0-9]{1,5})")
 
 

@@ -6,6 +6,7 @@ nothing: they are built by `load_config`, or by a test that knows what it does.
 
 Secrets are of type `Secret`: text like any other to a library that takes a `str`, but `'***'` to `repr`, and refused by
 msgspec's encoders, so that no dump of a config can carry one by accident. `Config.redacted` is the form to log.
+What the core needs too, `Mapping` and `Thresholds`, stands in the vocabulary.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from txninsightd.vocabulary import KIND_WORDS, Kind
+from txninsightd.vocabulary import Kind, Mapping, Thresholds
 
 SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential", "oauthbearer.config")
 """A librdkafka property with one of these in its name is never shown."""
@@ -35,45 +36,6 @@ class Secret(str):
 def names_secret(client_property: str) -> bool:
     """Tell whether a librdkafka property is one whose value must not be shown."""
     return any(word in client_property.lower() for word in SECRET_WORDS)
-
-
-class FromPath(msgspec.Struct, frozen=True, tag="path"):
-    """The field stands in the record's JSON object, at these names from the outside in."""
-
-    names: tuple[str, ...]
-
-
-class FromConst(msgspec.Struct, frozen=True, tag="const"):
-    """The field is the same for all events of the topic. As an event: one of the four kinds' words."""
-
-    value: str
-
-
-class FromKey(msgspec.Struct, frozen=True, tag="key"):
-    """The field is the record's key, as UTF-8."""
-
-
-class FromHeader(msgspec.Struct, frozen=True, tag="header"):
-    """The field is the record's header of this name, as UTF-8."""
-
-    name: str
-
-
-class Mapping(msgspec.Struct, frozen=True, kw_only=True):
-    """How the records of a topic are read as events.
-
-    `kinds` says what each word found as `event` means: our own four words, and over them those of the operator's map.
-    `ts_unit` is the unit of a `ts` that is a number.
-    """
-
-    event: FromPath | FromConst = FromPath(("event",))
-    txn_id: FromPath | FromKey | FromHeader = FromPath(("txn_id",))
-    ts: FromPath = FromPath(("ts",))
-    txn_type: FromPath | FromConst = FromPath(("txn_type",))
-    step: FromPath | FromConst = FromPath(("step",))
-    status: FromPath | FromConst = FromPath(("status",))
-    kinds: dict[str, Kind] = msgspec.field(default_factory=KIND_WORDS.copy)
-    ts_unit: Literal["s", "ms"] = "s"
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -161,14 +123,6 @@ class StateConfig(msgspec.Struct, frozen=True):
     settle_max_s: float = 600
     retry_grace_s: float = 60
     remember_s: float = 86400
-
-
-class Thresholds(msgspec.Struct, frozen=True):
-    """When a transaction is stuck. The section `stuck`, and what `transaction_types` overrides for one type."""
-
-    idle_after_s: float = 300
-    overdue_after_s: float = 3600
-    commit_pending_after_s: float = 60
 
 
 class MetricsConfig(msgspec.Struct, frozen=True):
