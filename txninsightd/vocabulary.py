@@ -251,7 +251,8 @@ class Found(msgspec.Struct, array_like=True, frozen=True):
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """What the first monitor found in the cluster, asked at `asked_at`: the present partitions and which are new.
 
-    `present` lists them by topic; nothing else could have carried events before `asked_at`.
+    `present` lists them by topic; nothing else could have carried events before `asked_at`, which is 0 when the look was
+    not complete: then `present` says nothing.
     """
 
     asked_at: float
@@ -282,5 +283,29 @@ class ChildStatus(msgspec.Struct, array_like=True, frozen=True):
     restarts: int
 
 
+class Attach(msgspec.Struct, array_like=True, tag=7, frozen=True):
+    """Parent to aggregator: a reader lives, and the descriptor that comes with this is the line to it."""
+
+    view: View
+    index: int
+
+
+class Family(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    """Parent to aggregator: how its children are."""
+
+    children: list[ChildStatus]
+
+
+class Stop(msgspec.Struct, array_like=True, tag=9, frozen=True):
+    """Parent to aggregator: all readers have stopped; take in what they sent, and stop."""
+
+
+class Starts(msgspec.Struct, array_like=True, tag=10, frozen=True):
+    """Aggregator to parent: where these partitions were begun, to be kept for an aggregator that has to begin anew."""
+
+    starts: list[Found]
+
+
+FromParent = Attach | Family | Stop
 FromReader = Sightings | Coverage | Discovery
 ToReader = Assign | Pause

@@ -117,6 +117,7 @@ class PartitionState:
         self.validator_as_of = UNSEEN
         self.read_past = UNSEEN
         self.gone = False
+        self.waiting_runs = 0
         self.monitor_end = -1
         self.validator_end = -1
         self.frontier_moved_at = 0.0
@@ -129,10 +130,6 @@ class PartitionState:
     def both_as_of(self) -> float:
         """The moment up to which neither view has anything unread."""
         return min(self.monitor_as_of, self.validator_as_of)
-
-    def waiting_runs(self) -> int:
-        """How much coverage waits for the monitor, in runs."""
-        return sum(1 + len(coverage.runs) // 2 for coverage in self._waiting)
 
     def undecided_records(self) -> int:
         """How many applied sightings have no verdict yet."""
@@ -158,6 +155,7 @@ class PartitionState:
         if coverage.to_offset <= self.validator_offset:
             return
         self._waiting.append(coverage)
+        self.waiting_runs += 1 + len(coverage.runs) // 2
         self.validator_offset = coverage.to_offset
         self.frontier_moved_at = coverage.decided_at
 
@@ -172,6 +170,7 @@ class PartitionState:
             self.decided_offset = upto
             if upto == coverage.to_offset:
                 self._waiting.popleft()
+                self.waiting_runs -= 1 + len(coverage.runs) // 2
             yield upto, coverage.decided_at, undelivered
         self._forget_decided()
 

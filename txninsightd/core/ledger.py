@@ -113,6 +113,8 @@ class Ledger:
             place = Place(found.topic, found.partition)
             if place not in self.partitions:
                 self.add_partition(place, found.start_offset)
+        if not message.asked_at:
+            return
         for place, partition in self.partitions.items():
             partition.gone = place.partition not in message.present.get(place.topic, ())
         self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)

@@ -1,0 +1,234 @@
+"""The aggregator: the only reader of all lines, and the owner of all business state.
+
+Whatever arrives on a line is applied to the ledger in the order in which it came; what the ledger says has happened is
+logged. It tells readers what to read: new partitions as they are found, and, when a reader was restarted, its share
+from the positions that were applied. It never waits for anyone: a reader that is slow or dead costs nothing here.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from zlib import crc32
+
+import msgspec
+import structlog
+
+from txninsightd.core.ledger import Ledger, StuckChange
+from txninsightd.core.transaction import UNSEEN
+from txninsightd.vocabulary import (
+    Assign,
+    ChildStatus,
+    Coverage,
+    Discovery,
+    Found,
+    FromReader,
+    Line,
+    Pause,
+    Place,
+    Sightings,
+    View,
+)
+
+MOST_WAITING_RUNS = 100_000
+"""A validator this far ahead of its monitor in a partition is told to pause there."""
+
+BLIND_AFTER_S = 15.0
+MOST_LOGGED_CHANGES = 20
+
+log = structlog.get_logger()
+
+
+class Loop(Protocol):
+    """The part of an asyncio event loop that is needed here."""
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
+        """Call back whenever the descriptor has something to read."""
+
+    def remove_reader(self, fd: int) -> bool:
+        """Call back no more."""
+
+
+class Aggregator:
+    """`counts`: how many readers share each view. `keep_starts` is handed the partitions that were begun.
+
+    `multiproc_dir`: where the readers write how they are, for the metrics.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        loop: Loop,
+        counts: dict[View, int],
+        now: Callable[[], float],
+        keep_starts: Callable[[list[Found]], None],
+        multiproc_dir: Path | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.started_at = now()
+        self.now = now
+        self.multiproc_dir = multiproc_dir
+        self.family: list[ChildStatus] = []
+        self._loop = loop
+        self._counts = counts
+        self._keep_starts = keep_starts
+        self._lines: dict[tuple[View, int], Line] = {}
+        self._held: set[Place] = set()
+        self._problems: list[str] = []
+        self._discovered = False
+        self._decode = msgspec.msgpack.Decoder(FromReader).decode
+
+    # --- Lines --------------------------------------------------------------------------------------------------------
+
+    def attach(self, view: View, index: int, line: Line) -> None:
+        """A reader lives. Whatever its predecessor left in its line is taken in first; then it is told what to read."""
+        old = self._lines.get((view, index))
+        if old is not None:
+            self._drain(view, index, old)
+        self._lines[view, index] = line
+        self._loop.add_reader(line.fileno(), self._readable, view, index, line)
+        self._assign(view, index, self._positions(view))
+        for place in self._held if view is View.VALIDATOR else ():
+            line.send(Pause(place.topic, place.partition, True))
+
+    @property
+    def drained(self) -> bool:
+        """Whether every line has come to its end."""
+        return not self._lines
+
+    def _drain(self, view: View, index: int, line: Line) -> None:
+        while self._lines.get((view, index)) is line and self._readable(view, index, line):
+            pass
+        self._detach(view, index, line)
+
+    def _detach(self, view: View, index: int, line: Line) -> None:
+        if self._lines.get((view, index)) is line:
+            self._loop.remove_reader(line.fileno())
+            del self._lines[view, index]
+            line.close()
+
+    def _readable(self, view: View, index: int, line: Line) -> int:
+        """Take in what has arrived on one line; gives how many messages that was."""
+        frames = line.receive()
+        for frame in frames:
+            self._apply(self._decode(frame))
+        self.settle()
+        line.flush()
+        if line.closed:
+            self._detach(view, index, line)
+        return len(frames)
+
+    # --- Messages -----------------------------------------------------------------------------------------------------
+
+    def _apply(self, message: FromReader) -> None:
+        if isinstance(message, Sightings):
+            self.ledger.sighted(message)
+            self._hold(Place(message.topic, message.partition))
+        elif isinstance(message, Coverage):
+            self.ledger.covered(message)
+            self._hold(Place(message.topic, message.partition))
+        else:
+            self._discover(message)
+
+    def _discover(self, message: Discovery) -> None:
+        if message.problems != self._problems:
+            log.info("discovery_problems", problems=message.problems)
+        self._problems = message.problems
+        self._discovered = self._discovered or message.asked_at > 0
+        new = [f for f in message.found if Place(f.topic, f.partition) not in self.ledger.partitions]
+        self.ledger.discovered(message)
+        if new:
+            log.info("partitions_found", count=len(new), topics=sorted({f.topic for f in new}))
+            self._keep_starts(new)
+            for view, index in self._lines:
+                self._assign(view, index, new)
+
+    def _positions(self, view: View) -> list[Found]:
+        return [
+            Found(p.place.topic, p.place.partition, p.monitor_offset if view is View.MONITOR else p.validator_offset)
+            for p in self.ledger.partitions.values()
+            if not p.gone
+        ]
+
+    def _assign(self, view: View, index: int, starts: list[Found]) -> None:
+        share = [f for f in starts if share_of(f.topic, f.partition, self._counts[view]) == index]
+        if share:
+            self._lines[view, index].send(Assign(share))
+
+    def _hold(self, place: Place) -> None:
+        """Keep the validator from running ahead of the monitor in memory."""
+        runs = self.ledger.partitions[place].waiting_runs
+        held = place in self._held
+        if not held and runs > MOST_WAITING_RUNS:
+            self._held.add(place)
+        elif held and runs < MOST_WAITING_RUNS // 2:
+            self._held.discard(place)
+        else:
+            return
+        index = share_of(place.topic, place.partition, self._counts[View.VALIDATOR])
+        line = self._lines.get((View.VALIDATOR, index))
+        if line is not None:
+            line.send(Pause(place.topic, place.partition, not held))
+
+    # --- What happened ------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Emit what is final, and log what became stuck."""
+        self.ledger.settle(self.now())
+        changes = self.ledger.stuck_changes
+        if changes:
+            self.ledger.stuck_changes = []
+            _log_changes(changes)
+
+    def tick(self) -> None:
+        """What the wall clock brings; called about once a second."""
+        self.ledger.tick(self.now())
+        self.settle()
+        for line in self._lines.values():
+            line.flush()
+
+    # --- Readiness ----------------------------------------------------------------------------------------------------
+
+    def children(self) -> list[ChildStatus]:
+        """The children as the parent last told."""
+        return self.family
+
+    def missing(self) -> list[str]:
+        """What keeps the daemon from telling the truth just now, in words."""
+        missing = [f"{child.name} is down" for child in self.family if not child.up]
+        if not self._discovered:
+            missing.append("the topics' partitions are not known yet: the cluster has not answered")
+        missing += self._problems
+        return missing + self._blindness()
+
+    def _blindness(self) -> list[str]:
+        present = [p for p in self.ledger.partitions.values() if not p.gone]
+        missing = []
+        for view in View:
+            as_ofs = [p.monitor_as_of if view is View.MONITOR else p.validator_as_of for p in present]
+            unseen = sum(as_of == UNSEEN for as_of in as_ofs)
+            if unseen:
+                missing.append(f"the {view} has not caught up yet on {unseen} of {len(present)} partitions")
+            elif as_ofs and self.now() - min(as_ofs) > BLIND_AFTER_S:
+                missing.append(f"the {view} has seen nothing newer than {self.now() - min(as_ofs):.0f} s")
+        return missing
+
+
+def share_of(topic: str, partition: int, count: int) -> int:
+    """Which of `count` readers of a view reads this partition; the same for all time."""
+    return (crc32(topic.encode()) + partition) % count
+
+
+def _log_changes(changes: list[StuckChange]) -> None:
+    for change in changes[:MOST_LOGGED_CHANGES]:
+        if change.cause is not None:
+            log.warning(
+                "transaction_stuck",
+                txn_id=change.txn_id,
+                txn_type=change.txn_type,
+                cause=change.cause.value,
+                since=change.since,
+            )
+        else:
+            log.info("transaction_not_stuck", txn_id=change.txn_id, txn_type=change.txn_type, was=str(change.before))
+    if len(changes) > MOST_LOGGED_CHANGES:
+        log.warning("more_stuck_changes", count=len(changes) - MOST_LOGGED_CHANGES)

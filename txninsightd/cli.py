@@ -1,0 +1,64 @@
+"""txninsightd's command line."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from txninsightd import __version__, logs
+from txninsightd.config import ConfigError, check_config, load_config
+from txninsightd.daemon import run_daemon
+
+EXIT_CONFIG = 2
+DEFAULT_CONFIG = Path("/etc/txninsightd/txninsight.yaml")
+
+EXIT_CODES = """exit codes:
+  0  stopped in order (SIGTERM, SIGINT)
+  2  the configuration is not usable; one line for each fault on standard error
+  3  a child process kept dying, and restarting it was given up
+  4  the installed Kafka client would give false verdicts
+  5  a child did not stop within supervise.stop_timeout_s and was killed
+"""
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Parse, check, run; gives the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.check_config:
+        lines, code = check_config(options.config, os.environ)
+        print("\n".join(lines), file=sys.stderr if code else sys.stdout)
+        return code
+    try:
+        config = load_config(options.config, os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    logs.setup(config.log.level, config.log.format)
+    logs.bind("parent")
+    return run_daemon(config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="txninsightd",
+        description="Watch business transactions that run through Kafka: what is open, slow, aborted or stuck, and why.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the YAML file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="say what is wrong with the configuration, line by line, and exit"
+    )
+    parser.add_argument("--version", action="version", version=f"txninsightd {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The composition root: what starts, in which order, wired to what. Read this first.
+
+    parent  supervise.Parent: forks and restarts everything below; no threads, no Kafka client
+      aggregator    uvloop: lines -> Aggregator -> Ledger; HTTP from the same loop
+      monitor-i     Reader + MonitorBuilder (decodes), read_uncommitted; monitor-0 also looks for partitions
+      validator-i   Reader + ValidatorBuilder (offsets only), read_committed
+
+Receivers start first and stop last. Each child imports what it needs after the fork: librdkafka does not survive one, and
+prometheus_client decides at its import whether it writes the workers' files or serves the registry.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+import structlog
+
+from txninsightd import clock
+from txninsightd.config import Config
+from txninsightd.supervise.channel import Channel
+from txninsightd.supervise.child import become
+from txninsightd.supervise.control import hear, tell
+from txninsightd.supervise.parent import EXIT_UNUSABLE, Limits, Parent, Programs
+from txninsightd.vocabulary import Attach, Family, Found, FromParent, Mapping, Place, Starts, View
+
+if TYPE_CHECKING:
+    from txninsightd.aggregate.aggregator import Aggregator
+    from txninsightd.core.ledger import Ledger
+
+log = structlog.get_logger()
+
+
+def run_daemon(config: Config) -> int:
+    """Run until a signal; gives the exit code."""
+    directory = Path(mkdtemp(prefix="txninsightd-"))
+    started_at = clock.now()
+
+    def aggregator(control: socket.socket, starts: list[Found]) -> None:
+        become("aggregator", on_terminate=None)
+        _exit_with(run_aggregator(config, control, starts, started_at, directory))
+
+    def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
+        run_reader(config, view, index, descriptor, known, directory)
+
+    try:
+        parent = Parent(Programs(aggregator, reader), _counts(config), _limits(config), clock.now)
+        return parent.run()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _counts(config: Config) -> dict[View, int]:
+    return {View.MONITOR: config.readers.monitors, View.VALIDATOR: config.readers.validators}
+
+
+def _limits(config: Config) -> Limits:
+    s = config.supervise
+    return Limits(s.backoff_initial_s, s.backoff_max_s, s.give_up_after, s.give_up_window_s, s.stop_timeout_s)
+
+
+def _exit_with(code: int) -> None:
+    if code:
+        sys.exit(code)
+
+
+# --- Readers ----------------------------------------------------------------------------------------------------------
+
+
+def run_reader(
+    config: Config, view: View, index: int, descriptor: int, known: list[Found], multiproc_dir: Path
+) -> None:
+    """A monitor or a validator, from after the fork to its end."""
+    stop = _StopFlag()
+    become(f"{view.value}-{index}", stop.set)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
+    from confluent_kafka import Consumer
+    from confluent_kafka.admin import AdminClient
+
+    from txninsightd.expose.worker_health import WorkerHealth
+    from txninsightd.ingest.discovery import PartitionScout
+    from txninsightd.ingest.ends import EndQuestions
+    from txninsightd.ingest.reader import Reader
+    from txninsightd.ingest.settings import (
+        UnsafeClient,
+        admin_settings,
+        consumer_settings,
+        require_safe_client,
+    )
+
+    try:
+        require_safe_client()
+    except UnsafeClient as unsafe:
+        log.error("unsafe_client", error=str(unsafe))
+        sys.exit(EXIT_UNUSABLE)
+    admin = AdminClient(admin_settings(config.kafka.client))
+    scout = None
+    if view is View.MONITOR and index == 0:
+        scout = PartitionScout(admin, config, {Place(f.topic, f.partition) for f in known}, clock.now)
+        scout.start()
+    reader = Reader(
+        consumer=Consumer(consumer_settings(config.kafka.client, view)),
+        builder=_builder(config, view),
+        questions=EndQuestions(admin, view, clock.now),
+        line=Channel(descriptor),
+        health=WorkerHealth(f"{view.value}-{index}", multiproc_dir),
+        now=clock.now,
+        batch_records=config.limits.batch_records,
+        queue_batches=config.limits.queue_batches,
+        scout=scout,
+    )
+    stop.on_set(reader)
+    reader.run()
+
+
+class _StopFlag:
+    """A stop that may be asked for before there is a reader to stop."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._reader: object = None
+
+    def set(self) -> None:
+        self._set = True
+        if self._reader is not None:
+            self._reader.stopping = True  # type: ignore[attr-defined]
+
+    def on_set(self, reader: object) -> None:
+        self._reader = reader
+        if self._set:
+            self.set()
+
+
+def _builder(config: Config, view: View):  # type: ignore[no-untyped-def]
+    from txninsightd.core.decoding import Decoder
+    from txninsightd.ingest.complaints import Complaints
+    from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder
+
+    if view is View.VALIDATOR:
+        return ValidatorBuilder()
+    tolerance_s = config.events.future_tolerance_s
+
+    def decoder_for(topic: str) -> Decoder:
+        entry = config.topic_for(topic)
+        mapping = entry.mapping if entry is not None and entry.mapping is not None else Mapping()
+        return Decoder(mapping, config.limits.value_bytes, tolerance_s)
+
+    return MonitorBuilder(decoder_for, tolerance_s, Complaints(clock.now))
+
+
+# --- Aggregator -------------------------------------------------------------------------------------------------------
+
+
+def run_aggregator(
+    config: Config, control: socket.socket, starts: list[Found], started_at: float, multiproc_dir: Path
+) -> int:
+    """The aggregator, from after the fork to its end; gives the exit code."""
+    import uvloop
+
+    return uvloop.run(_aggregate(config, control, starts, started_at, multiproc_dir))
+
+
+async def _aggregate(
+    config: Config, control: socket.socket, starts: list[Found], started_at: float, multiproc_dir: Path
+) -> int:
+    from txninsightd.aggregate.aggregator import Aggregator
+    from txninsightd.expose.server import HttpServer
+
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    aggregator = Aggregator(
+        ledger=_ledger(config, starts, started_at),
+        loop=loop,
+        counts=_counts(config),
+        now=clock.now,
+        keep_starts=lambda found: _keep_starts(control, found),
+        multiproc_dir=multiproc_dir,
+    )
+    loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
+    server = HttpServer(aggregator, config)
+    try:
+        port = await server.start(config.http.host, config.http.port)
+    except OSError as failure:
+        log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
+        return 1
+    log.info("http_listening", host=config.http.host, port=port)
+    while not (stopping.is_set() and aggregator.drained):
+        aggregator.tick()
+        try:
+            await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else 1.0)
+        except TimeoutError:
+            continue
+        await asyncio.sleep(0.02)
+    aggregator.tick()
+    await server.stop()
+    return 0
+
+
+def _ledger(config: Config, starts: list[Found], started_at: float) -> "Ledger":
+    from txninsightd.core.figures import Figures
+    from txninsightd.core.ledger import Ledger, Rules
+    from txninsightd.core.transaction import UNSEEN
+
+    state, limits = config.state, config.limits
+    rules = Rules(
+        colocated=config.events.colocated,
+        settle_lateness_s=state.settle_lateness_s,
+        settle_max_s=state.settle_max_s,
+        retry_grace_s=state.retry_grace_s,
+        linger_s=state.linger_s,
+        remember_s=state.remember_s,
+        most_lingering=limits.lingering,
+        most_remembered=limits.remembered_ids,
+        stuck=config.stuck,
+        stuck_by_type=config.transaction_types,
+    )
+    start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
+    ledger = Ledger(rules, Figures(config.metrics.duration_buckets_s, limits.label_values), start_at)
+    for found in starts:
+        ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
+    return ledger
+
+
+def _keep_starts(control: socket.socket, found: list[Found]) -> None:
+    for i in range(0, len(found), 500):
+        tell(control, Starts(found[i : i + 500]))
+
+
+def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:
+    import msgspec
+
+    body, descriptor = hear(control)
+    if not body:
+        log.warning("parent_gone")
+        os._exit(1)
+    message = msgspec.msgpack.decode(body, type=FromParent)
+    if isinstance(message, Attach) and descriptor is not None:
+        aggregator.attach(message.view, message.index, Channel(descriptor))
+    elif isinstance(message, Family):
+        aggregator.family = message.children
+    else:
+        stopping.set()

@@ -1,0 +1,136 @@
+"""Finds the partitions that the configured topics name, and where both views shall begin to read them.
+
+Only the first monitor runs this, on a thread of its own beside the work loop, since looking takes round trips. What was
+there at the first look begins where `start` says: at the log's beginning, at the last stable offset (`latest`: one
+moment, for both views), or at the first record after a moment. What appears later is read from its beginning. Compacted
+topics are refused: a record that compaction removed looks like one that was never delivered.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any
+
+import structlog
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+
+from txninsightd.config import Config
+from txninsightd.vocabulary import Discovery, Found, Place
+
+ANSWER_WITHIN_S = 5.0
+
+log = structlog.get_logger()
+
+
+class PartitionScout:
+    """Looks every `discovery.every_s` seconds; `known` are the partitions that are read already."""
+
+    def __init__(self, admin: AdminClient, config: Config, known: Iterable[Place], now: Callable[[], float]) -> None:
+        self._admin = admin
+        self._config = config
+        self._now = now
+        self._known = set(known)
+        self._at_first_look: set[Place] | None = set() if self._known else None
+        self._compacted: dict[str, bool] = {}
+        self._news: SimpleQueue[Discovery] = SimpleQueue()
+        self._stop = threading.Event()
+        self._problems: list[str] = []
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._run, name="scout", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def news(self) -> Discovery | None:
+        """What was found since the last call, oldest first."""
+        return None if self._news.empty() else self._news.get()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._news.put(self._look())
+            self._stop.wait(self._config.discovery.every_s)
+
+    def _look(self) -> Discovery:
+        asked_at = self._now()
+        try:
+            return self.look(asked_at)
+        except KafkaException as failure:
+            text = f"the cluster does not answer: {failure.args[0].str()}"
+            log.warning("discovery_failed", error=text)
+            return Discovery(asked_at=0.0, found=[], present={}, problems=[text])
+
+    def look(self, asked_at: float) -> Discovery:
+        """Ask the cluster once. Raises KafkaException when it does not answer."""
+        self._problems = []
+        topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
+        wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
+        self._name_missing(topics)
+        present: dict[str, list[int]] = {}
+        for name, meta in wanted.items():
+            if not self._refused(name):
+                present[name] = sorted(meta.partitions)
+                leaderless = [p.id for p in meta.partitions.values() if p.leader < 0]
+                if leaderless:
+                    self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
+        places = {Place(name, partition) for name, partitions in present.items() for partition in partitions}
+        if self._at_first_look is None and places:
+            self._at_first_look = places
+        found = self._starts(places - self._known)
+        self._known.update(Place(f.topic, f.partition) for f in found)
+        complete = places <= self._known
+        return Discovery(asked_at if complete else 0.0, found=found, present=present, problems=self._problems)
+
+    def _name_missing(self, topics: dict[str, Any]) -> None:
+        for entry in self._config.topics:
+            if entry.name is not None and entry.name not in topics:
+                self._problems.append(f"topic {entry.name} does not exist")
+            elif entry.pattern is not None and not any(entry.matches(name) for name in topics):
+                self._problems.append(f"no topic matches the pattern {entry.pattern}")
+
+    def _refused(self, topic: str) -> bool:
+        if topic not in self._compacted:
+            try:
+                resource = ConfigResource(ResourceType.TOPIC, topic)
+                future = self._admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource]
+                self._compacted[topic] = "compact" in future.result()["cleanup.policy"].value
+            except KafkaException as failure:
+                log.warning("cleanup_policy_unknown", topic=topic, error=failure.args[0].str())
+                self._compacted[topic] = False
+        if self._compacted[topic]:
+            self._problems.append(f"topic {topic} is compacted and cannot be judged: exclude it, or drop `compact`")
+        return self._compacted[topic]
+
+    def _starts(self, places: set[Place]) -> list[Found]:
+        first = {place for place in places if self._at_first_look is not None and place in self._at_first_look}
+        start = self._config.start
+        found = self._ask(places - first, OffsetSpec.earliest())
+        if start.kind == "earliest":
+            return found + self._ask(first, OffsetSpec.earliest())
+        if start.kind == "latest":
+            return found + self._ask(first, OffsetSpec.latest())
+        moment_ms = int((self._now() - start.ago_s) * 1000)
+        at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
+        beyond_end = {Place(f.topic, f.partition) for f in at_moment if f.start_offset < 0}
+        found += [f for f in at_moment if f.start_offset >= 0]
+        return found + self._ask(beyond_end, OffsetSpec.latest())
+
+    def _ask(
+        self, places: set[Place], spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> list[Found]:
+        """Offsets of these partitions; those that get no answer are left for the next look."""
+        if not places:
+            return []
+        wanted = {TopicPartition(place.topic, place.partition): spec for place in sorted(places)}
+        found = []
+        for tp, future in self._admin.list_offsets(
+            wanted, isolation_level=isolation, request_timeout=ANSWER_WITHIN_S
+        ).items():
+            try:
+                found.append(Found(tp.topic, tp.partition, future.result().offset))
+            except KafkaException as failure:
+                self._problems.append(f"partition {tp.topic}/{tp.partition}: {failure.args[0].str()}")
+        return found

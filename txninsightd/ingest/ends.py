@@ -1,0 +1,68 @@
+"""Asks the broker, about once a second, where the partitions end, without ever waiting for the answer.
+
+The monitor asks for the high watermark, the validator for the last stable offset. The moment noted is that before the
+question: whatever the answer, nothing that was in the log then lies beyond it. A question that fails says that the
+broker did not answer; a partition that has no leader just now is answered by that fact, when it was read to its end.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from txninsightd.vocabulary import Place, View
+
+ASK_EVERY_S = 1.0
+ANSWER_WITHIN_S = 3.0
+
+
+class Answer:
+    """Where one partition ends. `end_offset` None: no answer. `leaderless`: the cluster says that it has no leader."""
+
+    __slots__ = ("asked_at", "end_offset", "leaderless", "place")
+
+    def __init__(self, place: Place, asked_at: float, end_offset: int | None, leaderless: bool) -> None:
+        self.place = place
+        self.asked_at = asked_at
+        self.end_offset = end_offset
+        self.leaderless = leaderless
+
+
+class EndQuestions:
+    """One question under way at a time, about all assigned partitions."""
+
+    def __init__(self, admin: AdminClient, view: View, now: Callable[[], float]) -> None:
+        self._admin = admin
+        self._isolation = IsolationLevel.READ_UNCOMMITTED if view is View.MONITOR else IsolationLevel.READ_COMMITTED
+        self._now = now
+        self._asked_at = 0.0
+        self._under_way: dict[Place, Future[Any]] = {}
+
+    def poll(self, places: Iterable[Place]) -> list[Answer]:
+        """The answers that have come; asks anew when it is time."""
+        answers = []
+        if self._under_way and all(future.done() for future in self._under_way.values()):
+            answers = [self._answer(place, future) for place, future in self._under_way.items()]
+            self._under_way = {}
+        now = self._now()
+        if not self._under_way and now - self._asked_at >= ASK_EVERY_S:
+            self._ask(places, now)
+        return answers
+
+    def _ask(self, places: Iterable[Place], now: float) -> None:
+        wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
+        if not wanted:
+            return
+        self._asked_at = now
+        futures = self._admin.list_offsets(
+            wanted, isolation_level=self._isolation, request_timeout=ANSWER_WITHIN_S
+        )
+        self._under_way = {Place(tp.topic, tp.partition): future for tp, future in futures.items()}
+
+    def _answer(self, place: Place, future: "Future[Any]") -> Answer:
+        try:
+            return Answer(place, self._asked_at, future.result().offset, leaderless=False)
+        except KafkaException as failure:
+            return Answer(place, self._asked_at, None, failure.args[0].code() == KafkaError.LEADER_NOT_AVAILABLE)

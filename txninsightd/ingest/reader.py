@@ -1,0 +1,225 @@
+"""The reader: one process that consumes its share of the partitions in one view, and tells the aggregator.
+
+Its loop does the same for both roles: do what the aggregator says (which partitions, from where), take a batch, note
+how far each partition has come, ask once a second where the logs end, and send one message for each partition that has
+something to tell. Everything happens on this one thread, so a position read after a batch is the position of that
+batch. A full outbox pauses the consumer, so back-pressure reaches the broker instead of growing memory.
+
+The reader decides nothing about transactions. When its line to the aggregator ends, it ends.
+"""
+
+import select
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from txninsightd.ingest.ends import EndQuestions
+from txninsightd.ingest.views import Progress, ViewBuilder
+from txninsightd.vocabulary import Assign, Discovery, Found, Line, Pause, Place, ToReader
+
+POLL_S = 0.05
+
+log = structlog.get_logger()
+
+
+class Scout(Protocol):
+    """Looks for partitions beside the work loop."""
+
+    def news(self) -> Discovery | None:
+        """What was found since the last call."""
+
+
+class Health(Protocol):
+    """Where the work loop shows that it is alive."""
+
+    def beat(self, queue_depth: int, paused: bool) -> None:
+        """The loop has come round."""
+
+
+class Reader:
+    """Consumes one view. `batch_records` and `queue_batches` bound what it holds."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        builder: ViewBuilder,
+        questions: EndQuestions,
+        line: Line,
+        health: Health,
+        now: Callable[[], float],
+        batch_records: int,
+        queue_batches: int,
+        scout: Scout | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._builder = builder
+        self._questions = questions
+        self._line = line
+        self._health = health
+        self._now = now
+        self._batch_records = batch_records
+        self._queue_batches = queue_batches
+        self._scout = scout
+        self._progress: dict[Place, Progress] = {}
+        self._held: set[Place] = set()
+        self._paused = False
+        self._commands = msgspec.msgpack.Decoder(ToReader)
+        self.stopping = False
+
+    def run(self) -> None:
+        """Work until told to stop, then send what is left."""
+        while not self.stopping and not self._line.closed:
+            self.step()
+        self._consumer.close()
+        while self._line.depth and not self._line.closed:
+            select.select([], [self._line.fileno()], [], POLL_S)
+            self._line.flush()
+
+    def step(self) -> None:
+        """Once round the loop."""
+        self._health.beat(self._line.depth, self._paused)
+        self._line.flush()
+        for frame in self._line.receive():
+            self._obey(self._commands.decode(frame))
+        self._apply_back_pressure()
+        records = self._take_batch()
+        moved = self._sort(records)
+        for answer in self._questions.poll(self._progress):
+            progress = self._progress[answer.place]
+            if answer.end_offset is not None:
+                progress.tracker.answered(answer.asked_at, answer.end_offset)
+            elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
+                progress.tracker.answered(answer.asked_at, progress.tracker.end_offset)
+            else:
+                progress.tracker.failed()
+        self._report(moved)
+        discovery = self._scout.news() if self._scout is not None else None
+        if discovery is not None:
+            self._line.send(discovery)
+
+    # --- Commands and back-pressure -----------------------------------------------------------------------------------
+
+    def _obey(self, command: ToReader) -> None:
+        if isinstance(command, Assign):
+            self._assign(command.starts)
+        elif isinstance(command, Pause):
+            self._hold(Place(command.topic, command.partition), command.paused)
+
+    def _assign(self, starts: list[Found]) -> None:
+        new = [s for s in starts if Place(s.topic, s.partition) not in self._progress]
+        for s in new:
+            place = Place(s.topic, s.partition)
+            self._progress[place] = Progress(place, s.start_offset)
+        if new:
+            self._consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.start_offset) for s in new])
+            log.info("partitions_assigned", count=len(new), total=len(self._progress))
+        if self._paused:
+            self._consumer.pause(self._partitions(self._progress))
+
+    def _hold(self, place: Place, held: bool) -> None:
+        """Keep one partition back, whatever the outbox says."""
+        if place not in self._progress or held == (place in self._held):
+            return
+        (self._held.add if held else self._held.discard)(place)
+        if not self._paused:
+            (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
+
+    def _apply_back_pressure(self) -> None:
+        if not self._paused and self._line.depth >= self._queue_batches:
+            self._consumer.pause(self._partitions(self._progress))
+            self._paused = True
+            log.debug("consumer_paused", queue_depth=self._line.depth)
+        elif self._paused and self._line.depth <= self._queue_batches // 2:
+            self._consumer.resume(self._partitions(p for p in self._progress if p not in self._held))
+            self._paused = False
+            log.debug("consumer_resumed", queue_depth=self._line.depth)
+
+    def _partitions(self, places: Any) -> list[TopicPartition]:
+        return [TopicPartition(place.topic, place.partition) for place in places]
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    def _take_batch(self) -> list[Any]:
+        if self._paused:
+            select.select([self._line.fileno()], [self._line.fileno()], [], POLL_S)
+            return self._consumer.consume(self._batch_records, 0)
+        first = self._consumer.poll(POLL_S)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(self._batch_records - 1, 0)]
+
+    def _sort(self, records: list[Any]) -> dict[Place, list[Any]]:
+        """The batch by partition, with each touched partition's progress brought up to date."""
+        by_place: dict[Place, list[Any]] = defaultdict(list)
+        last_topic, last_partition, current = None, -1, None
+        for record in records:
+            if record.error() is not None:
+                self._take_error(record, by_place)
+                continue
+            topic, partition = record.topic(), record.partition()
+            if partition != last_partition or topic != last_topic:
+                last_topic, last_partition, current = topic, partition, by_place[Place(topic, partition)]
+            current.append(record)  # type: ignore[union-attr]
+        touched = [place for place in by_place if place in self._progress]
+        for position in self._consumer.position(self._partitions(touched)) if touched else ():
+            progress = self._progress[Place(position.topic, position.partition)]
+            progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
+        return {place: by_place[place] for place in touched}
+
+    def _take_error(self, record: Any, by_place: dict[Place, list[Any]]) -> None:
+        error = record.error()
+        place = Place(record.topic(), record.partition()) if record.topic() is not None else None
+        progress = self._progress.get(place) if place is not None else None
+        if place is None or progress is None:
+            log.warning("kafka_error", error=str(error))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            progress.eof_offset = record.offset()
+            by_place[place]  # touched, though nothing arrived
+        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION):
+            self._resume_after_loss(place, progress, str(error))
+            by_place[place]
+        elif record.offset() is not None and record.offset() >= progress.frontier:
+            log.warning("record_unreadable", topic=place.topic, partition=place.partition, offset=record.offset())
+            progress.add_gap(record.offset(), record.offset() + 1)
+            by_place[place]
+        else:
+            log.warning("kafka_error", topic=place.topic, partition=place.partition, error=str(error))
+
+    def _resume_after_loss(self, place: Place, progress: Progress, error: str) -> None:
+        """Our position is no longer in the log: what is gone is a gap, and reading goes on where the log begins."""
+        partition = TopicPartition(place.topic, place.partition)
+        try:
+            low, high = self._consumer.get_watermark_offsets(partition, timeout=5)
+        except KafkaException as failure:
+            log.error("position_lost", topic=place.topic, partition=place.partition, error=str(failure))
+            low = high = progress.frontier
+        resume_at = low if progress.frontier < low else min(progress.frontier, high)
+        log.warning(
+            "records_gone",
+            topic=place.topic,
+            partition=place.partition,
+            from_offset=progress.frontier,
+            to_offset=resume_at,
+            error=error,
+        )
+        progress.eof_offset = -1
+        progress.add_gap(progress.frontier, resume_at)
+        self._consumer.incremental_unassign([partition])
+        self._consumer.incremental_assign([TopicPartition(place.topic, place.partition, resume_at)])
+        if self._paused or place in self._held:
+            self._consumer.pause([partition])
+
+    # --- Telling ------------------------------------------------------------------------------------------------------
+
+    def _report(self, batch: dict[Place, list[Any]]) -> None:
+        now = self._now()
+        for place, progress in self._progress.items():
+            advanced = progress.tracker.reached(progress.frontier)
+            records = batch.get(place)
+            if records or advanced or progress.gaps or progress.frontier > progress.reported:
+                self._line.send(self._builder.message(progress, records or [], now))
+                progress.reported = progress.frontier

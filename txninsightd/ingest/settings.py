@@ -1,0 +1,64 @@
+"""librdkafka's settings for the readers, and which of them are the daemon's own.
+
+Both views need to be told where they are, precisely: no auto-commit, no silent reset (`auto.offset.reset=error`: what
+is gone must become a gap, not a jump), and an end-of-partition event for each new end. The fetch settings keep a fast
+reader from waiting (`fetch.queue.backoff.ms` is 1000 by default) and bound what is prefetched.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import libversion
+
+from txninsightd.vocabulary import View
+
+OLDEST_LIBRDKAFKA = 0x020D02FF
+"""2.13.2. Versions 2.2.0 to 2.13.0 moved the position past an end of partition: what is open would look aborted."""
+
+
+class UnsafeClient(Exception):
+    """The installed librdkafka would give false verdicts."""
+
+
+def require_safe_client() -> None:
+    """Raises UnsafeClient where the installed librdkafka is older than the fix that verdicts rest on."""
+    version, number = libversion()
+    if number < OLDEST_LIBRDKAFKA:
+        raise UnsafeClient(f"librdkafka {version} gives false verdicts: install confluent-kafka >= 2.13.2")
+
+
+def client_settings(client: Mapping[str, Any]) -> dict[str, Any]:
+    """What admin clients need: the operator's properties, as plain values."""
+    return {name: str(value) if isinstance(value, str) else value for name, value in client.items()}
+
+
+def admin_settings(client: Mapping[str, Any]) -> dict[str, Any]:
+    """The operator's properties without those that only a consumer knows."""
+    return {name: value for name, value in client_settings(client).items() if name not in CONSUMER_ONLY}
+
+
+CONSUMER_ONLY = frozenset(
+    """group.id group.instance.id fetch.wait.max.ms fetch.min.bytes fetch.max.bytes fetch.error.backoff.ms
+    fetch.queue.backoff.ms fetch.message.max.bytes max.partition.fetch.bytes queued.min.messages
+    queued.max.messages.kbytes check.crcs session.timeout.ms heartbeat.interval.ms max.poll.interval.ms
+    partition.assignment.strategy""".split()
+)
+
+
+def consumer_settings(client: Mapping[str, Any], view: View) -> dict[str, Any]:
+    """A reader's settings: our defaults, the operator's properties over them, and what only we may decide last."""
+    return {
+        "group.id": f"txninsightd-{view}",
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 5,
+        "queued.min.messages": 100_000,
+        "queued.max.messages.kbytes": 65_536,
+        "reconnect.backoff.max.ms": 2_000,
+        "topic.metadata.refresh.interval.ms": 30_000,
+        **client_settings(client),
+        "isolation.level": "read_uncommitted" if view is View.MONITOR else "read_committed",
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+    }

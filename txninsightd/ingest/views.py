@@ -1,0 +1,176 @@
+"""What the two roles make of a batch of records: the monitor sightings, the validator coverage.
+
+Both are told, partition by partition, which records arrived, which offsets could not be read, and how far the reader
+has come since (its frontier: the larger of its position and the last end of partition, read after the batch was taken).
+The monitor decodes; the validator looks at offsets only. What they build for one partition is one message.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from txninsightd.core.coverage import EndTracker, runs_of
+from txninsightd.core.decoding import Decoded, Decoder
+from txninsightd.vocabulary import (
+    KEPT_TIME_HEADER,
+    Coverage,
+    Place,
+    RecordResult,
+    Sightings,
+    Signature,
+)
+
+NO_TIMESTAMP = 0
+"""confluent_kafka.TIMESTAMP_NOT_AVAILABLE"""
+
+
+class Progress:
+    """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message."""
+
+    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "tracker")
+
+    def __init__(self, place: Place, start_offset: int) -> None:
+        self.place = place
+        self.frontier = start_offset
+        self.reported = start_offset
+        self.eof_offset = -1
+        self.gaps: list[int] = []
+        self.tracker = EndTracker()
+
+    def add_gap(self, start: int, end: int) -> None:
+        """These offsets could not be read, and never will be."""
+        start = max(start, self.frontier)
+        if end > start:
+            self.gaps += (start, end)
+            self.frontier = end
+
+    def take_gaps(self) -> list[int]:
+        """The gaps since the last call."""
+        gaps, self.gaps = self.gaps, []
+        return gaps
+
+
+class ViewBuilder(Protocol):
+    """A role: turns the records of one partition into one message."""
+
+    def message(self, progress: Progress, records: list[Any], now: float) -> Sightings | Coverage:
+        """`records` are confluent_kafka Messages of this partition without errors, ascending, perhaps none."""
+
+
+class MonitorBuilder:
+    """Decodes records into sightings. Samples of what cannot be read go to `complain(result, record)`."""
+
+    def __init__(
+        self,
+        decoder_for: Callable[[str], Decoder],
+        future_tolerance_s: float,
+        complain: Callable[[RecordResult, Any], None],
+    ) -> None:
+        self._decoder_for = decoder_for
+        self._decoders: dict[str, Decoder] = {}
+        self._future_tolerance_s = future_tolerance_s
+        self._complain = complain
+
+    def message(self, progress: Progress, records: list[Any], now: float) -> Sightings:
+        """One message of sightings."""
+        topic = progress.place.topic
+        decoder = self._decoders.get(topic)
+        if decoder is None:
+            decoder = self._decoders[topic] = self._decoder_for(topic)
+        columns = _Columns(now, now + self._future_tolerance_s)
+        for record in records:
+            self._take(decoder, columns, record)
+        gaps = progress.take_gaps()
+        if gaps:
+            columns.results[RecordResult.GAP.value] = sum(gaps[1::2]) - sum(gaps[::2])
+        tracker = progress.tracker
+        return Sightings(
+            topic=topic,
+            partition=progress.place.partition,
+            to_offset=progress.frontier,
+            read_at=now,
+            as_of=tracker.as_of,
+            low_timestamp=columns.low_timestamp(),
+            signatures=list(columns.signatures),
+            offsets=columns.offsets,
+            txn_ids=columns.txn_ids,
+            signature_indexes=columns.indexes,
+            timestamps=columns.timestamps,
+            record_timestamps=columns.record_timestamps,
+            gaps=gaps,
+            results=dict(columns.results),
+            end_offset=tracker.end_offset,
+            outage_from=tracker.take_outage(),
+        )
+
+    def _take(self, decoder: Decoder, columns: "_Columns", record: Any) -> None:
+        record_ts = columns.record_ts(record)
+        headers = record.headers()
+        kept_time = headers is not None and any(name == KEPT_TIME_HEADER for name, _ in headers)
+        found = decoder.decode(record.value(), record.key(), headers, record_ts, kept_time)
+        if isinstance(found, Decoded):
+            columns.add(record.offset(), record_ts, found)
+        else:
+            columns.results[found.value] += 1
+            self._complain(found, record)
+
+
+class _Columns:
+    """The columns of one message while they grow."""
+
+    def __init__(self, now: float, latest: float) -> None:
+        self._now = now
+        self._latest = latest
+        self._low = now
+        self._any = False
+        self.offsets: list[int] = []
+        self.txn_ids: list[str] = []
+        self.indexes: list[int] = []
+        self.timestamps: list[float] = []
+        self.record_timestamps: list[float] = []
+        self.signatures: dict[Signature, int] = {}
+        self.results: Counter[str] = Counter()
+
+    def record_ts(self, record: Any) -> float:
+        """The record's timestamp in epoch seconds; the reader's clock where it has none or it is from the future."""
+        kind, milliseconds = record.timestamp()
+        seconds = milliseconds / 1000 if kind != NO_TIMESTAMP and milliseconds >= 0 else self._now
+        if seconds > self._latest:
+            seconds = self._now
+        if seconds < self._low:
+            self._low = seconds
+        self._any = True
+        return float(seconds)
+
+    def low_timestamp(self) -> float:
+        """The smallest record timestamp, not later than now; 0 without a record."""
+        return self._low if self._any else 0.0
+
+    def add(self, offset: int, record_ts: float, event: Decoded) -> None:
+        """Append one sighting."""
+        self.results[RecordResult.OK.value] += 1
+        self.offsets.append(offset)
+        self.txn_ids.append(event.txn_id)
+        self.indexes.append(self.signatures.setdefault(event.signature, len(self.signatures)))
+        self.timestamps.append(event.ts)
+        self.record_timestamps.append(record_ts)
+
+
+class ValidatorBuilder:
+    """Turns delivered offsets into coverage; decodes nothing."""
+
+    def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
+        """One message of coverage. `now` is the moment at which the frontier was read."""
+        tracker = progress.tracker
+        return Coverage(
+            topic=progress.place.topic,
+            partition=progress.place.partition,
+            from_offset=progress.reported,
+            to_offset=progress.frontier,
+            decided_at=now,
+            as_of=tracker.as_of,
+            runs=runs_of([record.offset() for record in records]),
+            gaps=progress.take_gaps(),
+            end_offset=tracker.end_offset,
+            outage_from=tracker.take_outage(),
+        )

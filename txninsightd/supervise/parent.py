@@ -1,0 +1,280 @@
+"""The parent: forks the children, restarts the dead, stops all in order. No threads, no Kafka client, no business state.
+
+Receivers start first and stop last. A dead reader is restarted alone: it gets a new line, and the aggregator tells it
+where to go on. When the aggregator dies, everything is restarted, since all state was its own. Each restart waits longer
+than the one before; a child that dies too often ends the daemon with EXIT_GAVE_UP, one that says it can never work
+(EXIT_UNUSABLE) ends it at once. Signal handlers only take note; the loop does the rest.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from txninsightd.supervise.backoff import Backoff
+from txninsightd.supervise.channel import descriptor_pair
+from txninsightd.supervise.child import STOP_SIGNALS
+from txninsightd.supervise.control import control_pair, hear, tell
+from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, Starts, Stop, View
+
+EXIT_GAVE_UP = 3
+EXIT_UNUSABLE = 4
+EXIT_KILLED = 5
+
+log = structlog.get_logger()
+
+
+class Limits(NamedTuple):
+    """How patient the parent is; seconds."""
+
+    backoff_initial_s: float
+    backoff_max_s: float
+    give_up_after: int
+    give_up_window_s: float
+    stop_timeout_s: float
+
+
+class Programs(NamedTuple):
+    """What the children run. Each is called in the child, and what it returns or raises ends the child."""
+
+    aggregator: Callable[[socket.socket, list[Found]], None]
+    reader: Callable[[View, int, int, list[Found]], None]
+
+
+class Slot:
+    """A place for one reader at a time."""
+
+    def __init__(self, view: View, index: int, backoff: Backoff) -> None:
+        self.view = view
+        self.index = index
+        self.backoff = backoff
+        self.process: BaseProcess | None = None
+        self.restarts = -1
+        self.start_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """As in logs, metrics and process lists."""
+        return f"{self.view.value}-{self.index}"
+
+
+class Parent:
+    """`counts`: how many readers share each view."""
+
+    def __init__(
+        self, programs: Programs, counts: dict[View, int], limits: Limits, now: Callable[[], float]
+    ) -> None:
+        self._programs = programs
+        self._limits = limits
+        self._now = now
+        self._context = get_context("fork")
+        self._slots = [Slot(view, i, self._backoff()) for view, count in counts.items() for i in range(count)]
+        self._aggregator: BaseProcess | None = None
+        self._aggregator_backoff = self._backoff()
+        self._aggregator_restarts = -1
+        self._aggregator_start_at = 0.0
+        self._control: socket.socket | None = None
+        self._starts: dict[tuple[str, int], Found] = {}
+        self._signals: list[int] = []
+        self._woken, self._wake = os.pipe()
+        self._told: list[ChildStatus] = []
+
+    def run(self) -> int:
+        """Supervise until a signal or despair; gives the exit code."""
+        self._listen_to_signals()
+        log.info("daemon_started", pid=os.getpid(), readers=len(self._slots))
+        try:
+            while not self._signals:
+                self._start_what_is_due()
+                self._wait()
+                verdict = self._bury_the_dead()
+                if verdict:
+                    self._kill_all()
+                    return verdict
+                self._tell_family()
+        finally:
+            signal.set_wakeup_fd(-1)
+        log.info("daemon_stopping", signal=signal.Signals(self._signals[0]).name)
+        return self._stop_in_order()
+
+    # --- Signals ------------------------------------------------------------------------------------------------------
+
+    def _listen_to_signals(self) -> None:
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._woken, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: self._signals.append(number))
+
+    def _backoff(self) -> Backoff:
+        limits = self._limits
+        return Backoff(
+            limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s
+        )
+
+    # --- Starting -----------------------------------------------------------------------------------------------------
+
+    def _start_what_is_due(self) -> None:
+        now = self._now()
+        if self._aggregator is None and now >= self._aggregator_start_at:
+            self._start_aggregator()
+        if self._aggregator is not None:
+            for slot in self._slots:
+                if slot.process is None and now >= slot.start_at:
+                    self._start_reader(slot)
+
+    def _fork(self, name: str, program: Callable[[], None]) -> BaseProcess:
+        """Fork with the stop signals blocked, so that none is lost before the child has its own handlers."""
+        process = self._context.Process(target=program, name=name)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        log.info("child_started", child=name, pid=process.pid)
+        return process
+
+    def _start_aggregator(self) -> None:
+        ours, theirs = control_pair()
+        starts = list(self._starts.values())
+
+        def program() -> None:
+            ours.close()
+            self._programs.aggregator(theirs, starts)
+
+        self._aggregator = self._fork("aggregator", program)
+        self._aggregator_restarts += 1
+        theirs.close()
+        self._control = ours
+        self._told = []
+
+    def _start_reader(self, slot: Slot) -> None:
+        ours, theirs = descriptor_pair()
+        control = self._control
+        assert control is not None
+        known = list(self._starts.values())
+
+        def program() -> None:
+            os.close(ours)
+            control.close()
+            self._programs.reader(slot.view, slot.index, theirs, known)
+
+        slot.process = self._fork(slot.name, program)
+        slot.restarts += 1
+        os.close(theirs)
+        tell(control, Attach(slot.view, slot.index), ours)
+        os.close(ours)
+
+    # --- Watching -----------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Until something happens: a signal, a death, a word from the aggregator, or a restart that falls due."""
+        processes = [p for p in (self._aggregator, *(s.process for s in self._slots)) if p is not None]
+        due = [self._aggregator_start_at] if self._aggregator is None else []
+        if self._aggregator is not None:
+            due += [s.start_at for s in self._slots if s.process is None]
+        timeout = max(0.0, min(due) - self._now()) if due else None
+        control = [self._control] if self._control is not None and self._aggregator is not None else []
+        for ready in wait([*(p.sentinel for p in processes), self._woken, *control], timeout):
+            if ready == self._woken:
+                os.read(self._woken, 4096)
+            elif ready is self._control:
+                self._hear()
+
+    def _hear(self) -> None:
+        assert self._control is not None
+        try:
+            body, _ = hear(self._control)
+        except BlockingIOError:
+            return
+        if not body:
+            self._control.close()
+            self._control = None
+            return
+        for found in msgspec.msgpack.decode(body, type=Starts).starts:
+            self._starts.setdefault((found.topic, found.partition), found)
+
+    def _bury_the_dead(self) -> int:
+        """Plan a restart for every child that has died; gives an exit code when there is no hope."""
+        if self._aggregator is not None and not self._aggregator.is_alive():
+            return self._bury_aggregator()
+        for slot in self._slots:
+            if slot.process is not None and not slot.process.is_alive():
+                code = slot.process.exitcode
+                slot.process = None
+                wait_s = slot.backoff.died(self._now())
+                slot.start_at = self._now() + wait_s
+                log.error("child_died", child=slot.name, exit_code=code, restart_in_s=wait_s)
+                if code == EXIT_UNUSABLE:
+                    return EXIT_UNUSABLE
+                if slot.backoff.hopeless:
+                    log.error("gave_up", child=slot.name)
+                    return EXIT_GAVE_UP
+        return 0
+
+    def _bury_aggregator(self) -> int:
+        assert self._aggregator is not None
+        code = self._aggregator.exitcode
+        self._aggregator = None
+        wait_s = self._aggregator_backoff.died(self._now())
+        self._aggregator_start_at = self._now() + wait_s
+        log.error("child_died", child="aggregator", exit_code=code, restart_in_s=wait_s)
+        for slot in self._slots:
+            self._end(slot, signal.SIGKILL)
+            slot.start_at = 0.0
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._aggregator_backoff.hopeless:
+            log.error("gave_up", child="aggregator")
+            return EXIT_GAVE_UP
+        return EXIT_UNUSABLE if code == EXIT_UNUSABLE else 0
+
+    def _tell_family(self) -> None:
+        status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]
+        status.append(ChildStatus("aggregator", self._aggregator is not None, max(0, self._aggregator_restarts)))
+        if status != self._told and self._control is not None and tell(self._control, Family(status)):
+            self._told = status
+
+    # --- Stopping -----------------------------------------------------------------------------------------------------
+
+    def _end(self, slot: Slot, number: signal.Signals) -> None:
+        if slot.process is not None and slot.process.pid is not None:
+            os.kill(slot.process.pid, number)
+            if number is signal.SIGKILL:
+                slot.process.join()
+                slot.process = None
+
+    def _stop_in_order(self) -> int:
+        """Senders first; then the aggregator takes in what they have sent. 0 if all went as it should."""
+        deadline = self._now() + self._limits.stop_timeout_s
+        for slot in self._slots:
+            self._end(slot, signal.SIGTERM)
+        orderly = all([self._await(slot.process, deadline) for slot in self._slots if slot.process is not None])
+        if self._control is not None and self._aggregator is not None:
+            tell(self._control, Stop())
+            orderly = self._await(self._aggregator, deadline) and orderly
+        self._kill_all()
+        log.info("daemon_stopped", orderly=orderly)
+        return 0 if orderly else EXIT_KILLED
+
+    def _await(self, process: BaseProcess, deadline: float) -> bool:
+        process.join(max(0.0, deadline - self._now()))
+        if process.exitcode is None:
+            log.error("child_did_not_stop", child=process.name)
+        return process.exitcode == 0
+
+    def _kill_all(self) -> None:
+        for slot in self._slots:
+            self._end(slot, signal.SIGKILL)
+        if self._aggregator is not None and self._aggregator.pid is not None:
+            self._aggregator.kill()
+            self._aggregator.join()
+            self._aggregator = None
