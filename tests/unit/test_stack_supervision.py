@@ -65,6 +65,7 @@ def settings() -> Iterator[Settings]:
 
 def launch(settings: Settings, *programs: Program) -> Supervisor:
     supervisor = Supervisor(settings.run_dir, settings.log_dir)
+    assert not supervisor.is_up()
     supervisor.launch(render(settings.run_dir, settings.log_dir, programs))
     return supervisor
 

@@ -93,13 +93,12 @@ class Supervisor:
         self.run_dir = run_dir
         self.log_dir = log_dir
         self.config = run_dir / "supervisord.conf"
-        transport = SupervisorTransport(None, None, f"unix://{socket_path(run_dir)}")
-        self._rpc: Any = ServerProxy(f"http://{machine.HOST}", transport=transport).supervisor
+        self._server_url = f"unix://{socket_path(run_dir)}"
 
     def is_up(self) -> bool:
         """Whether supervisord answers."""
         try:
-            self._rpc.getState()
+            self._call("getState")
         except (OSError, HTTPException):
             return False
         return True
@@ -118,22 +117,22 @@ class Supervisor:
 
     def state(self, program: str) -> str:
         """RUNNING, STARTING, EXITED, FATAL and so on, as supervisor names them."""
-        return str(self._rpc.getProcessInfo(program)["statename"])
+        return str(self._call("getProcessInfo", program)["statename"])
 
     def pid(self, program: str) -> int:
         """Its process id; 0 when it does not run. Another one than before: it died and was started again."""
-        return int(self._rpc.getProcessInfo(program)["pid"])
+        return int(self._call("getProcessInfo", program)["pid"])
 
     def exit_code(self, program: str) -> int:
         """The code with which the program last ended."""
-        return int(self._rpc.getProcessInfo(program)["exitstatus"])
+        return int(self._call("getProcessInfo", program)["exitstatus"])
 
     def start(self, program: str) -> None:
         """Start the program, without waiting for more than its process; nothing happens when it runs."""
         if self.state(program) in ("RUNNING", "STARTING"):
             return
         try:
-            self._rpc.startProcess(program, False)
+            self._call("startProcess", program, False)
         except Fault as fault:
             raise StackError(f"{program} could not be started ({fault.faultString}){self._tail(program)}") from fault
 
@@ -145,11 +144,11 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """Tell supervisord to stop all programs and itself; returns at once."""
-        self._rpc.shutdown()
+        self._call("shutdown")
 
     def running(self) -> list[str]:
         """The names of the programs that run now."""
-        return [info["name"] for info in self._rpc.getAllProcessInfo() if info["pid"]]
+        return [info["name"] for info in self._call("getAllProcessInfo") if info["pid"]]
 
     def log_file(self, program: str) -> Path:
         """Where the program's output goes."""
@@ -159,3 +158,8 @@ class Supervisor:
         log = self.log_file(program)
         text = log.read_text(errors="replace") if log.exists() else ""
         return f"; the end of {log}:\n{machine.last_lines(text)}" if text.strip() else f"; {log} is empty"
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        transport = SupervisorTransport(None, None, self._server_url)
+        with ServerProxy(f"http://{machine.HOST}", transport=transport) as server:
+            return getattr(server.supervisor, method)(*arguments)
