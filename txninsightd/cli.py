@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="txninsightd",
-        description="Watch business transactions that run through Kafka: what is open, slow, aborted or stuck, and why.",
+        description="Watch business transactions that run through Kafka: what is open, slow or stuck, and why.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

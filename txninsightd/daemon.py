@@ -5,8 +5,8 @@
       monitor-i     Reader + MonitorBuilder (decodes), read_uncommitted; monitor-0 also looks for partitions
       validator-i   Reader + ValidatorBuilder (offsets only), read_committed
 
-Receivers start first and stop last. Each child imports what it needs after the fork: librdkafka does not survive one, and
-prometheus_client decides at its import whether it writes the workers' files or serves the registry.
+Receivers start first and stop last. Each child imports what it needs after the fork: librdkafka does not survive one,
+and prometheus_client decides at its import whether it writes the workers' files or serves the registry.
 """
 
 import asyncio

@@ -195,6 +195,9 @@ class Line(Protocol):
     def receive(self) -> list[bytes]:
         """The frames that have arrived; sets `closed` at the end of the line."""
 
+    def close(self) -> None:
+        """Give the descriptor back."""
+
 
 class Sightings(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     """What a monitor saw of one partition since its last message, as columns of equal length.
@@ -251,8 +254,8 @@ class Found(msgspec.Struct, array_like=True, frozen=True):
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """What the first monitor found in the cluster, asked at `asked_at`: the present partitions and which are new.
 
-    `present` lists them by topic; nothing else could have carried events before `asked_at`, which is 0 when the look was
-    not complete: then `present` says nothing.
+    `present` lists them by topic; nothing else could have carried events before `asked_at`, which is 0 when the look
+    was not complete: then `present` says nothing.
     """
 
     asked_at: float

@@ -1,4 +1,4 @@
-"""Samples of records that could not be read, for the log: one a topic and result each ten seconds, never their content."""
+"""Samples of records that could not be read, for the log: one each ten seconds by topic and result, no content."""
 
 from collections import Counter
 from collections.abc import Callable

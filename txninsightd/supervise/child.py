@@ -1,7 +1,7 @@
 """What every child does before its own work: its name, its signals, and none of its parent's descriptors.
 
-Children do not react to Ctrl-C (the parent does, and stops them in order). SIGTERM stops a reader; the aggregator has no
-use for it, since it stops when the parent says so and all lines have ended, or when the parent is gone.
+Children do not react to Ctrl-C (the parent does, and stops them in order). SIGTERM stops a reader; the aggregator has
+no use for it, since it stops when the parent says so and all lines have ended, or when the parent is gone.
 """
 
 import signal

@@ -36,7 +36,7 @@ def tell(end: socket.socket, message: FromParent | Starts, descriptor: int | Non
 
 
 def hear(end: socket.socket) -> tuple[bytes, int | None]:
-    """The next message and its descriptor; b"" at the end of the line. Raises BlockingIOError when there is none yet."""
+    """The next message and its descriptor; b"" at the end of the line. Raises BlockingIOError when there is none."""
     end.setblocking(False)
     try:
         body, descriptors, _, _ = socket.recv_fds(end, MOST_BYTES, 1)

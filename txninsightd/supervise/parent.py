@@ -1,9 +1,9 @@
-"""The parent: forks the children, restarts the dead, stops all in order. No threads, no Kafka client, no business state.
+"""The parent: forks the children, restarts the dead, stops all in order. No threads, no Kafka client, no state.
 
 Receivers start first and stop last. A dead reader is restarted alone: it gets a new line, and the aggregator tells it
-where to go on. When the aggregator dies, everything is restarted, since all state was its own. Each restart waits longer
-than the one before; a child that dies too often ends the daemon with EXIT_GAVE_UP, one that says it can never work
-(EXIT_UNUSABLE) ends it at once. Signal handlers only take note; the loop does the rest.
+where to go on. When the aggregator dies, everything is restarted, since all state was its own. Each restart waits
+longer than the one before; a child that dies too often ends the daemon with EXIT_GAVE_UP, one that says it can never
+work (EXIT_UNUSABLE) ends it at once. Signal handlers only take note; the loop does the rest.
 """
 
 import os
