@@ -284,27 +284,23 @@ def _words(state: str) -> str:
     return state.replace("_", " ")
 
 
-def pictures(client: Client) -> Iterator[Picture]:
-    """The picture, again and again, a second apart; without end."""
-    picture = Picture(client.url)
-    while True:
-        began = time.monotonic()
-        try:
-            picture.take(client.ask(time.time()))
-        except (OSError, HTTPException) as error:
-            picture.lose(f"no answer from {client.url}: {error}")
-        yield picture
-        time.sleep(max(0.0, ASK_EVERY_S - (time.monotonic() - began)))
-
-
-def watch(client: Client, console: Console, is_over: Callable[[], bool]) -> Picture:
-    """Show the daemon until `is_over` says so, asked once for each picture; returns the last picture."""
+def watch(client: Client, picture: Picture, console: Console, is_over: Callable[[], bool]) -> None:
+    """Ask the daemon once a second and show the picture, until `is_over` says so, asked after each."""
     with _full_screen(console) if console.is_terminal else _line_by_line(console) as show:
-        for picture in pictures(client):
+        while True:
+            began = time.monotonic()
+            _move_on(client, picture)
             show(picture)
             if is_over():
-                return picture
-    raise AssertionError("pictures never end by themselves")
+                return
+            time.sleep(max(0.0, ASK_EVERY_S - (time.monotonic() - began)))
+
+
+def _move_on(client: Client, picture: Picture) -> None:
+    try:
+        picture.take(client.ask(time.time()))
+    except (OSError, HTTPException) as error:
+        picture.lose(f"no answer from {client.url}: {error}")
 
 
 @contextmanager
@@ -332,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:9840", help="where its API is (%(default)s)")
     arguments = parser.parse_args(argv)
     with suppress(KeyboardInterrupt):
-        watch(Client(arguments.url), Console(), lambda: False)
+        watch(Client(arguments.url), Picture(arguments.url), Console(), lambda: False)
     return 0
 
 

@@ -21,7 +21,7 @@ from txninsightd.tools.stack import StackError
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Program, Supervisor
 from txninsightd.tools.stack.up import DAEMON, down, scenario_of, up, urls
-from txninsightd.tools.watch import Client, Seen, counts_table, stuck_table, watch
+from txninsightd.tools.watch import Client, Picture, Seen, counts_table, stuck_table, watch
 
 REPLAY = "replay"
 DEFAULT_SECONDS = 15
@@ -115,15 +115,22 @@ class Ending:
 
 def _play(settings: Settings, seconds: int) -> int:
     console = Console()
+    picture = Picture(settings.url)
     supervisor = up(settings, _replay(settings))
     ending = Ending(settings, scenario_of(settings.scenario), supervisor, seconds)
     supervisor.start(REPLAY)
-    last = watch(Client(settings.url), console, ending.is_over).answers
-    if last is not None:
-        console.print(counts_table(last), stuck_table(last))
+    try:
+        watch(Client(settings.url), picture, console, ending.is_over)
+    finally:
+        if picture.answers is not None:
+            console.print(counts_table(picture.answers), stuck_table(picture.answers))
+    return _report(console, ending)
+
+
+def _report(console: Console, ending: Ending) -> int:
     wrong = ending.wrong or []
     agreed = len(ending.truth) - len(wrong)
-    console.print(f"The daemon tells the truth of {agreed} of {len(ending.truth)} simulated transactions.")
+    console.print(f"The daemon agrees with the simulator on {agreed} of {len(ending.truth)} transactions.")
     for line in wrong[:WRONG_SHOWN]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     return 1 if wrong else 0
