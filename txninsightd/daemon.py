@@ -219,7 +219,8 @@ def _ledger(config: Config, starts: list[Found], started_at: float) -> "Ledger":
         stuck_by_type=config.transaction_types,
     )
     start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
-    ledger = Ledger(rules, Figures(config.metrics.duration_buckets_s, limits.label_values), start_at)
+    figures = Figures(config.metrics.duration_buckets_s, limits.label_values, config.transaction_types)
+    ledger = Ledger(rules, figures, start_at)
     for found in starts:
         ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
     return ledger

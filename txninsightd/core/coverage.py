@@ -106,7 +106,10 @@ class Undelivered(NamedTuple):
 
 
 class PartitionState:
-    """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds."""
+    """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds.
+
+    `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
+    """
 
     def __init__(self, place: Place, start_offset: int) -> None:
         self.place = place
@@ -120,7 +123,7 @@ class PartitionState:
         self.waiting_runs = 0
         self.monitor_end = -1
         self.validator_end = -1
-        self.frontier_moved_at = 0.0
+        self.waiting_since = 0.0
         self.pending_closes: deque[PendingClose] = deque()
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
         self._waiting: deque[Coverage] = deque()
@@ -144,20 +147,28 @@ class PartitionState:
                 return sighted.offsets[i], sighted.txn_ids[i]
         return None
 
-    def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int) -> None:
+    def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int, read_at: float) -> None:
         """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""
         if offsets:
             self._sighted.append(Sighted(offsets, txn_ids))
         self.monitor_offset = max(self.monitor_offset, to_offset)
+        if not self.waiting_since and self.monitor_offset > self.validator_offset:
+            self.waiting_since = read_at
 
-    def cover(self, coverage: Coverage) -> None:
-        """The validator has passed a range; what it skipped since its last one was outside its sight."""
-        if coverage.to_offset <= self.validator_offset:
-            return
+    def cover(self, coverage: Coverage) -> dict[str, int]:
+        """The validator has passed a range; what it skipped since its last one was outside its sight.
+
+        Gives how many records were delivered and lost in it that were not known before.
+        """
+        before = self.validator_offset
+        if coverage.to_offset <= before:
+            return {}
         self._waiting.append(coverage)
         self.waiting_runs += 1 + len(coverage.runs) // 2
         self.validator_offset = coverage.to_offset
-        self.frontier_moved_at = coverage.decided_at
+        self.waiting_since = coverage.decided_at if self.monitor_offset > self.validator_offset else 0.0
+        counts = {"ok": _length(coverage.runs, before), "gap": _length(coverage.gaps, before)}
+        return {result: count for result, count in counts.items() if count}
 
     def decide(self) -> Iterator[tuple[int, float, list[Undelivered]]]:
         """Apply what both views have passed: yields (decided up to, decided_at, what was not delivered below it)."""
@@ -213,6 +224,11 @@ def _holes(runs: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
         i += 2
     if start < end:
         yield start, end
+
+
+def _length(ranges: list[int], start: int) -> int:
+    """How many offsets from `start` on lie in the half-open ranges, given as flat pairs."""
+    return sum(max(0, end - max(low, start)) for low, end in zip(ranges[::2], ranges[1::2], strict=True))
 
 
 def _inside(ranges: list[int], offset: int) -> bool:

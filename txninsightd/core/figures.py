@@ -7,13 +7,17 @@ value that comes from events passes a `LabelCap` first.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from txninsightd.vocabulary import OVERFLOW, Anomaly
 
 UNNAMED = "unspecified"
 """The label value of what events leave out."""
+
+
+PAIRS_A_VALUE = 5
+"""Pairs of type and step, or type and status, that are named for each label value that may be."""
 
 
 class LabelCap:
@@ -33,6 +37,31 @@ class LabelCap:
             return OVERFLOW
         self._known[value] = value
         return value
+
+
+class PairCap:
+    """The same for the second of two labels, so that their product is bounded too: at most `most` pairs are named."""
+
+    def __init__(self, most: int, second: LabelCap) -> None:
+        self._most = most
+        self._second = second
+        self._known: set[tuple[str, str]] = set()
+        self._cut = 0
+
+    @property
+    def cut(self) -> int:
+        """How often a value was cut."""
+        return self._cut + self._second.cut
+
+    def __call__(self, first: str, value: str | None) -> str:
+        label = self._second(value)
+        if (first, label) in self._known or label == OVERFLOW:
+            return label
+        if len(self._known) >= self._most:
+            self._cut += 1
+            return OVERFLOW
+        self._known.add((first, label))
+        return label
 
 
 class Exemplar(NamedTuple):
@@ -74,12 +103,14 @@ class Shown(NamedTuple):
 
 
 class Figures:
-    """All counters, histograms and live gauges about business transactions."""
+    """All counters, histograms and live gauges about business transactions. `txn_types`: those that are named always."""
 
-    def __init__(self, bounds: Sequence[float], most_label_values: int) -> None:
+    def __init__(self, bounds: Sequence[float], most_label_values: int, txn_types: Iterable[str] = ()) -> None:
         self.txn_types = LabelCap(most_label_values)
-        self.steps = LabelCap(most_label_values)
-        self.statuses = LabelCap(most_label_values)
+        for name in txn_types:
+            self.txn_types(name)
+        self.steps = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
+        self.statuses = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
         self.opened: Counter[str] = Counter()
         self.finished: Counter[tuple[str, str, str]] = Counter()
         self.stuck: Counter[tuple[str, str]] = Counter()

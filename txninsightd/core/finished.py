@@ -54,16 +54,16 @@ def record(figures: Figures, finished: Finished) -> None:
     """Count a settled transaction."""
     label = figures.txn_types(finished.txn.txn_type)
     kpis = finished.kpis
-    figures.finished[label, finished.outcome.value, figures.statuses(kpis.status)] += 1
+    figures.finished[label, finished.outcome.value, figures.statuses(label, kpis.status)] += 1
     exemplar = (finished.txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
     if kpis.duration_s is not None:
         figures.durations[label].observe(kpis.duration_s, exemplar)
     if finished.commit_delay_s is not None:
         figures.commit_delays[label].observe(finished.commit_delay_s, exemplar)
     for figure in kpis.step_durations:
-        figures.step_durations[label, figures.steps(figure.step)].observe(figure.seconds)
+        figures.step_durations[label, figures.steps(label, figure.step)].observe(figure.seconds)
     for figure in kpis.step_gaps:
-        figures.step_gaps[label, figures.steps(figure.step)].observe(figure.seconds)
+        figures.step_gaps[label, figures.steps(label, figure.step)].observe(figure.seconds)
     for anomaly in kpis.anomalies:
         figures.anomalies[anomaly.value] += 1
     figures.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events

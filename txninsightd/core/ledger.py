@@ -124,8 +124,9 @@ class Ledger:
         """Apply what a monitor saw; what it saw before changes nothing."""
         partition = self.partitions[Place(message.topic, message.partition)]
         self._append_events(partition, message)
-        self.figures.count_records("monitor", message.topic, message.results)
-        partition.sight(*_news(message, partition.monitor_offset), message.to_offset)
+        if message.to_offset > partition.monitor_offset:
+            self.figures.count_records("monitor", message.topic, message.results)
+        partition.sight(*_news(message, partition.monitor_offset), message.to_offset, message.read_at)
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
         if message.gaps:
@@ -139,7 +140,7 @@ class Ledger:
     def covered(self, message: Coverage) -> None:
         """Apply what a validator passed."""
         partition = self.partitions[Place(message.topic, message.partition)]
-        partition.cover(message)
+        self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
         self._note_outage(message)
         if message.as_of > partition.validator_as_of:
