@@ -56,14 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="the scenario, a YAML file")
     parser.add_argument("--seed", type=int, metavar="N", help="another seed than the scenario's own")
     parser.add_argument(
-        "--out", type=Path, default=Path(), metavar="DIR", help="where to write events.jsonl and truth.jsonl (default: here)"
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the directory of events.jsonl and truth.jsonl (default: .)",
     )
     parser.add_argument("--events", metavar="FILE", help="write the events to this file instead; - is standard output")
     parser.add_argument("--truth", metavar="FILE", help="write the truth to this file instead; - is standard output")
     parser.add_argument("--transactions", type=_positive_int, metavar="N", help="begin N transactions in all")
     parser.add_argument("--duration", type=_positive, metavar="S", help="let transactions begin for S virtual seconds")
     parser.add_argument(
-        "--daemon-config", metavar="FILE", help="also write the sections of the daemon's config under which the truth holds"
+        "--daemon-config",
+        metavar="FILE",
+        help="also write the sections of the daemon's config that the truth takes as set",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary; errors only")
     parser.add_argument("--version", action="version", version=f"txninsight-sim {__version__}")
@@ -136,7 +142,7 @@ def _progress(
     console = Console(stderr=True)
     if options.quiet or not console.is_terminal:
         return lambda at, count: None
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[lines]} lines"), TimeElapsedColumn())
+    columns = (BarColumn(), TextColumn("{task.description}: {task.fields[lines]} lines"), TimeElapsedColumn())
     bar = files.enter_context(Progress(*columns, console=console, transient=True))
     task = bar.add_task(scenario.name, total=limits.transactions or limits.duration_s, lines=0)
 

@@ -1,9 +1,9 @@
 """An asyncio event loop whose clock leaps.
 
-Nothing here touches the outside: where a real loop would wait for its next timer, this one sets its clock to it. An hour
-of sleeping coroutines takes as long as their own code. The same coroutines give the same order of wake-ups in every
-process, because nothing but the heap of timers decides it. If every coroutine waits for another and no timer is left,
-that is a bug of the simulation, and `Stalled` says so instead of hanging.
+Nothing here touches the outside: where a real loop would wait for its next timer, this one sets its clock to it. An
+hour of sleeping coroutines takes as long as their own code. The same coroutines give the same order of wake-ups in
+every process, because nothing but the heap of timers decides it. If every coroutine waits for another and no timer is
+left, that is a bug of the simulation, and `Stalled` says so instead of hanging.
 """
 
 import asyncio

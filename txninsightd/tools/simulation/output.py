@@ -101,33 +101,29 @@ def _spec(mapping: dict[str, Any], field: str) -> dict[str, Any]:
 
 
 class Shape:
-    """How events of one topic look."""
+    """How events of one topic look. Fields that the mapping takes from a constant or from the key are not written."""
 
     def __init__(self, topic: Topic) -> None:
         kinds = {Kind(KIND_WORDS[ours]): theirs for theirs, ours in topic.mapping.get("kinds", {}).items()}
+        specs = [(i, _spec(topic.mapping, field)) for i, field in enumerate(FIELDS)]
         self._words = {kind: kinds.get(kind, word) for kind, word in WORDS.items()}
-        self._specs = {field: _spec(topic.mapping, field) for field in FIELDS}
         self._stamp = _stamps(topic)
+        self._paths = [(i, spec["path"].split(".")) for i, spec in specs if "path" in spec]
+        self._headers = [(i, spec["header"]) for i, spec in specs if "header" in spec]
+        self._is_plain = not topic.mapping
 
     def fill(self, line: RecordLine, said: Said) -> None:
         """Put an event into a line: its value, and the headers where the mapping reads from them."""
-        texts = {
-            "event": self._words[said.kind],
-            "txn_id": said.txn_id,
-            "ts": self._stamp(said.ts),
-            "txn_type": said.txn_type,
-            "step": said.step,
-            "status": said.status,
-        }
+        texts = (self._words[said.kind], said.txn_id, self._stamp(said.ts), said.txn_type, said.step, said.status)
+        if self._is_plain:
+            line.value = {field: text for field, text in zip(FIELDS, texts, strict=True) if text is not None}
+            return
         line.value = {}
-        for field, text in texts.items():
-            spec = self._specs[field]
-            if text is None or "const" in spec or "key" in spec:
-                continue
-            if "header" in spec:
-                line.headers = {**(line.headers or {}), spec["header"]: str(text)}
-            else:
-                _put(line.value, spec["path"].split("."), text)
+        for i, names in self._paths:
+            if texts[i] is not None:
+                _put(line.value, names, texts[i])
+        if self._headers:
+            line.headers = {name: str(texts[i]) for i, name in self._headers}
 
 
 def _put(value: dict[str, Any], names: list[str], text: object) -> None:
@@ -149,7 +145,7 @@ def _stamps(topic: Topic) -> Callable[[float], float | int | str]:
 NOISE: dict[str, tuple[str, bytes | None]] = {
     "truncated": ("malformed", b'{"event":"step_open","txn_id":"half-a-line'),
     "not_utf8": ("malformed", b'{"event":"step_open","txn_id":"\xff\xfe\xc3"}'),
-    "too_deep": ("malformed", b'{"event":' + b"[" * 3000 + b"]" * 3000 + b"}"),
+    "too_deep": ("malformed", b'{"event":"step_open","txn_id":"deep","data":' + b"[" * 20_000),
     "empty": ("malformed", b""),
     "wrong_type": ("malformed", b'{"event":"step_open","txn_id":"odd","ts":{"seconds":12}}'),
     "tombstone": ("foreign", None),
@@ -166,7 +162,8 @@ def noise_of(word: str, value_bytes: int) -> tuple[str, bytes | None]:
     if word == OVERSIZED:
         head, tail = b'{"event":"step_open","txn_id":"huge","padding":"', b'"}'
         return OVERSIZED, head + b"x" * (value_bytes + 1 - len(head) - len(tail)) + tail
-    return NOISE[word]
+    result, value = NOISE[word]
+    return (OVERSIZED if value is not None and len(value) > value_bytes else result), value
 
 
 def raw_text(value: bytes | None) -> str | msgspec.UnsetType:

@@ -28,10 +28,10 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     reason: str
     state: str | msgspec.UnsetType = msgspec.UNSET
-    stuck: str | None | msgspec.UnsetType = msgspec.UNSET
+    stuck: str | msgspec.UnsetType | None = msgspec.UNSET
     causes: list[str] | msgspec.UnsetType = msgspec.UNSET
     attempts: int | msgspec.UnsetType = msgspec.UNSET
-    outcome: str | None | msgspec.UnsetType = msgspec.UNSET
+    outcome: str | msgspec.UnsetType | None = msgspec.UNSET
     partial: bool | msgspec.UnsetType = msgspec.UNSET
     anomalies: list[str] | msgspec.UnsetType = msgspec.UNSET
     late_events: int | msgspec.UnsetType = msgspec.UNSET
@@ -99,9 +99,9 @@ class Duplicate(_Failure, frozen=True, tag="duplicate"):
 
 
 class Missing(_Failure, frozen=True, tag="missing"):
-    """One event is never written."""
+    """One event is never written; or neither the open nor the close (`ends`)."""
 
-    of: Literal["open", "step_open", "step_done"]
+    of: Literal["open", "step_open", "step_done", "ends"]
 
 
 class OutOfOrder(_Failure, frozen=True, tag="out_of_order"):
@@ -330,22 +330,22 @@ def load_scenario(path: Path) -> Scenario:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadScenario([f"{path}: cannot be read: {error.strerror}; name a scenario file, as in scenarios/"]) from None
+        raise BadScenario([f"{path}: cannot be read: {error.strerror}; expected a scenario file"]) from None
     except UnicodeDecodeError as error:
-        raise BadScenario([f"{path}: is not UTF-8 text (byte {error.start}); name a scenario file"]) from None
+        raise BadScenario([f"{path}: expected a scenario file, found no UTF-8 text (byte {error.start})"]) from None
     return parse_scenario(text, str(path))
 
 
 def parse_scenario(text: str, name: str) -> Scenario:
     """Check a scenario's text; `name` stands in the complaints. Raises BadScenario."""
-    lines, repeated = _lines(text, name)
+    try:
+        lines, repeated = _lines(text, name)
+        document = yaml.safe_load(text)
+    except RecursionError:
+        raise BadScenario([f"{name}:1: expected YAML, found an anchor inside itself, or nesting without end"]) from None
     problems = [_complaint(name, lines, path, "expected once, found again") for path in repeated]
-    document = yaml.safe_load(text)
-    problems += [
-        _complaint(name, lines, path, words)
-        for error in sorted(_validator().iter_errors(document), key=lambda e: [str(p) for p in e.absolute_path])
-        for path, words in _in_words(error)
-    ]
+    errors = sorted(_validator().iter_errors(document), key=lambda e: e.json_path)
+    problems += [_complaint(name, lines, path, words) for error in errors for path, words in _in_words(error)]
     if problems:
         raise BadScenario(problems)
     scenario = msgspec.convert(document, Scenario, dec_hook=_custom, strict=True)
@@ -406,10 +406,11 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], repeated: list[
 
 def _in_words(error: ValidationError) -> Iterator[tuple[Path_, str]]:
     path: Path_ = tuple(error.absolute_path)
-    schema: dict[str, Any] = error.schema
+    schema: Any = error.schema
     if error.validator == "additionalProperties":
         known = schema.get("properties", {})
-        for key in error.instance:
+        keys: Any = error.instance
+        for key in keys:
             if key not in known:
                 yield (*path, key), f"unknown key, expected one of: {', '.join(known)}"
     elif error.validator == "required":
@@ -424,7 +425,7 @@ def _wanted(error: ValidationError, schema: dict[str, Any]) -> str:
         return str(schema["description"])
     match error.validator:
         case "enum":
-            return "one of " + ", ".join(str(word) for word in error.validator_value)
+            return "one of " + ", ".join("null" if word is None else str(word) for word in schema["enum"])
         case "minItems" | "minProperties":
             return "at least one entry"
         case "type":

@@ -1,4 +1,4 @@
-"""What each transaction will do, as a list of operations: a pure function of its type, its failure and its random stream.
+"""What each transaction will do, as a list of operations: a pure function of its type, its failure and a random stream.
 
 A healthy transaction is `open, (step_open, step_done)*, close`, each event after a pause, cut into Kafka transactions
 as its flow says. A failure rewrites that list. Nothing here knows the time: actors.py plays the operations.
@@ -249,6 +249,8 @@ def _duplicate(part: Part, failure: s.Duplicate) -> Script:
 
 
 def _missing(part: Part, failure: s.Missing) -> Script:
+    if failure.of == "ends":
+        return _all(part, part.events[1:-1])
     chosen = _chosen(part, failure.of)
     return _all(part, [event for i, event in enumerate(part.events) if i != chosen])
 

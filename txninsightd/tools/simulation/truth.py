@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
 from txninsightd.tools.simulation.kafkalog import PENDING, KafkaTransaction, Record
@@ -177,16 +178,19 @@ def _moments(life: list[Record], judge: Judge, knobs: Knobs) -> Iterator[float]:
 # --- Lives ------------------------------------------------------------------------------------------------------------
 
 
+def _deciding(life: list[Record]) -> Record | None:
+    """The committed close that decides; None while none is known to be committed."""
+    committed = [r for r in _closes(life) if not r.aborted and r.decided_at < PENDING]
+    return min(committed, key=lambda r: (r.at, r.partition.topic, r.partition.index, r.offset), default=None)
+
+
 def _settles_at(life: list[Record], judge: Judge, knobs: Knobs) -> float:
     """When a life settles, as far as its records so far tell."""
     all_decided = max(knobs.decided(r) for r in life)
-    committed = [r for r in _closes(life) if not r.aborted and r.decided_at < PENDING]
-    if committed:
-        deciding = min(committed, key=lambda r: (r.at, r.partition.topic, r.partition.index, r.offset))
+    close = _deciding(life)
+    if close is not None:
         if judge.colocated:
-            return knobs.decided(deciding) + max(knobs.shift_s, 0.0)
-        if knobs.shift_s < 0:  # a partition read past the lateness settles without waiting
-            all_decided = min(all_decided, deciding.at + judge.settle_lateness_s)
+            return knobs.decided(close) + max(knobs.shift_s, 0.0)
         return all_decided + SETTLE_S + knobs.shift_s
     if all(r.aborted for r in life):
         return all_decided + judge.retry_grace_s + SETTLE_S + knobs.shift_s
@@ -209,9 +213,13 @@ def _lives(records: list[Record], judge: Judge, knobs: Knobs) -> tuple[list[list
 
 
 def _comes_late(record: Record, life: list[Record], judge: Judge, knobs: Knobs) -> bool:
-    if judge.colocated and any(not r.aborted and r.decided_at < PENDING for r in _closes(life)):
+    close = _deciding(life)
+    if close is not None and judge.colocated:
         return True
-    return record.at > _settles_at(life, judge, knobs)
+    settles_at = _settles_at(life, judge, knobs)
+    if close is not None and knobs.shift_s < 0:  # partitions read past the lateness are not waited for
+        settles_at = min(settles_at, close.at + judge.settle_lateness_s)
+    return record.at > settles_at
 
 
 def _tell_life(life: list[Record], judge: Judge, knobs: Knobs) -> LifeTold:
@@ -274,9 +282,7 @@ def _figures(life: list[Record], now: float, knobs: Knobs) -> Figures:
     return Figures(duration, exact, first.status, tuple(durations), tuple(gaps), frozenset(found))
 
 
-def _oddities(
-    life: list[Record], events: list[Record], opens: list[Record], closes: list[Record]
-) -> set[Anomaly]:
+def _oddities(life: list[Record], events: list[Record], opens: list[Record], closes: list[Record]) -> set[Anomaly]:
     found = set()
     if len(opens) > 1:
         found.add(Anomaly.DUPLICATE_OPEN)
@@ -332,28 +338,42 @@ def _finish(lives: list[LifeTold], late_events: int, judge: Judge, knobs: Knobs)
     return Told(lives, late_events, not _opens(last.records), attempts, figures, tuple(sorted(anomalies)))
 
 
-def is_calm(records: list[Record], judge: Judge) -> bool:
-    """Whether it plainly closed, with no threshold, time-out or settlement anywhere near."""
+def calm_state(records: list[Record], judge: Judge) -> State | None:
+    """CLOSED or ABORTED if it plainly came to that, with no threshold, time-out or settlement anywhere near."""
+    if any(r.slack_s or r.future for r in records):
+        return None
+    aborted = sum(r.aborted for r in records)
     closes = _closes(records)
-    if len(closes) != 1 or any(r.aborted or r.slack_s or r.future for r in records):
-        return False
-    close, first, last = closes[0], records[0], records[-1]
+    if aborted not in (0, len(records)) or len(closes) > 1 or not (aborted or closes):
+        return None
+    if aborted and not _opens(records):
+        return None
+    if judge.colocated and closes and closes[0] is not records[-1]:
+        return None
     decided = max(r.decided_at for r in records)
-    margin = judge.margin_s
+    wait_s = judge.retry_grace_s if aborted else 0.0
+    if decided + wait_s + SETTLE_S + judge.margin_s > judge.until or _is_tense(records, closes, decided, judge):
+        return None
+    return State.ABORTED if aborted else State.CLOSED
+
+
+def _is_tense(records: list[Record], closes: list[Record], decided: float, judge: Judge) -> bool:
+    """Whether it came near a threshold, or wrote something when its fate could already be known."""
+    first, last, margin = records[0], records[-1], judge.margin_s
+    pending = decided - closes[0].at if closes else 0.0
     return (
-        last.at <= close.decided_at
-        and (last is close or not judge.colocated)
-        and last.at - first.at < judge.settle_lateness_s - margin
-        and decided + SETTLE_S + margin <= judge.until
-        and decided - close.at < min(judge.commit_pending_after_s, judge.settle_lateness_s) - margin
-        and close.at - min(r.ts for r in records) < judge.overdue_after_s - margin
-        and max((b.at - a.at for a, b in pairwise(records)), default=0.0) < judge.idle_after_s - margin
+        last.at > min(r.decided_at for r in (closes or records))
+        or (bool(closes) and last.at - closes[0].at > judge.settle_lateness_s - margin)
+        or pending > min(judge.commit_pending_after_s, judge.settle_lateness_s) - margin
+        or max(last.at, decided) - min(first.at, min(r.ts for r in records)) > judge.overdue_after_s - margin
+        or max((b.at - a.at for a, b in pairwise(records)), default=0.0) > judge.idle_after_s - margin
+        or (not closes and decided - last.at > judge.idle_after_s - margin)
     )
 
 
-def tell_calm(records: list[Record], judge: Judge) -> Told:
+def tell_calm(records: list[Record], state: State, judge: Judge) -> Told:
     """`tell` for a calm one: nothing happened on the way."""
-    life = LifeTold(records, State.CLOSED, None, (), True, Outcome.CLOSED)
+    life = LifeTold(records, state, None, (), True, Outcome.CLOSED if state is State.CLOSED else Outcome.ABORTED)
     return _finish([life], 0, judge, PLAIN)
 
 
@@ -479,7 +499,9 @@ def _sums(observed: dict[Any, list[float]], *names: str) -> list[dict[str, Any]]
 class Truth:
     """Tells each story as soon as it is final, the rest at the end. `write` gets one plain object a line."""
 
-    def __init__(self, scenario: Scenario, write: Callable[[dict[str, Any]], object], last_at: Callable[[], float]) -> None:
+    def __init__(
+        self, scenario: Scenario, write: Callable[[dict[str, Any]], object], last_at: Callable[[], float]
+    ) -> None:
         self.totals = Totals()
         self.hanging: dict[KafkaTransaction, float] = {}  # those of dead producers, and when the broker will abort them
         self.contradictions: list[str] = []
@@ -487,7 +509,6 @@ class Truth:
         self._write = write
         self._last_at = last_at
         self._stories: dict[str, Story] = {}
-        self._begun = 0
 
     def begin(self, txn_id: str, txn_type: str, failure: str | None) -> Story:
         """A transaction begins."""
@@ -534,6 +555,7 @@ class Truth:
         line = _line(story, told)
         line["reason"] = self._reason(story, line)
         self._write(line)
+        story.records = []
 
     def _reason(self, story: Story, line: dict[str, Any]) -> str | None:
         expected = self._scenario.expected_of(story.failure)
@@ -541,7 +563,8 @@ class Truth:
             if meets(line, one):
                 return one.reason
         shown = {key: line[key] for key in ("state", "stuck", "causes", "attempts", "outcome", "anomalies")}
-        self.contradictions.append(f"{story.txn_id} ({story.failure or 'healthy'}) came to {shown}")
+        came_to = msgspec.json.encode(shown).decode()
+        self.contradictions.append(f"{story.txn_id} ({story.failure or 'healthy'}) came to {came_to}")
         return None
 
     def _totals(self, until: float) -> dict[str, Any]:
@@ -554,7 +577,7 @@ class Truth:
             "opened": _rows(t.opened, "txn_type"),
             "finished": _rows(t.finished, "txn_type", "outcome", "status"),
             "stuck_total": _rows(t.stuck, "txn_type", "cause"),
-            "anomalies": {kind: n for kind, n in sorted(t.anomalies.items())},
+            "anomalies": dict(sorted(t.anomalies.items())),
             "late_events": t.late_events,
             "live": _rows(t.live, "txn_type", "state"),
             "live_stuck": _rows(t.live_stuck, "txn_type", "cause"),
@@ -567,8 +590,9 @@ class Truth:
 
 
 def _tell_surely(story: Story, judge: Judge) -> tuple[Told, bool]:
-    if not story.undecided and is_calm(story.records, judge):
-        return tell_calm(story.records, judge), False
+    calm = None if story.undecided else calm_state(story.records, judge)
+    if calm is not None:
+        return tell_calm(story.records, calm, judge), False
     told = tell(story.records, judge)
     return told, is_borderline(told, story.records, judge)
 
