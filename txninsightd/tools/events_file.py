@@ -18,8 +18,9 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from txninsightd.tools.replaying.timestamps import epoch_s, value_at
+from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS, epoch_s, value_at
 
 PLAIN_PRODUCER = "plain events"
 """All plain event lines are published by one producer of this name."""
@@ -36,6 +37,13 @@ class Action(StrEnum):
     CRASH = "crash"
 
 
+class TopicFacts(msgspec.Struct, frozen=True):
+    """What a header says of a topic: how many partitions it had, and the dotted path of its events' timestamp."""
+
+    partitions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    ts_path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+
+
 class Header(msgspec.Struct, frozen=True):
     """Settings for the replayer; other words in it are left to other readers.
 
@@ -44,6 +52,7 @@ class Header(msgspec.Struct, frozen=True):
 
     transaction_timeout_s: Annotated[float, msgspec.Meta(ge=1)] | None = None
     epoch: float | None = None
+    topics: dict[str, TopicFacts] = {}
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
@@ -79,7 +88,7 @@ class PlainEvents:
     """How plain event lines are published: their topic, where their time stands, and where their key."""
 
     topic: str | None = None
-    ts_paths: tuple[str, ...] = ("ts",)
+    ts_paths: tuple[str, ...] = DEFAULT_TS_PATHS
     key_path: str = "txn_id"
 
 
@@ -93,13 +102,13 @@ class _Written(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     at: Annotated[float, msgspec.Meta(ge=0)]
     producer: _Word
-    topic: _Word | None = None
-    key: str | None = None
-    headers: dict[str, str] | None = None
-    value: msgspec.Raw = msgspec.Raw()
-    raw: str | None = None
-    partition: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = None
-    kafka: Action | None = None
+    topic: _Word | UnsetType = UNSET
+    key: str | UnsetType | None = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
+    value: msgspec.Raw | UnsetType = UNSET
+    raw: str | UnsetType = UNSET
+    partition: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | UnsetType = UNSET
+    kafka: Action | UnsetType = UNSET
 
 
 _written = msgspec.json.Decoder(_Written)
@@ -127,27 +136,35 @@ def parse_line(text: bytes, plain: PlainEvents, *, header_allowed: bool = False)
 
 
 def _record_or_control(line: _Written) -> Line | BadLine:
-    if line.kafka is not None:
-        if line.topic or line.key or line.headers or line.value or line.raw or line.partition is not None:
+    if line.kafka is not UNSET:
+        if any(
+            each is not UNSET for each in (line.topic, line.key, line.headers, line.value, line.raw, line.partition)
+        ):
             return BadLine("a control line has `at`, `producer` and `kafka`, and nothing else")
         return Control(line.at, line.producer, line.kafka)
-    if line.topic is None:
+    if line.topic is UNSET:
         return BadLine("neither `topic` (a record) nor `kafka` (a control line)")
-    written = bytes(line.value)
-    if line.raw is not None:
-        return BadLine("both `value` and `raw`") if written else _raw_record(line, line.raw)
-    payload = None if written in (b"", b"null") else written
-    return Record(line.at, line.producer, line.topic, line.key, payload, line.headers, line.partition)
-
-
-def _raw_record(line: _Written, raw: str) -> Record | BadLine:
+    if line.raw is not UNSET and line.value is not UNSET:
+        return BadLine("both `value` and `raw`")
     try:
-        payload = base64.b64decode(raw, validate=True)
-    except (binascii.Error, ValueError) as error:
+        payload = _value(line.value) if line.raw is UNSET else base64.b64decode(line.raw, validate=True)
+    except binascii.Error as error:
         return BadLine(f"`raw` is not base64: {error}")
     return Record(
-        line.at, line.producer, line.topic or "", line.key, payload, line.headers, line.partition, holds_json=False
+        line.at,
+        line.producer,
+        line.topic,
+        None if line.key is UNSET else line.key,
+        payload,
+        None if line.headers is UNSET else line.headers,
+        None if line.partition is UNSET else line.partition,
+        line.raw is UNSET,
     )
+
+
+def _value(written: msgspec.Raw | UnsetType) -> bytes | None:
+    text = b"null" if written is UNSET else bytes(written)
+    return None if text == b"null" else text
 
 
 def _other_line(text: bytes, plain: PlainEvents, header_allowed: bool, why_no_record: str) -> Line | BadLine:

@@ -31,10 +31,11 @@ from txninsightd.tools.events_file import PlainEvents, read_lines
 from txninsightd.tools.replaying.cluster import Cluster, Refusal, client_properties
 from txninsightd.tools.replaying.conductor import Conductor, Rewrite
 from txninsightd.tools.replaying.doomed import DoomedPublisher
-from txninsightd.tools.replaying.plan import Life, Survey, Timeline, rebase_start, survey
+from txninsightd.tools.replaying.plan import Life, Survey, Timeline, TsPaths, rebase_start, survey
 from txninsightd.tools.replaying.publisher import ProducerSettings, Publisher
 from txninsightd.tools.replaying.report import Display, Ending, PublishingBar, write_summary
 from txninsightd.tools.replaying.tally import Board
+from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS
 from txninsightd.tools.replaying.workers import Crew, Worker
 
 DEFAULT_TRANSACTION_TIMEOUT_S = 60.0
@@ -67,7 +68,8 @@ class _Replay:
         self._file = file
         self._display = display
         self._properties = client_properties(arguments.bootstrap, arguments.client_config)
-        self._plain = PlainEvents(arguments.topic, tuple(arguments.ts_field or ["ts"]), arguments.key_field)
+        self._ts_paths = TsPaths(tuple(arguments.ts_field) if arguments.ts_field else None)
+        self._plain = PlainEvents(arguments.topic, self._ts_paths.given or DEFAULT_TS_PATHS, arguments.key_field)
         self._board = Board()
         self._stopping = threading.Event()
 
@@ -84,7 +86,7 @@ class _Replay:
     def _survey(self) -> Survey:
         size_bytes = os.fstat(self._file.fileno()).st_size
         lines = self._display.surveying(self._file, size_bytes)
-        found = survey(read_lines(lines, self._plain), self._plain.ts_paths)
+        found = survey(read_lines(lines, self._plain), self._ts_paths)
         self._display.bad_lines(found, skipped=not self._arguments.strict)
         if found.bad.count and self._arguments.strict:
             raise Refusal(f"{self._arguments.file} has bad lines, and --strict was given")
@@ -98,10 +100,16 @@ class _Replay:
         cluster = Cluster(self._properties)
         return cluster.prepare(
             found.topics,
-            create=self._arguments.create_topics,
-            partitions=self._arguments.partitions,
+            create=self._partitions(found) if self._arguments.create_topics else None,
             config=config,
         )
+
+    def _partitions(self, found: Survey) -> dict[str, int]:
+        said = {name: facts.partitions for name, facts in found.header.topics.items()}
+        return {
+            name: self._arguments.partitions or said.get(name) or (highest + 1 if highest >= 0 else -1)
+            for name, highest in found.topics.items()
+        }
 
     def _publish(self, found: Survey, created: list[str], bar: PublishingBar) -> Ending:
         timeline = Timeline(found.first_at, self._arguments.speed)
@@ -128,7 +136,7 @@ class _Replay:
 
     def _start(self, found: Survey) -> tuple[float, Rewrite]:
         """How long (seconds) to wait for the start, and what is done to timestamps."""
-        epoch, paths, now = found.epoch or 0.0, self._plain.ts_paths, time.time()
+        epoch, paths, now = found.epoch, found.ts_paths, time.time()
         if self._arguments.keep_time:
             return 0.0, Rewrite(paths, keep_time=True, epoch=epoch)
         start, shift_s = rebase_start(now, found.first_at + epoch, found.last_at + epoch, self._arguments.speed)
@@ -233,7 +241,7 @@ def _add_time(group: argparse._ArgumentGroup) -> None:
         "--ts-field",
         action="append",
         metavar="PATH",
-        help="dotted path of a timestamp in values (default ts); may be given several times",
+        help="dotted path of a timestamp in values (default: the file's header, else ts); may be given several times",
     )
 
 
@@ -247,7 +255,7 @@ def _add_topics(group: argparse._ArgumentGroup) -> None:
         "--partitions",
         type=_count,
         metavar="N",
-        help="partitions of created topics (default: as many as the file names, else the broker's default)",
+        help="partitions of created topics (default: what the file says or names, else the broker's default)",
     )
     group.add_argument(
         "--transaction-timeout",

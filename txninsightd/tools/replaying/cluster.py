@@ -55,15 +55,16 @@ class Cluster:
         self._admin = self._client(properties)
 
     def prepare(
-        self, topics: Mapping[str, int], *, create: bool, partitions: int | None, config: Mapping[str, str]
+        self, topics: Mapping[str, int], *, create: Mapping[str, int] | None, config: Mapping[str, str]
     ) -> list[str]:
         """Make sure that every topic and named partition is there; the names of the topics that were created.
 
-        `topics` maps each topic to the highest partition that the file names (-1: none). Raises Refusal.
+        `topics` maps each topic to the highest partition that the file names (-1: none), `create` to how many
+        partitions it is created with (-1: the broker's default); None: nothing is created. Raises Refusal.
         """
         there = self._topics()
         missing = sorted(topics.keys() - there.keys())
-        if missing and not create:
+        if missing and create is None:
             raise Refusal(
                 f"the cluster at {self._bootstrap} has no topic {', '.join(missing)}: create what is missing, "
                 "or let the replayer do it with --create-topics [--partitions N]"
@@ -74,7 +75,8 @@ class Cluster:
                     f"the file names partition {highest} of topic {name}, which has {there[name]}: "
                     "add partitions to the topic, or replay into another cluster"
                 )
-        self._create([_new_topic(name, topics[name], partitions, config) for name in missing])
+        if create is not None:
+            self._create([_new_topic(name, topics[name], create[name], config) for name in missing])
         return missing
 
     def _client(self, properties: Mapping[str, str]) -> AdminClient:
@@ -107,12 +109,13 @@ class Cluster:
             _result(created.result, f"topic {name} cannot be created")
 
 
-def _new_topic(name: str, highest: int, partitions: int | None, config: Mapping[str, str]) -> NewTopic:
-    if partitions is not None and partitions <= highest:
-        raise Refusal(f"the file names partition {highest} of topic {name}: --partitions must be above that")
-    if partitions is None and highest >= 0:
-        partitions = highest + 1
-    return NewTopic(name, num_partitions=-1 if partitions is None else partitions, config=dict(config))
+def _new_topic(name: str, highest: int, partitions: int, config: Mapping[str, str]) -> NewTopic:
+    if -1 < partitions <= highest:
+        raise Refusal(
+            f"the file names partition {highest} of topic {name}, which would be created with {partitions}: "
+            "give more with --partitions"
+        )
+    return NewTopic(name, num_partitions=partitions, config=dict(config))
 
 
 def _result(call: Callable[[], T], what: str) -> T:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from txninsightd.tools.events_file import BadLine, Control, Line, Record
-from txninsightd.tools.replaying.plan import Life, Sequence, Survey, Timeline
+from txninsightd.tools.replaying.plan import Life, Sequence, Survey, Timeline, TsPaths
 from txninsightd.tools.replaying.publisher import Due
 from txninsightd.tools.replaying.timestamps import shift_timestamps
 from txninsightd.tools.replaying.workers import Crew
@@ -29,7 +29,7 @@ LOOKAHEAD_S = 5.0
 class Rewrite:
     """What is done to records on their way: timestamps shifted, or kept and marked as such."""
 
-    ts_paths: tuple[str, ...]
+    ts_paths: TsPaths
     shift_s: int = 0
     keep_time: bool = False
     epoch: float = 0.0
@@ -43,7 +43,7 @@ class Rewrite:
             timestamp_ms = round((line.at + self.epoch) * 1000)
             return Due(due, msgspec.structs.replace(line, headers=headers), timestamp_ms)
         if self.shift_s and line.payload is not None and line.holds_json:
-            payload = shift_timestamps(line.payload, self.ts_paths, self.shift_s)
+            payload = shift_timestamps(line.payload, self.ts_paths.of(line.topic), self.shift_s)
             line = msgspec.structs.replace(line, payload=payload)
         return Due(due, line)
 

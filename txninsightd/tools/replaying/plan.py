@@ -10,13 +10,14 @@ are counted by producer and become bad lines afterwards; the second pass skips t
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from txninsightd.tools.events_file import Action, BadLine, Control, Header, Line, Record
-from txninsightd.tools.replaying.timestamps import first_time
+from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS, first_time
 
 NAMED_BAD_LINES = 20
+_EPOCH_SECONDS_ABOVE = 1e8
 
 
 @dataclass(eq=False)
@@ -68,24 +69,60 @@ class Sequence:
         return None
 
 
+@dataclass(frozen=True)
+class TsPaths:
+    """Where the timestamps of a topic's values stand: as the operator says, else as the header says, else at `ts`."""
+
+    given: tuple[str, ...] | None = None
+    by_topic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, topic: str) -> tuple[str, ...]:
+        """Dotted paths."""
+        return self.given or self.by_topic.get(topic, DEFAULT_TS_PATHS)
+
+    def with_header(self, header: Header) -> "TsPaths":
+        """The same, knowing what the header says."""
+        said = {name: (facts.ts_path,) for name, facts in header.topics.items() if facts.ts_path}
+        return TsPaths(self.given, said)
+
+
 @dataclass
 class Survey:
-    """What the first pass found. `topics` maps a topic to the highest partition named for it (-1: none)."""
+    """What the first pass found.
+
+    `topics` maps a topic to the highest partition named for it (-1: none), `first_stamp` is `at` and ts (epoch seconds)
+    of the first record that carries a timestamp, `events` counts the records and control lines that can be used.
+    """
+
+    ts_paths: TsPaths = field(default_factory=TsPaths)
 
     header: Header = field(default_factory=Header)
     lines: int = 0
     events: int = 0
     first_at: float = math.inf
     last_at: float = -math.inf
-    epoch: float | None = None
+    first_stamp: tuple[float, float] | None = None
     topics: dict[str, int] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     transactional: set[str] = field(default_factory=set)
     bad: BadLines = field(default_factory=BadLines)
 
+    @property
+    def epoch(self) -> float:
+        """What to add to an `at` to get epoch seconds: nothing, unless `at` counts from 0 in this file.
 
-def survey(lines: Iterable[tuple[int, Line | BadLine]], ts_paths: tuple[str, ...]) -> Survey:
-    """Read everything once. `epoch` is what to add to an `at` to get epoch seconds."""
+        Then the header says it, or else the first timestamp, which is taken to be that of its own `at`.
+        """
+        if self.first_at > _EPOCH_SECONDS_ABOVE:
+            return 0.0
+        if self.header.epoch is not None:
+            return self.header.epoch
+        at, ts = self.first_stamp or (0.0, 0.0)
+        return ts - at if ts > _EPOCH_SECONDS_ABOVE else 0.0
+
+
+def survey(lines: Iterable[tuple[int, Line | BadLine]], ts_paths: TsPaths) -> Survey:
+    """Read everything once. `ts_paths` are completed from the file's header."""
     surveyor = _Surveyor(ts_paths)
     for number, line in lines:
         surveyor.take(number, line)
@@ -99,9 +136,8 @@ class _Stray:
 
 
 class _Surveyor:
-    def __init__(self, ts_paths: tuple[str, ...]) -> None:
-        self._ts_paths = ts_paths
-        self._found = Survey()
+    def __init__(self, ts_paths: TsPaths) -> None:
+        self._found = Survey(ts_paths=ts_paths)
         self._sequence = Sequence()
         self._living: dict[str, Life] = {}
         self._crashed: set[str] = set()
@@ -117,6 +153,7 @@ class _Surveyor:
             self._found.bad.add(number, line.reason)
         else:
             self._found.header = line
+            self._found.ts_paths = self._found.ts_paths.with_header(line)
 
     def finish(self) -> Survey:
         found = self._found
@@ -127,7 +164,6 @@ class _Surveyor:
             found.events -= stray.count
             found.bad.add(stray.first_line, _stray_reason(producer, stray.count), stray.count)
         found.bad.named.sort()
-        found.epoch = found.header.epoch if found.header.epoch is not None else (found.epoch or 0.0)
         return found
 
     def _take_record(self, number: int, line: Record) -> None:
@@ -137,8 +173,9 @@ class _Surveyor:
         partition = -1 if line.partition is None else line.partition
         if partition > found.topics.get(line.topic, -2):
             found.topics[line.topic] = partition
-        if found.epoch is None and line.payload is not None and line.holds_json:
-            found.epoch = _epoch_of(line.at, first_time(line.payload, self._ts_paths))
+        if found.first_stamp is None and line.payload is not None and line.holds_json:
+            ts = first_time(line.payload, found.ts_paths.of(line.topic))
+            found.first_stamp = None if ts is None else (line.at, ts)
         self._count(number, line)
 
     def _take_control(self, number: int, line: Control) -> None:
@@ -170,16 +207,6 @@ class _Surveyor:
 def _stray_reason(producer: str, count: int) -> str:
     others = f" (and {count - 1} more)" if count > 1 else ""
     return f"a record of the transactional producer {producer!r} outside begin ... commit{others}"
-
-
-_EPOCH_SECONDS_ABOVE = 1e8
-
-
-def _epoch_of(at: float, ts: float | None) -> float | None:
-    """Where `at` 0 lies: at the epoch, or, for an `at` that counts from 0, where the first stamped record puts it."""
-    if at > _EPOCH_SECONDS_ABOVE:
-        return 0.0
-    return ts - at if ts is not None and ts > _EPOCH_SECONDS_ABOVE else None
 
 
 @dataclass(frozen=True)

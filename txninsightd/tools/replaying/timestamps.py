@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+DEFAULT_TS_PATHS = ("ts",)
 MILLISECONDS_ABOVE = 1e11
 BEYOND_TIME = 1e17
 
