@@ -1,0 +1,165 @@
+"""The routes: what each URL answers. Everything is read from the `Source`; nothing here changes anything.
+
+All answers but `/metrics` are JSON; an error is `{"error": "..."}` and says what to do. Listings and scrapes work in
+small portions (breath.py) and one listing at a time, so that neither holds the aggregator up.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import web
+from prometheus_client.core import CollectorRegistry
+
+from txninsightd import __version__
+from txninsightd.expose.breath import Breath
+from txninsightd.expose.listing import BadParameter, parse_query, select
+from txninsightd.expose.partitions import PartitionSummary, partition_summary
+from txninsightd.expose.rendering import format_for, render
+from txninsightd.expose.source import Source
+from txninsightd.expose.summaries import detail_of, summary_of
+
+ROUTES = {
+    "/metrics": "all metrics, in Prometheus' text format or as OpenMetrics (with exemplars), by the Accept header",
+    "/api/v1/transactions": "live and lingering transactions; filters: state, cause, txn_type, limit",
+    "/api/v1/transactions/{txn_id}": "one transaction: its timeline, and why it stands so",
+    "/api/v1/partitions": "how far each partition was read, and its oldest undecided record",
+    "/healthz": "200 while the aggregator's event loop runs",
+    "/readyz": "200 when nothing is missing, else 503 with what is missing",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger()
+
+
+class Listing(msgspec.Struct):
+    """The answer to a listing; `matched` counts all that match, `returned` those that are shown."""
+
+    transactions: list[msgspec.Raw]
+    matched: int
+    returned: int
+
+
+class Api:
+    """The handlers."""
+
+    def __init__(self, source: Source, registry: CollectorRegistry) -> None:
+        self._source = source
+        self._registry = registry
+        self._listing = asyncio.Lock()
+
+    def application(self) -> web.Application:
+        """All routes, as an aiohttp application."""
+        app = web.Application(middlewares=[errors_as_json])
+        app.add_routes(
+            [
+                web.get("/", self.index),
+                web.get("/metrics", self.metrics),
+                web.get("/api/v1/transactions", self.transactions),
+                web.get("/api/v1/transactions/{txn_id:.+}", self.transaction),
+                web.get("/api/v1/partitions", self.partitions),
+                web.get("/healthz", self.health),
+                web.get("/readyz", self.readiness),
+            ]
+        )
+        return app
+
+    async def index(self, request: web.Request) -> web.Response:
+        """What there is."""
+        return _json({"name": "txninsightd", "version": __version__, "routes": ROUTES})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """All metrics."""
+        form = format_for(request.headers.get("Accept", ""))
+        gzip = _accepts_gzip(request.headers.get("Accept-Encoding", ""))
+        headers = {"Content-Type": form.content_type, "Vary": "Accept, Accept-Encoding"}
+        if gzip:
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=await render(self._registry, form, gzip), headers=headers)
+
+    async def transactions(self, request: web.Request) -> web.Response:
+        """A listing."""
+        try:
+            query = parse_query(request.query)
+        except BadParameter as e:
+            return _json({"error": str(e)}, 400)
+        ledger, now = self._source.ledger, self._source.now()
+        async with self._listing:
+            selection = await select(ledger, query)
+            breath = Breath()
+            shown = []
+            for entry in selection.entries:
+                shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
+                await breath.take()
+        return _json(Listing(shown, selection.matched, len(shown)))
+
+    async def transaction(self, request: web.Request) -> web.Response:
+        """One transaction."""
+        ledger, txn_id = self._source.ledger, request.match_info["txn_id"]
+        entry = ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
+        if entry is None:
+            return _json({"error": self._absence(txn_id)}, 404)
+        return _json(detail_of(ledger, entry, self._source.now()))
+
+    def _absence(self, txn_id: str) -> str:
+        ledger = self._source.ledger
+        if ledger.archive.was_aborted(txn_id) is not None:
+            return (
+                f"transaction '{txn_id}' is over and is no longer shown: settled ones are kept for state.linger_s "
+                f"({ledger.rules.linger_s:g} s), at most limits.lingering ({ledger.rules.most_lingering}) of them"
+            )
+        return (
+            f"no transaction '{txn_id}' is known: check the id (percent-encode what is special in URLs), and on "
+            "/readyz whether everything was read so far; what ended long ago is forgotten"
+        )
+
+    async def partitions(self, request: web.Request) -> web.Response:
+        """All partitions."""
+        ledger, breath = self._source.ledger, Breath()
+        shown: list[PartitionSummary] = []
+        for partition in list(ledger.partitions.values()):
+            shown.append(partition_summary(ledger, partition))
+            await breath.take()
+        return _json(shown)
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Served by the loop that does the work: no answer means that it stands."""
+        return _json({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        """Whether anything is missing."""
+        missing = self._source.missing()
+        return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whatever goes wrong is told as JSON; what should not have gone wrong is logged."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return _json({"error": f"there is nothing at {request.path}", "routes": ROUTES}, 404)
+    except web.HTTPMethodNotAllowed as e:
+        allowed = ", ".join(sorted(e.allowed_methods))
+        return _json({"error": f"{request.path} answers {allowed} only"}, 405, {"Allow": allowed})
+    except web.HTTPException:
+        raise
+    except Exception:
+        log.exception("http_request_failed", method=request.method, path=request.path)
+        return _json({"error": "the request failed inside txninsightd; its log says why"}, 500)
+
+
+def _json(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(answer), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    for part in accept_encoding.lower().split(","):
+        name, _, quality = part.partition(";")
+        if name.strip() == "gzip":
+            return quality.replace(" ", "") not in ("q=0", "q=0.0")
+    return False

@@ -1,0 +1,133 @@
+"""Which transactions a listing shows: the query's parameters, the filter, and the first `limit` of what matches.
+
+All live and all lingering transactions are looked at, a few thousand between two turns of the event loop. What is kept
+on the way is a heap of at most `limit` entries: nothing is ever sorted as a whole, whatever the number of open
+transactions. The order is: newest stuck first when only stuck ones are asked for, else latest activity first.
+"""
+
+from heapq import heappush, heapreplace
+from typing import NamedTuple
+
+from multidict import MultiMapping
+
+from txninsightd.core.figures import UNNAMED
+from txninsightd.core.finished import Finished
+from txninsightd.core.ledger import Ledger
+from txninsightd.expose.breath import Breath
+from txninsightd.expose.summaries import Entry
+from txninsightd.vocabulary import Cause, State
+
+STUCK = "stuck"
+STATES = (*(state.value for state in State), STUCK)
+CAUSES = tuple(cause.value for cause in Cause)
+DEFAULT_LIMIT = 100
+MOST_LISTED = 10_000
+LOOKED_AT_ONCE = 2000
+
+
+class BadParameter(ValueError):
+    """A query parameter cannot be used; the message says what is allowed."""
+
+
+class Query(NamedTuple):
+    """What is asked for; None asks for all."""
+
+    state: str | None = None
+    cause: str | None = None
+    txn_type: str | None = None
+    limit: int = DEFAULT_LIMIT
+
+    @property
+    def only_stuck(self) -> bool:
+        return self.state == STUCK or self.cause is not None
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry matches."""
+        if isinstance(entry, Finished):
+            state, cause, txn_type = entry.outcome.value, None, entry.txn.txn_type
+        else:
+            state, cause, txn_type = entry.state.value, entry.cause, entry.txn_type
+        return (
+            (self.state is None or self.state == (STUCK if self.state == STUCK and cause is not None else state))
+            and (self.cause is None or self.cause == cause)
+            and (self.txn_type is None or self.txn_type == (txn_type or UNNAMED))
+        )
+
+
+class Selection(NamedTuple):
+    """The first entries that match, in order, and how many match in all."""
+
+    entries: list[Entry]
+    matched: int
+
+
+# --- The query --------------------------------------------------------------------------------------------------------
+
+
+def parse_query(parameters: MultiMapping[str]) -> Query:
+    """Read a listing's parameters; raises BadParameter."""
+    for name in parameters:
+        if name not in Query._fields:
+            raise BadParameter(f"there is no parameter '{name}'; there are {', '.join(Query._fields)}")
+        if len(parameters.getall(name)) > 1:
+            raise BadParameter(f"'{name}' is given more than once")
+    return Query(
+        _one_of("state", STATES, parameters.get("state")),
+        _one_of("cause", CAUSES, parameters.get("cause")),
+        parameters.get("txn_type"),
+        _limit(parameters.get("limit", str(DEFAULT_LIMIT))),
+    )
+
+
+def _one_of(name: str, allowed: tuple[str, ...], value: str | None) -> str | None:
+    if value is not None and value not in allowed:
+        raise BadParameter(f"'{name}' must be one of {', '.join(allowed)}; not '{value}'")
+    return value
+
+
+def _limit(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MOST_LISTED):
+        raise BadParameter(f"'limit' must be a whole number from 1 to {MOST_LISTED}; not '{value}'")
+    return int(value)
+
+
+# --- The choice -------------------------------------------------------------------------------------------------------
+
+
+async def select(ledger: Ledger, query: Query) -> Selection:
+    """The entries that a query asks for, of those that are there now."""
+    candidates = _candidates(ledger, query)
+    rank = _since if query.only_stuck else _activity
+    best: list[tuple[float, int, Entry]] = []
+    matched = 0
+    breath = Breath()
+    for start in range(0, len(candidates), LOOKED_AT_ONCE):
+        for i, entry in enumerate(candidates[start : start + LOOKED_AT_ONCE], start):
+            if query.wants(entry):
+                matched += 1
+                _keep_best(best, (rank(entry), -i, entry), query.limit)
+        await breath.take()
+    return Selection([entry for _, _, entry in sorted(best, reverse=True)], matched)
+
+
+def _candidates(ledger: Ledger, query: Query) -> list[Entry]:
+    """A snapshot, youngest first: so most of what a heap has once taken in stays there."""
+    if query.only_stuck:
+        return list(reversed(ledger.stuck.values()))
+    candidates: list[Entry] = list(reversed(ledger.live.values()))
+    return candidates + list(reversed(ledger.archive.lingering.values()))
+
+
+def _keep_best(best: list[tuple[float, int, Entry]], ranked: tuple[float, int, Entry], limit: int) -> None:
+    if len(best) < limit:
+        heappush(best, ranked)
+    elif ranked[0] > best[0][0]:
+        heapreplace(best, ranked)
+
+
+def _since(entry: Entry) -> float:
+    return (entry.txn if isinstance(entry, Finished) else entry).since
+
+
+def _activity(entry: Entry) -> float:
+    return (entry.txn if isinstance(entry, Finished) else entry).last_at

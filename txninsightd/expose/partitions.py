@@ -1,0 +1,86 @@
+"""One partition as it is shown outside: how far each view has read, and what waits for its verdict, and since when."""
+
+import msgspec
+
+from txninsightd.core.coverage import PartitionState
+from txninsightd.core.events import Event
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.transaction import UNSEEN
+from txninsightd.expose.words import kind_word
+from txninsightd.vocabulary import View
+
+
+class Undecided(msgspec.Struct, frozen=True):
+    """A sighting without verdict. What its event says is None when the transaction was over before it came."""
+
+    offset: int
+    txn_id: str
+    kind: str | None
+    step: str | None
+    record_timestamp: float | None
+
+
+class PartitionSummary(msgspec.Struct, frozen=True):
+    """A partition for the API. Offsets are the next ones to come; moments are epoch seconds, None while unknown."""
+
+    topic: str
+    partition: int
+    monitor_offset: int
+    validator_offset: int
+    undecided_records: int
+    oldest_undecided: Undecided | None
+    monitor_as_of: float | None
+    validator_as_of: float | None
+
+
+def partition_summary(ledger: Ledger, partition: PartitionState) -> PartitionSummary:
+    """What the API says of a partition."""
+    return PartitionSummary(
+        partition.place.topic,
+        partition.place.partition,
+        partition.monitor_offset,
+        partition.validator_offset,
+        partition.undecided_records(),
+        oldest_undecided(ledger, partition),
+        _known(partition.monitor_as_of),
+        _known(partition.validator_as_of),
+    )
+
+
+def oldest_undecided(ledger: Ledger, partition: PartitionState) -> Undecided | None:
+    """The first sighting of the partition without verdict."""
+    found = partition.oldest_undecided()
+    if found is None:
+        return None
+    offset, txn_id = found
+    event = _event_at(ledger, txn_id, partition, offset)
+    if event is None:
+        return Undecided(offset, txn_id, None, None, None)
+    return Undecided(offset, txn_id, kind_word(event.signature.kind), event.signature.step, event.record_ts)
+
+
+def _event_at(ledger: Ledger, txn_id: str, partition: PartitionState, offset: int) -> Event | None:
+    txn = ledger.live.get(txn_id)
+    events = txn.events if txn is not None else ()
+    return next((e for e in events if e.offset == offset and e.place == partition.place), None)
+
+
+def lso_age_s(partition: PartitionState, now: float) -> float:
+    """For how long the validator's frontier has stood still with records behind it; 0 while none wait."""
+    return max(0.0, now - partition.waiting_since) if partition.waiting_since else 0.0
+
+
+def lag_records(partition: PartitionState, view: View) -> int:
+    """How far a view's applied position is behind the end that the broker last named; 0 while it has named none."""
+    if view is View.MONITOR:
+        return max(0, partition.monitor_end - partition.monitor_offset)
+    return max(0, partition.validator_end - partition.validator_offset)
+
+
+def as_of(partition: PartitionState, view: View) -> float:
+    """The moment up to which the view has nothing unread."""
+    return partition.monitor_as_of if view is View.MONITOR else partition.validator_as_of
+
+
+def _known(moment: float) -> float | None:
+    return None if moment == UNSEEN else moment

@@ -1,0 +1,90 @@
+"""The text of `/metrics`, made piece by piece so that a scrape never keeps the aggregator waiting for long.
+
+prometheus_client writes both formats; it is handed one family at a time, and a large family in slices, and the loop
+gets a turn between two of them. A scrape is therefore no snapshot: each family is, see `collector.py`.
+"""
+
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from txninsightd.expose.breath import Breath
+
+MOST_SAMPLES_AT_ONCE = 1000
+GZIP_LEVEL = 1
+
+
+class TextFormat(NamedTuple):
+    """One way to write metrics. `end` closes the whole text; prometheus_client ends every piece with it."""
+
+    content_type: str
+    write: Callable[[Collector], bytes]
+    end: bytes
+
+
+_write_openmetrics: Callable[[Collector], bytes] = openmetrics.generate_latest
+
+PLAIN = TextFormat("text/plain; version=0.0.4; charset=utf-8", generate_latest, b"")
+OPENMETRICS = TextFormat("application/openmetrics-text; version=1.0.0; charset=utf-8", _write_openmetrics, b"# EOF\n")
+
+
+def format_for(accept: str) -> TextFormat:
+    """OpenMetrics if the Accept header names it, else Prometheus' text format."""
+    types = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return OPENMETRICS if "application/openmetrics-text" in types else PLAIN
+
+
+class _One(Collector):
+    """A collector of one family."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return [self._metric]
+
+
+async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> bytes:
+    """All metrics of the registry, as one body; gzip-compressed if asked."""
+    pieces = [piece async for piece in _pieces(registry, form)]
+    if not gzip:
+        return b"".join(pieces)
+    breath = Breath()
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    packed = []
+    for piece in pieces:
+        packed.append(compressor.compress(piece))
+        await breath.take()
+    return b"".join((*packed, compressor.flush()))
+
+
+async def _pieces(registry: CollectorRegistry, form: TextFormat) -> AsyncIterator[bytes]:
+    breath = Breath()
+    for family in registry.collect():
+        for i, part in enumerate(_slices(family)):
+            text = form.write(_One(part)).removesuffix(form.end)
+            yield text if i == 0 else _without_heading(text)
+            await breath.take()
+    yield form.end
+
+
+def _slices(family: Metric) -> Iterator[Metric]:
+    """A large family in parts; a gauge histogram stays whole, since its text has headings in the middle."""
+    if len(family.samples) <= MOST_SAMPLES_AT_ONCE or family.type == "gaugehistogram":
+        yield family
+        return
+    for start in range(0, len(family.samples), MOST_SAMPLES_AT_ONCE):
+        part = Metric(family.name, family.documentation, family.type, family.unit)
+        part.samples = family.samples[start : start + MOST_SAMPLES_AT_ONCE]
+        yield part
+
+
+def _without_heading(text: bytes) -> bytes:
+    while text.startswith(b"# "):
+        text = text.partition(b"\n")[2]
+    return text

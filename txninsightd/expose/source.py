@@ -1,0 +1,36 @@
+"""What `expose/` is shown of the daemon: the ledger and a few facts about the processes, to be read, never changed.
+
+The composition root hands in something of this shape. All of it is read on the aggregator's event loop, so what is
+read between two `await`s belongs to one moment.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from txninsightd.core.ledger import Ledger
+from txninsightd.vocabulary import ChildStatus
+
+
+class Source(Protocol):
+    """The daemon as its figures and its API see it. Moments are seconds since the epoch."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """All business transactions, and the figures about them."""
+
+    @property
+    def started_at(self) -> float:
+        """When the aggregator began."""
+
+    @property
+    def multiproc_dir(self) -> Path | None:
+        """Where the readers write the figures about themselves (worker_health.py); None: they write none."""
+
+    def now(self) -> float:
+        """The daemon's clock."""
+
+    def missing(self) -> list[str]:
+        """What keeps the daemon from being ready, in words; empty when it is ready."""
+
+    def children(self) -> list[ChildStatus]:
+        """The child processes as the parent knows them."""

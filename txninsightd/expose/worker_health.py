@@ -1,0 +1,58 @@
+"""A reader process tells how it fares: written by its own work loop, so a loop that stands still shows.
+
+The figures go through prometheus_client's multiprocess mode: a file that is mapped into memory, written without a
+system call, and read by the aggregator (workers.py). Files are named after the child's slot (`monitor-0`), not its
+process id: however often a reader is started again, there is one file of its own.
+
+Nothing here may be called before the fork: the parent empties the directory (`fresh_directory`), and each reader makes
+its own `WorkerHealth`, which turns the whole process to multiprocess mode.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, values
+
+from txninsightd import clock
+from txninsightd.expose.catalogue import CHILD_LAST_LOOP, CONSUMER_PAUSED, QUEUE_DEPTH, Definition
+
+EVERY_S = 1.0
+
+_value_class: Callable[[Callable[[], str]], Any] = values.MultiProcessValue
+
+
+def fresh_directory(directory: Path) -> None:
+    """Make the directory if need be, and remove the files of a former run from it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):
+        file.unlink()
+
+
+class WorkerHealth:
+    """The gauges of the reader in this slot. To be made in the reader's own process, once."""
+
+    def __init__(self, slot: str, multiproc_dir: Path, now: Callable[[], float] = clock.now) -> None:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
+        values.ValueClass = _value_class(lambda: slot)
+        registry = CollectorRegistry()
+        self._last_loop = _gauge(CHILD_LAST_LOOP, registry).labels(slot)
+        self._queue_depth = _gauge(QUEUE_DEPTH, registry).labels(slot)
+        self._paused = _gauge(CONSUMER_PAUSED, registry).labels(slot)
+        self._now = now
+        self._next_at = float("-inf")
+
+    def beat(self, queue_depth: int, paused: bool) -> None:
+        """The work loop came round; to be called each time. Writes at most once a second."""
+        now = self._now()
+        if now < self._next_at:
+            return
+        self._next_at = now + EVERY_S
+        self._last_loop.set(now)
+        self._queue_depth.set(queue_depth)
+        self._paused.set(paused)
+
+
+def _gauge(definition: Definition, registry: CollectorRegistry) -> Gauge:
+    return Gauge(definition.name, definition.help, definition.labels, registry=registry, multiprocess_mode="mostrecent")

@@ -1,0 +1,40 @@
+"""What the readers write about themselves, read back at each scrape from prometheus_client's multiprocess files.
+
+A reader may be killed, or start to write, at any moment: a file that cannot be read just then costs the scrape the
+readers' metrics, never the others, and is logged.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+from prometheus_client.core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from txninsightd.expose.catalogue import CATALOGUE
+
+log = structlog.get_logger()
+
+_collector_of: Callable[..., Collector] = MultiProcessCollector
+_UNITS = {definition.name: definition.unit for definition in CATALOGUE}
+
+
+class WorkersCollector(Collector):
+    """The metrics in the files of one directory, which must exist."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files = _collector_of(None, path=str(directory))
+
+    def collect(self) -> Iterable[Metric]:
+        """All families that are in the files now."""
+        try:
+            families = list(self._files.collect())
+        except (OSError, ValueError, RuntimeError, struct.error) as e:
+            log.warning("worker_files_unreadable", directory=str(self._directory), error=str(e))
+            return []
+        for family in families:
+            family.unit = _UNITS.get(family.name, "")
+        return families
