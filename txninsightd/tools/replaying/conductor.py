@@ -1,11 +1,12 @@
 """The second pass: every line is handed to its producer at its time.
 
 The main thread reads ahead by one line, prepares it (timestamps, headers) and then waits for its moment; lines that are
-due go to the workers in batches, one for each producer. Workers are started some seconds before their first line,
-except where a name comes back after its crash: taking up the same transactional.id ends the transaction that
-hangs, so that must not happen early.
+due go to the workers in batches, one for each producer. A few workers are started some seconds before their
+first line, except where a name comes back after its crash: taking up the same transactional.id ends the transaction
+that hangs, so that must not happen early.
 """
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -23,6 +24,7 @@ from txninsightd.vocabulary import KEPT_TIME_HEADER
 
 BATCH_LINES = 500
 LOOKAHEAD_S = 5.0
+EARLY_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Conductor:
         self._batches: dict[Life, list[Due]] = {}
         self._batched = 0
         self._over: set[Life] = set()
+        self._early: set[Life] = set()
         self.progress = Progress(at=timeline.first_at)
 
     def start_first(self) -> None:
@@ -132,6 +135,7 @@ class Conductor:
             self._crew.put(life, batch)
             if life in self._over:
                 self._crew.leave(life)
+        self._early.difference_update(self._batches, self._over)
         self._batches, self._batched, self._over = {}, 0, set()
         self._show(self.progress)
 
@@ -142,14 +146,20 @@ class Conductor:
                 self._crew.start(life)
             if due <= now:
                 return
-            next_start = (
-                self._start + self._timeline.offset(self._ahead[0].first_at) - LOOKAHEAD_S if self._ahead else due
-            )
-            self._stopping.wait(min(due, next_start) - now)
+            self._stopping.wait(min(due, self._next_start()) - now)
+
+    def _next_start(self) -> float:
+        """When a worker is to be started ahead of its first line."""
+        if not self._ahead or len(self._early) >= EARLY_AT_ONCE:
+            return math.inf
+        return self._start + self._timeline.offset(self._ahead[0].first_at) - LOOKAHEAD_S
 
     def _needed_until(self, offset_s: float) -> Iterator[Life]:
         """Lives whose first line is due by then and still to come."""
-        while self._ahead and self._timeline.offset(self._ahead[0].first_at) <= offset_s:
+        while self._ahead and len(self._early) < EARLY_AT_ONCE:
+            if self._timeline.offset(self._ahead[0].first_at) > offset_s:
+                return
             life = self._ahead.popleft()
             if life.first_line > self.progress.line:
+                self._early.add(life)
                 yield life
