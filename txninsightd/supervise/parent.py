@@ -227,7 +227,7 @@ class Parent:
         self._aggregator_start_at = self._now() + wait_s
         log.error("child_died", child="aggregator", exit_code=code, restart_in_s=wait_s)
         for slot in self._slots:
-            self._end(slot, signal.SIGKILL)
+            self._kill(slot)
             slot.start_at = 0.0
         if self._control is not None:
             self._control.close()
@@ -245,19 +245,19 @@ class Parent:
 
     # --- Stopping -----------------------------------------------------------------------------------------------------
 
-    def _end(self, slot: Slot, number: signal.Signals) -> None:
-        if slot.process is not None and slot.process.pid is not None:
-            os.kill(slot.process.pid, number)
-            if number is signal.SIGKILL:
-                slot.process.join()
-                slot.process = None
+    def _kill(self, slot: Slot) -> None:
+        if slot.process is not None:
+            slot.process.kill()
+            slot.process.join()
+            slot.process = None
 
     def _stop_in_order(self) -> int:
         """Senders first; then the aggregator takes in what they have sent. 0 if all went as it should."""
         deadline = self._now() + self._limits.stop_timeout_s
-        for slot in self._slots:
-            self._end(slot, signal.SIGTERM)
-        orderly = all([self._await(slot.process, deadline) for slot in self._slots if slot.process is not None])
+        readers = [slot.process for slot in self._slots if slot.process is not None]
+        for process in readers:
+            process.terminate()
+        orderly = all([self._await(process, deadline) for process in readers])
         if self._control is not None and self._aggregator is not None:
             tell(self._control, Stop())
             orderly = self._await(self._aggregator, deadline) and orderly
@@ -273,8 +273,8 @@ class Parent:
 
     def _kill_all(self) -> None:
         for slot in self._slots:
-            self._end(slot, signal.SIGKILL)
-        if self._aggregator is not None and self._aggregator.pid is not None:
+            self._kill(slot)
+        if self._aggregator is not None:
             self._aggregator.kill()
             self._aggregator.join()
             self._aggregator = None
