@@ -23,6 +23,20 @@ from txninsightd.vocabulary import Assign, Discovery, Found, Line, Pause, Place,
 
 POLL_S = 0.05
 
+UNREADABLE = frozenset(
+    (
+        KafkaError._AUTO_OFFSET_RESET,
+        KafkaError._LOG_TRUNCATION,
+        KafkaError._BAD_MSG,
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._NOT_IMPLEMENTED,
+        KafkaError.INVALID_MSG,
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+    )
+)
+"""Errors after which the same fetch would only fail again: retention, truncation, damage, a record too large to fetch."""
+
 log = structlog.get_logger()
 
 
@@ -168,6 +182,8 @@ class Reader:
         for position in self._consumer.position(self._partitions(touched)) if touched else ():
             progress = self._progress[Place(position.topic, position.partition)]
             progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
+            if by_place[progress.place]:
+                progress.stride = 1
         return {place: by_place[place] for place in touched}
 
     def _take_error(self, record: Any, by_place: dict[Place, list[Any]]) -> None:
@@ -179,27 +195,29 @@ class Reader:
         elif error.code() == KafkaError._PARTITION_EOF:
             progress.eof_offset = record.offset()
             by_place[place]  # touched, though nothing arrived
-        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION):
+        elif error.code() in UNREADABLE:
             self._resume_after_loss(place, progress, str(error))
-            by_place[place]
-        elif record.offset() is not None and record.offset() >= progress.frontier:
-            log.warning("record_unreadable", topic=place.topic, partition=place.partition, offset=record.offset())
-            progress.add_gap(record.offset(), record.offset() + 1)
             by_place[place]
         else:
             log.warning("kafka_error", topic=place.topic, partition=place.partition, error=str(error))
 
     def _resume_after_loss(self, place: Place, progress: Progress, error: str) -> None:
-        """Our position is no longer in the log: what is gone is a gap, and reading goes on where the log begins."""
+        """What lies ahead cannot be read: it is a gap, and reading goes on behind it.
+
+        Deleted: where the log now begins. Damaged: a little further on. Where a damaged batch ends is not known, and
+        what the error says of offsets may be damage itself, so the steps double for as long as errors follow, but never
+        pass the end of the log.
+        """
         partition = TopicPartition(place.topic, place.partition)
         try:
             low, high = self._consumer.get_watermark_offsets(partition, timeout=5)
         except KafkaException as failure:
             log.error("position_lost", topic=place.topic, partition=place.partition, error=str(failure))
             low = high = progress.frontier
-        resume_at = low if progress.frontier < low else min(progress.frontier, high)
+        resume_at = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
+        progress.stride *= 2
         log.warning(
-            "records_gone",
+            "records_unreadable",
             topic=place.topic,
             partition=place.partition,
             from_offset=progress.frontier,

@@ -49,6 +49,7 @@ def consumer_settings(client: Mapping[str, Any], view: View) -> dict[str, Any]:
     """A reader's settings: our defaults, the operator's properties over them, and what only we may decide last."""
     return {
         "group.id": f"txninsightd-{view}",
+        "check.crcs": True,
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
         "queued.min.messages": 100_000,

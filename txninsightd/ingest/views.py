@@ -27,13 +27,14 @@ NO_TIMESTAMP = 0
 class Progress:
     """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message."""
 
-    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "tracker")
+    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "stride", "tracker")
 
     def __init__(self, place: Place, start_offset: int) -> None:
         self.place = place
         self.frontier = start_offset
         self.reported = start_offset
         self.eof_offset = -1
+        self.stride = 1
         self.gaps: list[int] = []
         self.tracker = EndTracker()
 
