@@ -56,9 +56,7 @@ class EndQuestions:
         if not wanted:
             return
         self._asked_at = now
-        futures = self._admin.list_offsets(
-            wanted, isolation_level=self._isolation, request_timeout=ANSWER_WITHIN_S
-        )
+        futures = self._admin.list_offsets(wanted, isolation_level=self._isolation, request_timeout=ANSWER_WITHIN_S)
         self._under_way = {Place(tp.topic, tp.partition): future for tp, future in futures.items()}
 
     def _answer(self, place: Place, future: "Future[Any]") -> Answer:

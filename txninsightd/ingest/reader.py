@@ -35,7 +35,7 @@ UNREADABLE = frozenset(
         KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
     )
 )
-"""Errors after which the same fetch would only fail again: retention, truncation, damage, a record too large to fetch."""
+"""Errors after which the same fetch would only fail again: retention, truncation, damage, too large to fetch."""
 
 log = structlog.get_logger()
 

@@ -38,10 +38,24 @@ def admin_settings(client: Mapping[str, Any]) -> dict[str, Any]:
 
 
 CONSUMER_ONLY = frozenset(
-    """group.id group.instance.id fetch.wait.max.ms fetch.min.bytes fetch.max.bytes fetch.error.backoff.ms
-    fetch.queue.backoff.ms fetch.message.max.bytes max.partition.fetch.bytes queued.min.messages
-    queued.max.messages.kbytes check.crcs session.timeout.ms heartbeat.interval.ms max.poll.interval.ms
-    partition.assignment.strategy""".split()
+    {
+        "check.crcs",
+        "fetch.error.backoff.ms",
+        "fetch.max.bytes",
+        "fetch.message.max.bytes",
+        "fetch.min.bytes",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "group.id",
+        "group.instance.id",
+        "heartbeat.interval.ms",
+        "max.partition.fetch.bytes",
+        "max.poll.interval.ms",
+        "partition.assignment.strategy",
+        "queued.max.messages.kbytes",
+        "queued.min.messages",
+        "session.timeout.ms",
+    }
 )
 
 

@@ -68,9 +68,7 @@ class Slot:
 class Parent:
     """`counts`: how many readers share each view."""
 
-    def __init__(
-        self, programs: Programs, counts: dict[View, int], limits: Limits, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, programs: Programs, counts: dict[View, int], limits: Limits, now: Callable[[], float]) -> None:
         self._programs = programs
         self._limits = limits
         self._now = now
@@ -115,9 +113,7 @@ class Parent:
 
     def _backoff(self) -> Backoff:
         limits = self._limits
-        return Backoff(
-            limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s
-        )
+        return Backoff(limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s)
 
     # --- Starting -----------------------------------------------------------------------------------------------------
 
