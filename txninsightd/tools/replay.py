@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         display.say(f"txninsight-replay: {refusal}")
         return 2
     except KeyboardInterrupt:
-        display.say("txninsight-replay: interrupted before anything was published")
+        display.say("txninsight-replay: interrupted")
         return 130
 
 
@@ -117,10 +117,10 @@ class _Replay:
         conductor = Conductor(found, timeline, crew, self._stopping, bar.show)
         try:
             conductor.start_first()
-            start_in_s, rewrite = self._start(found)
-            started_at = time.time() + start_in_s
+            started_at, rewrite = self._start(found)
+            start = time.monotonic() + started_at - time.time()
             self._file.seek(0)
-            conductor.run(read_lines(self._file, self._plain), rewrite, time.monotonic() + start_in_s)
+            conductor.run(read_lines(self._file, self._plain), rewrite, start)
         finally:
             crew.finish()
         return Ending(
@@ -135,12 +135,12 @@ class _Replay:
         )
 
     def _start(self, found: Survey) -> tuple[float, Rewrite]:
-        """How long (seconds) to wait for the start, and what is done to timestamps."""
+        """When to start (epoch seconds), and what is done to timestamps."""
         epoch, paths, now = found.epoch, found.ts_paths, time.time()
         if self._arguments.keep_time:
-            return 0.0, Rewrite(paths, keep_time=True, epoch=epoch)
+            return now, Rewrite(paths, keep_time=True, epoch=epoch)
         start, shift_s = rebase_start(now, found.first_at + epoch, found.last_at + epoch, self._arguments.speed)
-        return start - now, Rewrite(paths, shift_s)
+        return start, Rewrite(paths, shift_s)
 
     def _hiring(self, found: Survey, timeline: Timeline) -> Callable[[Life, Worker | None], Worker]:
         prefix = self._arguments.transactional_id_prefix

@@ -21,7 +21,9 @@ from urllib.request import urlopen
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
+from rich.layout import Layout
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -35,7 +37,7 @@ RATE_WINDOW_S = 5.0
 TIMEOUT_S = 10.0
 LISTED = 1000
 STUCK_SHOWN = 6
-LOG_SHOWN = 8
+LOG_SHOWN = 30
 
 STUCK = "stuck"
 LIVE_STATES = (State.OPEN, State.TENTATIVELY_CLOSED, STUCK, State.ABORTED)
@@ -190,12 +192,19 @@ class Picture:
         return (last.total(name, **labels) - first.total(name, **labels)) / (last.at - first.at)
 
     def render(self) -> RenderableType:
-        """The picture for a terminal of at least 24 lines."""
+        """The picture for a whole terminal: what does not fit is cut below, part by part."""
         if self.answers is None:
             return Text(self.trouble or f"asking {self.url} ...", style="dim")
-        footer = Text(f"API {self.url}/api/v1/transactions   metrics {self.url}/metrics", style="dim")
-        tables = counts_table(self.answers), stuck_table(self.answers)
-        return Group(self._headline(), *tables, self._log_panel(), footer)
+        counts = counts_table(self.answers)
+        layout = Layout()
+        layout.split_column(
+            Layout(self._headline(), size=1),
+            Layout(counts, size=counts.row_count + 6),
+            Layout(stuck_panel(self.answers), ratio=3),
+            Layout(self._log_panel(), ratio=2),
+            Layout(Text(f"{self.url}/api/v1/transactions   {self.url}/metrics", style="dim"), size=1),
+        )
+        return layout
 
     def plain_line(self) -> str:
         """The same in one line."""
@@ -213,11 +222,9 @@ class Picture:
         before = self._labels.get(seen.txn_id)
         if before == seen.label:
             return
-        line = Text(time.strftime("%H:%M:%S  ", time.localtime(at)), style="dim")
-        line.append(seen.txn_id, style="default")
-        if before is not None:
-            line.append(f"  {before} →")
-        self._log.append(line.append(f"  {seen.label}", style=seen.colour))
+        moment = time.strftime("%H:%M:%S", time.localtime(at))
+        change = "" if before is None else f" {before} →"
+        self._log.append(Text.assemble((moment, "dim"), f"  {seen.txn_id} {change} ", (seen.label, seen.colour)))
 
     def _rates(self) -> str:
         events = self.rate("txninsight_records_total", view="monitor", result="ok")
@@ -229,17 +236,16 @@ class Picture:
         return line.append(f"   {self.trouble}", style="bold red") if self.trouble else line
 
     def _log_panel(self) -> Panel:
-        return Panel(Group(*self._log), title="what changed", title_align="left", height=LOG_SHOWN + 2)
+        return Panel(Group(*reversed(self._log)), title="what changed, the newest first", title_align="left")
 
 
 def counts_table(answers: Answers) -> Table:
     """Counts by type and state: what is live now, and how many ended how."""
-    table = Table(title="transactions", title_justify="left", expand=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
     table.add_column("type")
-    for state in LIVE_STATES:
-        table.add_column(f"{_words(state)}, to retry" if state == State.ABORTED else _words(state), justify="right")
-    for outcome in OUTCOMES:
-        table.add_column(f"ended {outcome}", justify="right")
+    live = [f"{_words(state)}, to retry" if state == State.ABORTED else _words(state) for state in LIVE_STATES]
+    for name in (*live, *(f"ended {outcome}" for outcome in OUTCOMES)):
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     txn_types = answers.txn_types()
     for txn_type in txn_types:
         table.add_row(txn_type, *_cells(answers, txn_type=txn_type))
@@ -248,17 +254,18 @@ def counts_table(answers: Answers) -> Table:
     return table
 
 
-def stuck_table(answers: Answers) -> Table:
+def stuck_panel(answers: Answers) -> Panel:
     """The newest stuck ones, each with its cause and why."""
     shown = answers.stuck[:STUCK_SHOWN]
-    table = Table(title=f"stuck: {len(answers.stuck)}, the newest {len(shown)}", title_justify="left", expand=True)
-    for name in ("transaction", "cause", "since"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("why", ratio=1, no_wrap=True, overflow="ellipsis")
-    for seen in shown:
-        since = "" if seen.stuck_since is None else f"{answers.at - seen.stuck_since:.0f} s"
-        table.add_row(seen.txn_id, Text(str(seen.cause), style=seen.colour), since, answers.whys.get(seen.txn_id, ""))
-    return table
+    title = f"stuck: {len(answers.stuck)}, the newest first"
+    return Panel(Group(*(_stuck(seen, answers) for seen in shown)), title=title, title_align="left")
+
+
+def _stuck(seen: Seen, answers: Answers) -> Text:
+    line = Text(seen.txn_id, style="bold").append(f"  {seen.cause}", style=seen.colour)
+    if seen.stuck_since is not None:
+        line.append(f"  {answers.at - seen.stuck_since:.0f} s", style="default")
+    return line.append(f"  {answers.whys.get(seen.txn_id, '')}", style="not bold")
 
 
 def _cells(answers: Answers, **labels: str) -> Iterator[Text]:

@@ -4,7 +4,8 @@ It is used by one thread only, and blocks where Kafka blocks: a commit waits for
 counted, never raised, except in `open`: a producer that cannot begin its work is a `Refusal`.
 
 Records are flushed before an abort and before a crash, because the file says that they were written: librdkafka would
-drop what still waits in its queue. A producer that a fatal error has ended is made anew at its next begin.
+drop what still waits in its queue. A client whose transaction failed is not used again (librdkafka may carry the
+failure into the next one): the next begin makes a new one with the same transactional.id.
 """
 
 import threading
@@ -99,13 +100,7 @@ class Publisher:
         if self._client is not None:
             self._abort_at_stop() if self._stopping.is_set() else self._flush()
             self._tally.left_open += self._in_transaction
-            undelivered = len(self._client)
-            self._tally.records -= undelivered
-            if self._stopping.is_set():
-                self._tally.unpublished += undelivered
-            elif undelivered:
-                self._tally.delivery_error("no answer from the broker", undelivered)
-        self._client = None
+            self._close(self._client)
         return self._take_tally()
 
     def _properties(self) -> dict[str, Any]:
@@ -188,14 +183,22 @@ class Publisher:
             self._give_up(client, "abort", error)
 
     def _give_up(self, client: Producer, what: str, error: KafkaError) -> None:
-        """End a transaction that cannot end as written: by aborting it, else by giving up the client."""
+        """A transaction that cannot end as written is aborted where it can be, and its client is given up."""
         if self._stopping.is_set():
             self._tally.unpublished += 1
             return
         self._tally.transaction_error(f"{what} failed: {error.str()}")
-        if not error.txn_requires_abort() or self._until_done(client.abort_transaction, END_TIMEOUT_S) is not None:
-            self._client = None
+        if error.txn_requires_abort():
+            self._until_done(client.abort_transaction, END_TIMEOUT_S)
         self._in_transaction = False
+        self._close(client)
+
+    def _close(self, client: Producer) -> None:
+        """Let go of the client; what is still waiting in it is given up, and counted."""
+        if len(client):
+            client.purge()
+            client.flush(SLICE_S)
+        self._client = None
 
     def _abort_at_stop(self) -> None:
         assert self._client is not None
@@ -229,10 +232,12 @@ class Publisher:
 
     def _not_delivered(self, error: KafkaError, _message: object) -> None:
         self._tally.records -= 1
-        if error.code() in _PURGED:
+        if error.code() not in _PURGED:
+            self._tally.delivery_error(error.str())
+        elif self._stopping.is_set():
             self._tally.unpublished += 1
         else:
-            self._tally.delivery_error(error.str())
+            self._tally.delivery_error("given up: not delivered in time, or its Kafka transaction failed")
 
     def _take_tally(self) -> Tally:
         taken, self._tally = self._tally, Tally()

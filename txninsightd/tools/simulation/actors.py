@@ -30,6 +30,7 @@ from txninsightd.tools.simulation.output import (
     raw_text,
 )
 from txninsightd.tools.simulation.scripts import (
+    SHORTEST_PAUSE_S,
     Begin,
     End,
     Operation,
@@ -207,7 +208,7 @@ class Transaction:
 
     async def _pause(self, pause: Pause) -> None:
         now = self._world.now()
-        target = clear_of(now + pause.seconds, now, self._bands(pause))
+        target = clear_of(now + pause.seconds, now + SHORTEST_PAUSE_S, self._bands(pause))
         await asyncio.sleep(target - now)
 
     def _bands(self, pause: Pause) -> Iterator[Band]:

@@ -21,7 +21,7 @@ from txninsightd.tools.stack import StackError
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Program, Supervisor
 from txninsightd.tools.stack.up import DAEMON, down, scenario_of, up, urls
-from txninsightd.tools.watch import Client, Picture, Seen, counts_table, stuck_table, watch
+from txninsightd.tools.watch import Client, Picture, Seen, counts_table, stuck_panel, watch
 
 REPLAY = "replay"
 DEFAULT_SECONDS = 15
@@ -123,7 +123,7 @@ def _play(settings: Settings, seconds: int) -> int:
         watch(Client(settings.url), picture, console, ending.is_over)
     finally:
         if picture.answers is not None:
-            console.print(counts_table(picture.answers), stuck_table(picture.answers))
+            console.print(counts_table(picture.answers), stuck_panel(picture.answers))
     return _report(console, ending)
 
 
