@@ -1,0 +1,651 @@
+"""The plain model: DESIGN's rules in their most naive form, to hold the ledger against.
+
+It keeps every sighting and every coverage that it was ever given, and after each message works everything out again
+from the beginning: positions, `as_of`s, the verdict of each event, states, causes, what may be settled and what would
+come of it. Nothing here is fast, nothing is remembered but what was received, which lives have ended, and the running
+maximum of the horizon. It shares no code with the core but the words of the vocabulary and the operator's rules.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from txninsightd.core.ledger import Rules
+from txninsightd.vocabulary import (
+    Anomaly,
+    Cause,
+    Coverage,
+    Discovery,
+    Kind,
+    Outcome,
+    Place,
+    Sightings,
+    Signature,
+    State,
+    Verdict,
+)
+
+NEVER = float("inf")
+UNSEEN = float("-inf")
+OPEN, STEP_OPEN, STEP_DONE, CLOSE = Kind.TRANSACTION_OPEN, Kind.STEP_OPEN, Kind.STEP_DONE, Kind.TRANSACTION_CLOSE
+
+
+class Sighting(NamedTuple):
+    """An event as the monitor saw it; (place, offset) is its identity."""
+
+    place: Place
+    offset: int
+    txn_id: str
+    signature: Signature
+    ts: float
+    record_ts: float
+    read_at: float
+
+    @property
+    def kind(self) -> int:
+        return self.signature.kind
+
+    @property
+    def order(self) -> tuple[float, Place, int]:
+        return (self.ts, self.place, self.offset)
+
+
+class Seen(NamedTuple):
+    """A sighting with its verdict, and the moment of that verdict (0 while pending)."""
+
+    event: Sighting
+    verdict: Verdict
+    decided_at: float
+
+    @property
+    def stands(self) -> bool:
+        return self.verdict in (Verdict.COMMITTED, Verdict.PENDING)
+
+
+# --- A partition ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Partition:
+    """All that was ever received about one partition."""
+
+    place: Place
+    start_offset: int
+    sightings: list[Sightings] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
+    gone: bool = False
+
+    def monitor_position(self) -> int:
+        return max([self.start_offset, *(m.to_offset for m in self.sightings)])
+
+    def validator_position(self) -> int:
+        return max([self.start_offset, *(m.to_offset for m in self.coverage)])
+
+    def decided_position(self) -> int:
+        return min(self.monitor_position(), self.validator_position())
+
+    def monitor_as_of(self) -> float:
+        return max((m.as_of for m in self.sightings), default=UNSEEN)
+
+    def validator_as_of(self) -> float:
+        return max((m.as_of for m in self.coverage), default=UNSEEN)
+
+    def both_as_of(self) -> float:
+        return min(self.monitor_as_of(), self.validator_as_of())
+
+    def read_past(self) -> float:
+        """The running maximum, over batches, of the smallest record timestamp in the batch."""
+        return max((m.low_timestamp for m in self.sightings if m.low_timestamp), default=UNSEEN)
+
+    def verdict(self, offset: int) -> tuple[Verdict, float]:
+        """What the committed view says of this offset, and when it said so."""
+        if offset >= self.decided_position():
+            return Verdict.PENDING, 0.0
+        passed = self.start_offset
+        for c in self.coverage:
+            if c.to_offset <= passed:
+                continue
+            if offset < c.to_offset:
+                if offset < c.from_offset:
+                    return Verdict.UNKNOWN, c.decided_at
+                if within(c.runs, offset):
+                    return Verdict.COMMITTED, c.decided_at
+                return (Verdict.UNKNOWN if within(c.gaps, offset) else Verdict.ABORTED), c.decided_at
+            passed = c.to_offset
+        raise AssertionError("an offset below the decided position was never covered")
+
+
+def within(flat: list[int], offset: int) -> bool:
+    """Whether one of the half-open ranges holds the offset."""
+    return any(flat[i] <= offset < flat[i + 1] for i in range(0, len(flat), 2))
+
+
+class Gap(NamedTuple):
+    """The monitor passed something unreadable; `as_of` is how far that partition had been seen before."""
+
+    place: Place
+    passed_at: float
+    as_of: float
+
+
+# --- One transaction --------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Life:
+    """One life of a transaction: the sightings that count for it, in the order of arrival."""
+
+    txn_id: str
+    late_retry: bool
+    sightings: list[Sighting] = field(default_factory=list)
+    cause: Cause | None = None
+    since: float = 0.0
+    causes: list[Cause] = field(default_factory=list)
+    counted_open: bool = False
+
+
+class Figure(NamedTuple):
+    """One duration or gap of a step."""
+
+    step: str | None
+    seconds: float
+
+
+class Ended(NamedTuple):
+    """What a settled transaction comes to."""
+
+    outcome: Outcome
+    txn_type: str | None
+    attempts: int
+    duration_s: float | None
+    status: str | None
+    step_durations: list[Figure]
+    step_gaps: list[Figure]
+    anomalies: set[Anomaly]
+    commit_delay_s: float | None
+    late_events: int
+
+
+def of_kind(life: Iterable[Seen], kind: Kind, *verdicts: Verdict) -> list[Seen]:
+    return [s for s in life if s.event.kind == kind and (not verdicts or s.verdict in verdicts)]
+
+
+def state_of(life: list[Seen]) -> State:
+    """The table of states, first match wins."""
+    if of_kind(life, CLOSE, Verdict.COMMITTED):
+        return State.CLOSED
+    if of_kind(life, CLOSE, Verdict.PENDING):
+        return State.TENTATIVELY_CLOSED
+    if of_kind(life, CLOSE, Verdict.UNKNOWN):
+        return State.UNKNOWN
+    if all(s.verdict == Verdict.ABORTED for s in life):
+        return State.ABORTED
+    aborted_closes = of_kind(life, CLOSE, Verdict.ABORTED)
+    if aborted_closes and not any(is_sign_of_retry(s, last(aborted_closes), life) for s in life):
+        return State.ABORTED
+    return State.OPEN
+
+
+def last(life: list[Seen]) -> Sighting:
+    return max((s.event for s in life), key=lambda e: e.order)
+
+
+def is_sign_of_retry(candidate: Seen, close: Sighting, life: list[Seen]) -> bool:
+    """Whether this event shows that the transaction was tried again after this aborted close."""
+    if not candidate.stands:
+        return False
+    event = candidate.event
+    if event.place == close.place:
+        return event.offset > close.offset
+    if event.ts > close.ts:
+        return True
+    return any(
+        s.verdict == Verdict.ABORTED
+        and (s.event.kind, s.event.signature.step) == (event.kind, event.signature.step)
+        and event.ts >= s.event.ts
+        for s in life
+    )
+
+
+def type_of(events: list[Sighting]) -> str | None:
+    """What the earliest event that names a type says."""
+    typed = sorted((e for e in events if e.signature.txn_type is not None), key=lambda e: e.order)
+    return typed[0].signature.txn_type if typed else None
+
+
+def attempts_of(life: list[Seen]) -> int:
+    most = 1
+    for kind in (OPEN, CLOSE):
+        aborted = len(of_kind(life, kind, Verdict.ABORTED))
+        standing = any(s.stands for s in of_kind(life, kind))
+        most = max(most, aborted + (1 if standing else 0))
+    return most
+
+
+def up_to_first_close(life: list[Seen]) -> list[Seen]:
+    """Colocated: what lies beyond the first committed or unknown close is late."""
+    decided = of_kind(life, CLOSE, Verdict.COMMITTED, Verdict.UNKNOWN)
+    if not decided:
+        return life
+    first = min((s.event for s in decided), key=lambda e: (e.place, e.offset))
+    return [s for s in life if s.event.place != first.place or s.event.offset <= first.offset]
+
+
+def steps_of(events: list[Sighting], kind: Kind) -> dict[str | None, list[float]]:
+    found: dict[str | None, list[float]] = {}
+    for e in events:
+        if e.kind == kind:
+            found.setdefault(e.signature.step, []).append(e.ts)
+    return found
+
+
+class Gauges(NamedTuple):
+    """Live by (type, state), stuck by (type, cause), partial by type, and opens by (type, whole second)."""
+
+    live: Counter[tuple[str, str]]
+    stuck: Counter[tuple[str, str]]
+    partial: Counter[str]
+    opened: Counter[tuple[str, int]]
+
+
+class Measured(NamedTuple):
+    """What is measured of a closed transaction."""
+
+    duration_s: float | None
+    status: str | None
+    step_durations: list[Figure]
+    step_gaps: list[Figure]
+    anomalies: set[Anomaly]
+
+
+def measure(life: list[Seen], partial: bool) -> Measured:
+    """The figures of a closed transaction, from its committed events in their order."""
+    events = sorted((s.event for s in life if s.verdict == Verdict.COMMITTED), key=lambda e: e.order)
+    opens = [e for e in events if e.kind == OPEN]
+    closes = [e for e in events if e.kind == CLOSE]
+    odd: set[Anomaly] = set()
+    if not of_kind(life, OPEN):
+        odd.add(Anomaly.CLOSE_WITHOUT_OPEN)
+    elif not opens:
+        odd.add(Anomaly.OPEN_NOT_COMMITTED)
+    if len(opens) > 1:
+        odd.add(Anomaly.DUPLICATE_OPEN)
+    if len(closes) > 1:
+        odd.add(Anomaly.DUPLICATE_CLOSE)
+    if any(e.order > closes[0].order for e in events if e.kind != CLOSE):
+        odd.add(Anomaly.EVENT_AFTER_CLOSE)
+    duration = closes[0].ts - opens[0].ts if opens and not partial else None
+    if duration is not None and duration < 0:
+        odd.add(Anomaly.NEGATIVE_GAP)
+        duration = None
+    step_durations = []
+    opened, done = steps_of(events, STEP_OPEN), steps_of(events, STEP_DONE)
+    for step in opened.keys() | done.keys():
+        begins, ends = opened.get(step, []), done.get(step, [])
+        if len(begins) > len(ends):
+            odd.add(Anomaly.STEP_NOT_DONE)
+        if len(ends) > len(begins):
+            odd.add(Anomaly.DONE_WITHOUT_OPEN)
+        for k in range(min(len(begins), len(ends))):
+            if ends[k] < begins[k]:
+                odd.add(Anomaly.NEGATIVE_GAP)
+            else:
+                step_durations.append(Figure(step, ends[k] - begins[k]))
+    step_gaps = []
+    for k in range(1, len(events)):
+        if events[k].kind == STEP_OPEN:
+            step_gaps.append(Figure(events[k].signature.step, events[k].ts - events[k - 1].ts))
+    return Measured(duration, closes[0].signature.status, step_durations, step_gaps, odd)
+
+
+# --- All of it --------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """The plain model of a whole ledger."""
+
+    def __init__(self, rules: Rules, start_at: float = UNSEEN) -> None:
+        self.rules = rules
+        self.start_at = start_at
+        self.partitions: dict[Place, Partition] = {}
+        self.lives: dict[str, Life] = {}
+        self.ended: dict[str, Outcome] = {}
+        self.discovered_at = UNSEEN
+        self.horizon_everywhere = UNSEEN
+        self.outages: list[tuple[float, float]] = []
+        self.gaps: list[Gap] = []
+        self.late_events = 0
+        self.sighted = 0
+        self.timed_out_until = UNSEEN
+        self.caught_up = False
+        self.opened: Counter[str] = Counter()
+        self.stuck: Counter[tuple[str, str]] = Counter()
+        self.records: Counter[tuple[str, str, str]] = Counter()
+        self._verdicts: dict[Place, dict[int, tuple[Verdict, float]]] = {}
+
+    # What comes in
+
+    def receive(self, message: Sightings | Coverage | Discovery) -> None:
+        """Take in one message, then look at everything again."""
+        if isinstance(message, Discovery):
+            self._discovered(message)
+        else:
+            partition = self.partitions[Place(message.topic, message.partition)]
+            if isinstance(message, Sightings):
+                self._sighted(partition, message)
+            else:
+                self._covered(partition, message)
+            if message.outage_from:
+                self.outages.append((message.outage_from, message.as_of))
+            self._verdicts.pop(partition.place, None)
+        self.horizon_everywhere = max(self.horizon_everywhere, self.seen_everywhere())
+        for life in self.lives.values():
+            self._look_at(life)
+        present = self.present()
+        self.caught_up = self.caught_up or (bool(present) and all(p.both_as_of() > UNSEEN for p in present))
+
+    def _discovered(self, message: Discovery) -> None:
+        for found in message.found:
+            place = Place(found.topic, found.partition)
+            self.partitions.setdefault(place, Partition(place, found.start_offset))
+        if message.asked_at == 0:
+            return  # the look was not complete
+        for place, partition in self.partitions.items():
+            partition.gone = place.partition not in message.present.get(place.topic, [])
+        self.discovered_at = max(self.discovered_at, message.asked_at)
+
+    def _sighted(self, partition: Partition, message: Sightings) -> None:
+        known = partition.monitor_position()
+        if message.gaps and message.gaps[-1] > known:
+            self.gaps.append(Gap(partition.place, message.read_at, partition.monitor_as_of()))
+        columns = zip(
+            message.offsets,
+            message.txn_ids,
+            message.signature_indexes,
+            message.timestamps,
+            message.record_timestamps,
+            strict=True,
+        )
+        for offset, txn_id, index, ts, record_ts in columns:
+            if offset >= known:
+                signature = Signature(*message.signatures[index])
+                place = partition.place
+                self._admit(Sighting(place, offset, txn_id, signature, ts, record_ts, message.read_at))
+        if message.to_offset > known:
+            for result, count in message.results.items():
+                self.records["monitor", message.topic, result] += count
+        partition.sightings.append(message)
+
+    def _covered(self, partition: Partition, message: Coverage) -> None:
+        known = partition.validator_position()
+        for result, flat in (("ok", message.runs), ("gap", message.gaps)):
+            offsets = [o for i in range(0, len(flat), 2) for o in range(flat[i], flat[i + 1])]
+            if message.to_offset > known:
+                self.records["validator", message.topic, result] += sum(o >= known for o in offsets)
+        partition.coverage.append(message)
+
+    def _admit(self, sighting: Sighting) -> None:
+        self.sighted += 1
+        txn_id = sighting.txn_id
+        life = self.lives.get(txn_id)
+        if life is None:
+            former = self.ended.get(txn_id)
+            if former is not None and not (former == Outcome.ABORTED and sighting.kind == OPEN):
+                self.late_events += 1
+                return
+            life = self.lives[txn_id] = Life(txn_id, late_retry=former is not None)
+        life.sightings.append(sighting)
+
+    def tick(self, now: float) -> None:
+        """From now on, who has waited since before `now - settle_max_s` has waited for long enough."""
+        self.timed_out_until = max(self.timed_out_until, now)
+
+    # How far we have seen
+
+    def present(self) -> list[Partition]:
+        return [p for p in self.partitions.values() if not p.gone]
+
+    def seen_everywhere(self) -> float:
+        """Up to when nothing unread can exist in any partition, those not yet discovered included."""
+        return min([self.discovered_at, *(p.monitor_as_of() for p in self.present())]) if self.present() else UNSEEN
+
+    def places_of(self, life: Life) -> list[Place]:
+        """Where events of this life are known to lie."""
+        return sorted({e.place for e in life.sightings})
+
+    def horizon(self, life: Life) -> float:
+        if self.rules.colocated:
+            return min(self.partitions[p].monitor_as_of() for p in self.places_of(life))
+        return self.horizon_everywhere
+
+    def due(self, reference: float, wait_s: float) -> float:
+        """When a wait is over; an outage that began while it ran comes on top, and a grace is left after it."""
+        due = reference + wait_s
+        for began, ended in merged(self.outages):
+            if began < due and ended > reference:
+                lost = ended - max(began, reference)
+                due = max(due + lost, ended + self.rules.retry_grace_s)
+        return due
+
+    def gaps_of(self, life: Life) -> list[Gap]:
+        """The gaps in which events of this life may lie."""
+        places = self.places_of(life)
+        began = min(e.record_ts for e in life.sightings)
+        return [
+            gap
+            for gap in self.gaps
+            if (gap.place in places or not self.rules.colocated) and began <= gap.passed_at + self.rules.settle_max_s
+        ]
+
+    # What is asked
+
+    def judge(self, life: Life) -> list[Seen]:
+        """The life's events with their verdicts as of now."""
+        return [Seen(e, *self._verdict(e)) for e in life.sightings]
+
+    def _verdict(self, event: Sighting) -> tuple[Verdict, float]:
+        # Worked out anew whenever a message about its partition has come in; between them nothing can change it.
+        known = self._verdicts.setdefault(event.place, {})
+        if event.offset not in known:
+            known[event.offset] = self.partitions[event.place].verdict(event.offset)
+        return known[event.offset]
+
+    def partial(self, events: list[Sighting]) -> bool:
+        return not any(e.kind == OPEN for e in events) or any(e.ts < self.start_at for e in events)
+
+    def stuck_of(self, life: Life, seen: list[Seen]) -> tuple[Cause, float] | None:
+        """The table of causes, first match wins."""
+        events = life.sightings
+        if self.partial(events) or any(e.signature.kept_time for e in events):
+            return None
+        thresholds = self.rules.thresholds(type_of(events))
+        state, horizon, maybe_unread = state_of(seen), self.horizon(life), bool(self.gaps_of(life))
+        if state == State.OPEN and not maybe_unread:
+            due = self.due(max(max(e.ts, e.record_ts) for e in events), thresholds.idle_after_s)
+            if horizon > due:
+                return Cause.IDLE, due
+            standing_opens = [s.event.ts for s in of_kind(seen, OPEN) if s.stands]
+            if standing_opens:
+                due = self.due(min(standing_opens), thresholds.overdue_after_s)
+                if horizon > due:
+                    return Cause.OVERDUE, due
+        if state == State.TENTATIVELY_CLOSED:
+            return self._stuck_close(seen, thresholds.commit_pending_after_s)
+        if state == State.ABORTED and not maybe_unread and any(s.stands for s in seen):
+            due = self.due(max(s.decided_at for s in seen if not s.stands), self.rules.retry_grace_s)
+            if horizon > due:
+                return Cause.NEVER_COMMITTED, due
+        return None
+
+    def _stuck_close(self, seen: list[Seen], commit_pending_after_s: float) -> tuple[Cause, float] | None:
+        at_frontier, behind = [], []
+        for s in of_kind(seen, CLOSE, Verdict.PENDING):
+            partition = self.partitions[s.event.place]
+            due = self.due(s.event.record_ts, commit_pending_after_s)
+            if partition.both_as_of() > due:
+                (at_frontier if s.event.offset == partition.validator_position() else behind).append(due)
+        if behind:
+            return Cause.UNDECIDED, min(behind)
+        return (Cause.COMMIT_PENDING, min(at_frontier)) if at_frontier else None
+
+    def _look_at(self, life: Life) -> None:
+        label = type_of(life.sightings) or "unspecified"
+        if not life.counted_open and any(e.kind == OPEN for e in life.sightings):
+            life.counted_open = True
+            self.opened[label] += 1
+        stuck = self.stuck_of(life, self.judge(life))
+        if stuck is not None and stuck[0] != life.cause:
+            life.causes.append(stuck[0])
+            if self.caught_up:
+                self.stuck[label, stuck[0].value] += 1
+        life.cause, life.since = stuck if stuck is not None else (None, 0.0)
+
+    # The gauges, counted anew
+
+    def gauges(self) -> Gauges:
+        """All four, from all that is live."""
+        live: Counter[tuple[str, str]] = Counter()
+        stuck: Counter[tuple[str, str]] = Counter()
+        partial: Counter[str] = Counter()
+        opened: Counter[tuple[str, int]] = Counter()
+        for life in self.lives.values():
+            seen = self.judge(life)
+            label, state = type_of(life.sightings) or "unspecified", state_of(seen)
+            if life.cause is not None:
+                live[label, "stuck"] += 1
+                stuck[label, life.cause.value] += 1
+            elif state in (State.OPEN, State.TENTATIVELY_CLOSED, State.ABORTED):
+                live[label, state.value] += 1
+            partial[label] += self.partial(life.sightings)
+            opens = [s.event.ts for s in of_kind(seen, OPEN) if s.stands]
+            replayed = any(e.signature.kept_time for e in life.sightings)
+            if opens and not replayed and state in (State.OPEN, State.TENTATIVELY_CLOSED):
+                opened[label, int(min(opens))] += 1
+        return Gauges(live, stuck, +partial, opened)
+
+    # Settlement
+
+    def may_settle(self, life: Life) -> bool:
+        """Whether the outcome is final and nothing that was appended before it became so can be unread."""
+        seen = self.judge(life)
+        close = deciding_close(seen)
+        if close is not None:
+            if self.rules.colocated:
+                return True
+            return not any(s.verdict == Verdict.PENDING for s in seen) and (
+                self._timed_out(close) or self._all_read(close)
+            )
+        return not any(s.stands for s in seen) and self._seen_by_all(life) > self._abort_is_final_at(seen)
+
+    def must_settle(self, life: Life) -> bool:
+        """Whether one of the plain ways to settle is open: by (a) in all partitions, by (b) in all, or by time."""
+        if not self.may_settle(life):
+            return False
+        close = deciding_close(self.judge(life))
+        if close is None or self.rules.colocated or self._timed_out(close):
+            return True
+        by_as_of = self.seen_everywhere() > close.decided_at
+        return by_as_of or (self._nobody_waits_for_discovery() and self._read_past_by_all(close))
+
+    def _nobody_waits_for_discovery(self) -> bool:
+        closes = [deciding_close(self.judge(life)) for life in self.lives.values()]
+        return all(c is None or c.decided_at < self.discovered_at for c in closes)
+
+    def _read_past_by_all(self, close: Seen) -> bool:
+        key = close.event.record_ts + self.rules.settle_lateness_s
+        return all(p.read_past() > key for p in self.present())
+
+    def _all_read(self, close: Seen) -> bool:
+        key = close.event.record_ts + self.rules.settle_lateness_s
+        return self.discovered_at > close.decided_at and all(
+            p.monitor_as_of() > close.decided_at or p.read_past() > key for p in self.present()
+        )
+
+    def _timed_out(self, close: Seen) -> bool:
+        return self.timed_out_until > close.decided_at + self.rules.settle_max_s
+
+    def timed_out_only(self, life: Life) -> bool:
+        """Whether nothing but the time-out lets it settle."""
+        close = deciding_close(self.judge(life))
+        return close is not None and not self.rules.colocated and not self._all_read(close)
+
+    def _seen_by_all(self, life: Life) -> float:
+        if self.rules.colocated:
+            return self.partitions[life.sightings[0].place].monitor_as_of()
+        return self.seen_everywhere()
+
+    def _abort_is_final_at(self, seen: list[Seen]) -> float:
+        return self.due(max(s.decided_at for s in seen), self.rules.retry_grace_s)
+
+    def end_of(self, life: Life) -> Ended:
+        """What the life comes to, if it ends now."""
+        seen = self.judge(life)
+        counted = up_to_first_close(seen) if self.rules.colocated else seen
+        events = [s.event for s in counted]
+        partial = self.partial(events)
+        outcome = self._outcome(life, counted, partial)
+        measured = measure(counted, partial) if outcome == Outcome.CLOSED else Measured(None, None, [], [], set())
+        odd = set(measured.anomalies)
+        if any(e.ts < self.start_at for e in events):
+            odd.discard(Anomaly.CLOSE_WITHOUT_OPEN)  # its open may lie where we never read
+        if any(e.signature.future for e in events):
+            odd.add(Anomaly.FUTURE_TIMESTAMP)
+        if self.rules.colocated and len({e.place for e in events}) > 1:
+            odd.add(Anomaly.NOT_COLOCATED)
+        if life.late_retry:
+            odd.add(Anomaly.LATE_RETRY)
+        return Ended(
+            outcome=outcome,
+            txn_type=type_of(events),
+            attempts=attempts_of(counted),
+            duration_s=measured.duration_s,
+            status=measured.status,
+            step_durations=sorted(measured.step_durations, key=repr),
+            step_gaps=sorted(measured.step_gaps, key=repr),
+            anomalies=odd,
+            commit_delay_s=self._commit_delay(counted),
+            late_events=len(seen) - len(counted),
+        )
+
+    def _outcome(self, life: Life, counted: list[Seen], partial: bool) -> Outcome:
+        if of_kind(counted, CLOSE, Verdict.COMMITTED):
+            return Outcome.CLOSED
+        if of_kind(counted, CLOSE, Verdict.UNKNOWN) or any(s.verdict == Verdict.UNKNOWN for s in counted) or partial:
+            return Outcome.UNKNOWN
+        final_at = self._abort_is_final_at(counted)
+        if any(gap.as_of <= final_at for gap in self.gaps_of(life)):
+            return Outcome.UNKNOWN
+        return Outcome.ABORTED
+
+    def _commit_delay(self, counted: list[Seen]) -> float | None:
+        closes = of_kind(counted, CLOSE, Verdict.COMMITTED)
+        if not closes:
+            return None
+        first = min(closes, key=lambda s: s.event.order)
+        return max(0.0, first.decided_at - first.event.read_at)
+
+    def end(self, life: Life) -> Ended:
+        """End the life."""
+        ended = self.end_of(life)
+        del self.lives[life.txn_id]
+        self.ended[life.txn_id] = ended.outcome
+        self.late_events += ended.late_events
+        return ended
+
+
+def deciding_close(seen: list[Seen]) -> Seen | None:
+    """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset)."""
+    decided = of_kind(seen, CLOSE, Verdict.COMMITTED, Verdict.UNKNOWN)
+    return min(decided, key=lambda s: (s.event.record_ts, s.event.place, s.event.offset), default=None)
+
+
+def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans joined where they overlap or touch, ascending."""
+    joined: list[tuple[float, float]] = []
+    for began, ended in sorted(spans):
+        if joined and began <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(ended, joined[-1][1]))
+        else:
+            joined.append((began, ended))
+    return joined

@@ -1,0 +1,210 @@
+"""Runs the ledger and the plain model side by side over the same messages, and holds them equal at every step."""
+
+from collections import Counter
+
+from tests.core.reference import Ended, Life, Plain, state_of
+from tests.core.worlds import Message, Sent, World, nows
+from txninsightd.core.figures import Figures, Histogram
+from txninsightd.core.finished import Finished
+from txninsightd.core.ledger import Ledger
+from txninsightd.vocabulary import Anomaly, Coverage, Discovery, Outcome, Sightings
+
+BOUNDS = (0.5, 2.0, 10.0, 60.0)
+
+
+def new_ledger(world: World) -> Ledger:
+    return Ledger(world.rules, Figures(BOUNDS, most_label_values=100), world.start_at)
+
+
+def give(ledger: Ledger, message: Message) -> None:
+    """Hand one message to the ledger."""
+    if isinstance(message, Sightings):
+        ledger.sighted(message)
+    elif isinstance(message, Coverage):
+        ledger.covered(message)
+    else:
+        ledger.discovered(message)
+
+
+def end_of(finished: Finished) -> Ended:
+    """A settled transaction in the plain model's words."""
+    kpis = finished.kpis
+    return Ended(
+        outcome=finished.outcome,
+        txn_type=finished.txn.txn_type,
+        attempts=finished.attempts,
+        duration_s=kpis.duration_s,
+        status=kpis.status,
+        step_durations=sorted(kpis.step_durations, key=_as_figure),  # type: ignore[arg-type]
+        step_gaps=sorted(kpis.step_gaps, key=_as_figure),  # type: ignore[arg-type]
+        anomalies=set(kpis.anomalies),
+        commit_delay_s=finished.commit_delay_s,
+        late_events=finished.late_events,
+    )
+
+
+def _as_figure(figure: tuple[str | None, float]) -> str:
+    return f"Figure(step={figure[0]!r}, seconds={figure[1]!r})"
+
+
+class SideBySide:
+    """A ledger and a plain model that get the same messages."""
+
+    def __init__(self, world: World) -> None:
+        self.ledger = new_ledger(world)
+        self.plain = Plain(world.rules, world.start_at)
+        self.finished: list[tuple[str, Ended]] = []
+        self.timed_out: Counter[bool] = Counter()
+
+    def run(self, arrived: list[Sent], settle_every: int = 1, ticking: bool = False) -> None:
+        """Play all messages, with a comparison after each."""
+        now = 0.0
+        for i, (now, message) in enumerate(nows(arrived)):
+            give(self.ledger, message)
+            self.plain.receive(message)
+            self.compare_live()
+            if ticking:
+                self.ledger.tick(now)
+                self.plain.tick(now)
+            if i % settle_every == 0:
+                self.settle(now)
+                self.compare_live()
+        self.settle(now)
+        self.compare_live()
+        self.compare_figures()
+
+    # Live transactions
+
+    def compare_live(self) -> None:
+        ledger, plain = self.ledger, self.plain
+        assert ledger.live.keys() == plain.lives.keys()
+        for txn_id, life in plain.lives.items():
+            self._compare_one(txn_id, life)
+        assert set(ledger.stuck) == {t for t, life in plain.lives.items() if life.cause is not None}
+        assert ledger.caught_up == plain.caught_up
+        self._compare_gauges()
+
+    def _compare_one(self, txn_id: str, life: Life) -> None:
+        txn, seen = self.ledger.live[txn_id], self.plain.judge(life)
+        verdicts = {(s.event.place, s.event.offset): s.verdict for s in seen}
+        assert {(j.event.place, j.event.offset): j.verdict for j in self.ledger.life(txn)} == verdicts
+        stuck = (life.cause, life.since)
+        assert (txn_id, txn.state, (txn.cause, txn.since)) == (txn_id, state_of(seen), stuck)
+        assert list(txn.causes) == life.causes
+        assert txn.partial == self.plain.partial(life.sightings)
+
+    def _compare_gauges(self) -> None:
+        figures = self.ledger.figures
+        live, stuck, partial, opened = self.plain.gauges()
+        assert _without_zeros(figures.live) == live
+        assert _without_zeros(figures.live_stuck) == stuck
+        assert _without_zeros(figures.live_partial) == partial
+        assert {(t, s): n for t, seconds in figures.opened_seconds.items() for s, n in seconds.items()} == opened
+
+    # Settled ones
+
+    def settle(self, now: float) -> None:
+        """Let the ledger settle, and check that it may, that it must, and what comes of it."""
+        due = {t for t, life in self.plain.lives.items() if self.plain.must_settle(life)}
+        settled = self.ledger.settle(now)
+        names = [f.txn.txn_id for f in settled]
+        assert len(set(names)) == len(names)
+        assert due <= set(names)
+        for finished in settled:
+            life = self.plain.lives[finished.txn.txn_id]
+            assert self.plain.may_settle(life)
+            self.timed_out[self.plain.timed_out_only(life)] += 1
+            ended = self.plain.end(life)
+            assert (life.txn_id, end_of(finished)) == (life.txn_id, ended)
+            self.finished.append((life.txn_id, ended))
+
+    # Counters and histograms
+
+    def compare_figures(self) -> None:
+        figures, plain = self.ledger.figures, self.plain
+        assert _without_zeros(figures.opened) == plain.opened
+        assert _without_zeros(figures.stuck) == plain.stuck
+        assert _without_zeros(figures.records) == +plain.records
+        finished = Counter((_label(e.txn_type), e.outcome.value, _label(e.status)) for _, e in self.finished)
+        assert _without_zeros(figures.finished) == finished
+        anomalies = Counter(anomaly.value for _, e in self.finished for anomaly in e.anomalies)
+        anomalies[Anomaly.LATE_EVENT.value] = plain.late_events
+        assert _without_zeros(figures.anomalies) == +anomalies
+        assert figures.settled_by_timeout >= self.timed_out[True]
+        self._compare_histograms()
+
+    def _compare_histograms(self) -> None:
+        figures = self.ledger.figures
+        durations = [((_label(e.txn_type),), e.duration_s) for _, e in self.finished if e.duration_s is not None]
+        delays = [((_label(e.txn_type),), e.commit_delay_s) for _, e in self.finished if e.commit_delay_s is not None]
+        steps = [((_label(e.txn_type), _label(f.step)), f.seconds) for _, e in self.finished for f in e.step_durations]
+        gaps = [((_label(e.txn_type), _label(f.step)), f.seconds) for _, e in self.finished for f in e.step_gaps]
+        assert _told({(t,): h for t, h in figures.durations.items()}) == _counted(durations)
+        assert _told({(t,): h for t, h in figures.commit_delays.items()}) == _counted(delays)
+        assert _told(figures.step_durations) == _counted(steps)
+        assert _told(figures.step_gaps) == _counted(gaps)
+
+    def conserved(self) -> None:
+        """Every sighting counts once: in a life that ended, in a live one, or as late."""
+        live = sum(len(life.sightings) for life in self.plain.lives.values())
+        ended = sum(len(f.life) for f in self.ledger.archive.lingering.values())
+        retried = any(Anomaly.LATE_RETRY in e.anomalies for _, e in self.finished)
+        if not retried:  # a second life takes the first one's place in the archive
+            late = self.ledger.figures.anomalies[Anomaly.LATE_EVENT.value]
+            assert live + ended + late == self.plain.sighted
+
+
+def no_leftovers(ledger: Ledger) -> None:
+    """Nothing but the archive is left once all is settled."""
+    assert not ledger.live
+    assert not ledger.stuck
+    assert not ledger._dirty
+    horizon, settlement = ledger._horizon, ledger._settlement
+    wheels = [horizon._everywhere.wheel, *(d.wheel for d in horizon._domains.values()), settlement._timeouts]
+    wheels += [p.close_deadlines for p in ledger.partitions.values()]  # type: ignore[list-item]
+    for wheel in wheels:
+        assert not [item for bucket in wheel._buckets.values() for item in bucket]
+    for partition in ledger.partitions.values():
+        assert not partition.pending_closes
+        assert not partition._waiting
+        assert not partition._sighted
+        assert partition.undecided_records() == 0
+    assert settlement.waiting() == 0
+    assert not settlement._by_key
+    assert not settlement._ready
+    assert not any(settlement._parked.values())
+    figures = ledger.figures
+    assert not _without_zeros(figures.live)
+    assert not _without_zeros(figures.live_stuck)
+    assert not _without_zeros(figures.live_partial)
+    assert not any(figures.opened_seconds.values())
+
+
+def lives_by_outcome(finished: list[tuple[str, Ended]]) -> dict[str, list[Outcome]]:
+    """The outcomes of each transaction's lives, in order."""
+    lives: dict[str, list[Outcome]] = {}
+    for txn_id, ended in finished:
+        lives.setdefault(txn_id, []).append(ended.outcome)
+    return lives
+
+
+def _label(value: str | None) -> str:
+    return value or "unspecified"
+
+
+def _without_zeros(counter: Counter) -> dict:  # type: ignore[type-arg]
+    return {key: count for key, count in counter.items() if count}
+
+
+def _told(histograms: dict) -> dict:  # type: ignore[type-arg]
+    return {label: (list(h.counts), round(h.sum, 6)) for label, h in histograms.items() if sum(h.counts)}
+
+
+def _counted(values: list) -> dict:  # type: ignore[type-arg]
+    found: dict = {}  # type: ignore[type-arg]
+    for label, value in values:
+        found.setdefault(label, Histogram(BOUNDS)).observe(value)
+    return _told(found)
+
+
+__all__ = ["Discovery", "SideBySide", "end_of", "give", "lives_by_outcome", "new_ledger", "no_leftovers"]

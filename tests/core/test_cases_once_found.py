@@ -1,0 +1,94 @@
+"""Small stories that a ledger once told wrongly, each with what was wrong."""
+
+import pytest
+
+from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
+from txninsightd.vocabulary import Cause, Outcome
+
+
+def test_a_step_stamped_before_the_start_makes_a_plain_open_transaction_partial_at_once() -> None:
+    # The step took the short path of open transactions, and the gauge of partial ones was not told.
+    side_by_side(
+        discover(1, A),
+        sight(A, 1, ev(0, OPEN, 100)),
+        sight(A, 2, ev(1, STEP_OPEN, 50)),
+        start_at=60,
+    )
+
+
+def test_an_outage_that_is_told_late_frees_whom_it_excuses() -> None:
+    # Stuck transactions were not looked at again when another partition told of an outage that extends their wait.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 2, ev(0, OPEN, 100), ev(1, CLOSE, 102)),
+        cover(A, 0, 1, [0], 101, as_of=120),
+        sight(A, 2, as_of=120),
+    )
+    assert both.ledger.live["t"].cause == Cause.COMMIT_PENDING
+    hand(both, sight(B, 0, as_of=130, outage_from=103))
+    assert both.ledger.live["t"].cause is None
+
+
+def test_what_lies_beyond_the_close_does_not_name_the_type() -> None:
+    # Where events are colocated, an event beyond the first decided close is late, whether it was already sighted or
+    # not; yet sighted before the settlement it could still name the type.
+    both = side_by_side(
+        discover(1, A),
+        sight(A, 3, ev(0, OPEN, 100, txn_type="order"), ev(1, CLOSE, 101), ev(2, STEP_DONE, 99, txn_type="pay")),
+        cover(A, 0, 2, [0, 1], 103),
+        colocated=True,
+    )
+    assert [(e.txn_type, e.outcome, e.late_events) for _, e in both.finished] == [("order", Outcome.CLOSED, 1)]
+
+
+def test_what_lies_beyond_the_close_does_not_make_it_partial() -> None:
+    # The same with an event stamped before the start.
+    both = side_by_side(
+        discover(1, A),
+        sight(A, 3, ev(0, OPEN, 100), ev(1, CLOSE, 101), ev(2, STEP_DONE, 50)),
+        cover(A, 0, 2, [0, 1], 103),
+        colocated=True,
+        start_at=60,
+    )
+    assert [(e.duration_s, e.late_events) for _, e in both.finished] == [(1, 1)]
+
+
+@pytest.mark.parametrize("gap_comes_first", [True, False])
+def test_a_gap_after_all_was_seen_there_leaves_an_abort_known(gap_comes_first: bool) -> None:
+    # Partition a was seen beyond the abort's grace before its gap, so no retry can lie in the gap; but whether the
+    # outcome was aborted or unknown depended on whether the gap or partition b's last message arrived first.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 1, ev(0, OPEN, 100)),
+        cover(A, 0, 1, [], 101, as_of=101),
+        sight(A, 1, as_of=200),
+    )
+    gap = sight(A, 3, gaps=[1, 2], read_at=201)
+    seen = sight(B, 0, as_of=200)
+    hand(both, *((gap, seen) if gap_comes_first else (seen, gap)))
+    assert [e.outcome for _, e in both.finished] == [Outcome.ABORTED]
+
+
+def test_events_on_two_partitions_are_idle_once_both_are_seen() -> None:
+    # Colocated, but breached: the transaction waited in the first partition's wheel only.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 1, ev(0, OPEN, 100)),
+        sight(B, 1, ev(0, STEP_OPEN, 101)),
+        sight(A, 1, as_of=200),
+        sight(B, 1, as_of=200),
+        colocated=True,
+    )
+    assert both.ledger.live["t"].cause == Cause.IDLE
+
+
+def test_a_gap_that_is_told_again_is_no_new_gap() -> None:
+    # A reader that was restarted may tell again what was applied; its gap then suspended younger transactions too.
+    both = side_by_side(
+        discover(200_000, A),
+        sight(A, 3, gaps=[0, 2], read_at=10, as_of=10),
+        sight(A, 4, ev(3, OPEN, 100_100)),
+        sight(A, 3, gaps=[0, 2], read_at=100_100, as_of=10),
+        sight(A, 4, as_of=100_200),
+    )
+    assert both.ledger.live["t"].cause == Cause.IDLE
