@@ -228,7 +228,6 @@ def _add_time(group: argparse._ArgumentGroup) -> None:
     choice.add_argument(
         "--rebase",
         choices=["now"],
-        default="now",
         help="shift all timestamps in values by one constant, so that the last event is about now (the default)",
     )
     choice.add_argument(

@@ -1,0 +1,122 @@
+"""txninsight-replay where no broker is needed: its options, and what it refuses before it asks for one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from txninsightd.tools import replay
+from txninsightd.tools.replaying import cluster
+from txninsightd.tools.replaying.cluster import Refusal, client_properties
+
+NOBODY = "127.0.0.1:1"
+GOOD = {"at": 1, "producer": "p", "topic": "t", "value": {}}
+
+
+@pytest.fixture(autouse=True)
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_TIMEOUT_S", 0.2)
+
+
+def written(folder: Path, *lines: Any) -> str:
+    file = folder / "events.jsonl"
+    file.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return str(file)
+
+
+def test_no_broker_is_a_clear_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([written(tmp_path, GOOD), "--bootstrap", NOBODY]) == 2
+    assert f"no broker answers at {NOBODY}" in capsys.readouterr().err
+
+
+def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, GOOD, "oops\n", {"at": 2, "producer": "p"}, {"at": 3, "producer": "q", "kafka": "commit"})
+    assert replay.main([file, "--bootstrap", NOBODY, "--strict"]) == 2
+    said = capsys.readouterr().err
+    assert "line 2: not JSON" in said
+    assert "line 3: neither `topic`" in said
+    assert "line 4: commit, but 'q' has no Kafka transaction open" in said
+    assert "3 of 4 lines cannot be used" in said
+    assert "--strict was given" in said
+    assert "no broker" not in said
+
+
+def test_without_strict_bad_lines_are_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([written(tmp_path, "oops\n", GOOD), "--bootstrap", NOBODY]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 lines cannot be used: skipped" in said
+    assert "no broker answers" in said
+
+
+@pytest.mark.parametrize("lines", [[], ["\n"], ["oops\n"], [{"header": {}}]])
+def test_nothing_to_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[Any]) -> None:
+    assert replay.main([written(tmp_path, *lines), "--bootstrap", NOBODY]) == 2
+    assert "has no line that can be published" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.main([str(tmp_path / "none.jsonl"), "--bootstrap", NOBODY]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--bootstrap", NOBODY, "--speed", "0"],
+        ["--bootstrap", NOBODY, "--speed", "fast"],
+        ["--bootstrap", NOBODY, "--speed", "nan"],
+        ["--bootstrap", NOBODY, "--partitions", "0"],
+        ["--bootstrap", NOBODY, "--transaction-timeout", "0.5"],
+        ["--bootstrap", NOBODY, "--keep-time", "--rebase", "now"],
+    ],
+)
+def test_wrong_options_are_a_usage_error(tmp_path: Path, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        replay.main([written(tmp_path, GOOD), *options])
+    assert ended.value.code == 2
+
+
+def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        replay.main(["--help"])
+    said = capsys.readouterr().out
+    for option in ("--speed", "--rebase", "--keep-time", "--create-topics", "--strict", "--transaction-timeout"):
+        assert option in said
+
+
+def test_client_properties_are_key_and_value(tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("# a comment\n\nsasl.password=a=b # not a comment\n ssl.ca.location = /ca.pem \n")
+    assert client_properties("host:1", file) == {
+        "bootstrap.servers": "host:1",
+        "sasl.password": "a=b # not a comment",
+        "ssl.ca.location": "/ca.pem",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a=b\nc\n", "line 2"), ("=b\n", "line 1"), ("transactional.id=x\n", "--transactional-id-prefix")],
+)
+def test_properties_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text(text)
+    with pytest.raises(Refusal, match=says):
+        client_properties("host:1", file)
+
+
+def test_properties_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="cannot be read"):
+        client_properties("host:1", tmp_path / "none")
+
+
+def test_a_child_without_its_parent_ends_by_itself() -> None:
+    command = [sys.executable, "-m", "txninsightd.tools.replaying.doomed"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
