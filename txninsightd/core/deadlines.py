@@ -1,47 +1,58 @@
 """Deadlines for very many things, of which hardly any ever falls due: a wheel of one-second buckets.
 
 Moving a deadline later costs nothing: the item stays in its bucket and moves on when that bucket comes up. Removing one
-is a dictionary deletion. Items carry their own bookkeeping (`bucket`, `due_at`), so that a million of them cost a
-million dictionary slots and no more.
+is a dictionary deletion. An item stands in one bucket of one wheel at a time and knows which, so that a million of them
+cost a million dictionary slots and no more.
 """
 
 from heapq import heappop, heappush
 from math import floor
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class Bucket(dict[Any, None]):
+    """The items of one second of one wheel, hashed by identity."""
+
+    __slots__ = ("second",)
+
+    def __init__(self, second: int) -> None:
+        super().__init__()
+        self.second = second
 
 
 class Timed(Protocol):
     """Something with a deadline. `bucket` is None while it has none; `due_at` is in epoch seconds."""
 
-    bucket: int | None
+    bucket: Bucket | None
     due_at: float
 
 
 T = TypeVar("T", bound=Timed)
 
 
+def drop(item: Timed) -> None:
+    """Let the item never fall due, whichever wheel it stands in."""
+    if item.bucket is not None:
+        del item.bucket[item]
+        item.bucket = None
+
+
 class Deadlines(Generic[T]):
-    """Items by the moment at which they fall due. An item stands in one wheel at a time, and is hashed by identity."""
+    """Items by the moment at which they fall due."""
 
     def __init__(self) -> None:
-        self._buckets: dict[int, dict[T, None]] = {}
+        self._buckets: dict[int, Bucket] = {}
         self._order: list[int] = []
 
     def set(self, item: T, due_at: float) -> None:
-        """Let the item fall due at `due_at`, instead of whenever it would have."""
+        """Let the item, which stands in no other wheel, fall due at `due_at` instead of whenever it would have."""
         item.due_at = due_at
-        bucket = floor(due_at)
+        second = floor(due_at)
         if item.bucket is not None:
-            if bucket >= item.bucket:
+            if second >= item.bucket.second:
                 return
-            del self._buckets[item.bucket][item]
-        self._put(item, bucket)
-
-    def drop(self, item: T) -> None:
-        """Let the item never fall due."""
-        if item.bucket is not None:
-            del self._buckets[item.bucket][item]
-            item.bucket = None
+            drop(item)
+        self._put(item, second)
 
     def due(self, now: float) -> list[T]:
         """Take out, and give, all items whose deadline lies before `now` (strictly)."""
@@ -55,9 +66,10 @@ class Deadlines(Generic[T]):
             self._put(item, floor(item.due_at))
         return taken
 
-    def _put(self, item: T, bucket: int) -> None:
-        if bucket not in self._buckets:
-            self._buckets[bucket] = {}
-            heappush(self._order, bucket)
-        self._buckets[bucket][item] = None
+    def _put(self, item: T, second: int) -> None:
+        bucket = self._buckets.get(second)
+        if bucket is None:
+            bucket = self._buckets[second] = Bucket(second)
+            heappush(self._order, second)
+        bucket[item] = None
         item.bucket = bucket

@@ -103,7 +103,7 @@ class Shown(NamedTuple):
 
 
 class Figures:
-    """All counters, histograms and live gauges about business transactions. `txn_types`: those that are named always."""
+    """All counters, histograms and live gauges of transactions. `txn_types`: those that are named always."""
 
     def __init__(self, bounds: Sequence[float], most_label_values: int, txn_types: Iterable[str] = ()) -> None:
         self.txn_types = LabelCap(most_label_values)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from txninsightd.core.events import Judged
 from txninsightd.core.figures import Figures
-from txninsightd.core.kpis import Kpis, common_anomalies, first_committed_close, kpis_of
+from txninsightd.core.kpis import Kpis, common_anomalies, first_committed_close, kpis_of, type_of
 from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
 from txninsightd.core.remembered import Remembered
 from txninsightd.core.transaction import Transaction
@@ -28,10 +28,17 @@ class Finished(NamedTuple):
     settled_at: float
 
 
-def finish(txn: Transaction, life: list[Judged], colocated: bool, retry_maybe_unread: bool, now: float) -> Finished:
-    """Evaluate a transaction whose outcome is final."""
+def finish(
+    txn: Transaction, life: list[Judged], colocated: bool, start_at: float, retry_maybe_unread: bool, now: float
+) -> Finished:
+    """Evaluate a transaction whose outcome is final. What lies beyond the close that ended it counts for nothing."""
     counted = list(up_to_first_close(life)) if colocated else life
-    partial = txn.early or not any(j.kind == Kind.TRANSACTION_OPEN for j in counted)
+    if len(counted) < len(life):
+        txn.events = [j.event for j in counted]
+        txn.txn_type = type_of(txn.events)
+        txn.sighted_open = any(j.kind == Kind.TRANSACTION_OPEN for j in counted)
+        txn.early = any(event.ts < start_at for event in txn.events)
+    partial = txn.partial
     outcome = outcome_of(counted, partial, retry_maybe_unread)
     kpis = kpis_of(counted, partial) if outcome is Outcome.CLOSED else Kpis(None, None, [], [], set())
     kpis.anomalies.update(common_anomalies(counted, colocated, txn.late_retry))

@@ -23,10 +23,11 @@ MOST_OUTAGES = 1000
 
 
 class Gap(NamedTuple):
-    """The monitor passed something unread at `passed_at`; it had seen everything up to `horizon_before`."""
+    """The monitor passed something unread in `place` at `passed_at`; up to `seen_before` it had seen all of it."""
 
+    place: Place
     passed_at: float
-    horizon_before: float
+    seen_before: float
 
 
 class Domain:
@@ -37,15 +38,18 @@ class Domain:
         self.wheel: Deadlines[Transaction] = Deadlines()
         self.gaps: list[Gap] = []
 
-    def add_gap(self, passed_at: float) -> None:
-        """Note a gap; those between two advances of `as_of` count as one, and the oldest merge beyond a bound."""
-        if self.gaps and self.gaps[-1].horizon_before == self.as_of:
-            self.gaps[-1] = Gap(max(passed_at, self.gaps[-1].passed_at), self.as_of)
+    def add_gap(self, place: Place, passed_at: float, seen_before: float) -> None:
+        """Note a gap; neighbours between two advances of `as_of` count as one, the oldest merge beyond a bound."""
+        last = self.gaps[-1] if self.gaps else None
+        if last is not None and (last.place, last.seen_before) == (place, seen_before):
+            self.gaps[-1] = last._replace(passed_at=max(passed_at, last.passed_at))
         else:
-            self.gaps.append(Gap(passed_at, self.as_of))
+            self.gaps.append(Gap(place, passed_at, seen_before))
         if len(self.gaps) > MOST_GAPS:
-            first, second = self.gaps[:2]
-            self.gaps[:2] = [Gap(max(first.passed_at, second.passed_at), first.horizon_before)]
+            one, other = self.gaps[:2]
+            self.gaps[:2] = [
+                Gap(one.place, max(one.passed_at, other.passed_at), min(one.seen_before, other.seen_before))
+            ]
 
 
 class Horizon:
@@ -72,8 +76,10 @@ class Horizon:
         return min(self._domains[event.place].as_of for event in txn.events)
 
     def wheel(self, txn: Transaction) -> Deadlines[Transaction]:
-        """Where the transaction waits for its domain's `as_of`."""
-        return self._domains[txn.events[0].place].wheel
+        """Where the transaction waits for the `as_of` that is furthest behind."""
+        if not self._colocated:
+            return self._everywhere.wheel
+        return min((self._domains[event.place] for event in txn.events), key=lambda domain: domain.as_of).wheel
 
     def advance(self, partition: PartitionState | None) -> list[Transaction]:
         """Take in one partition's (None: every one's) new `as_of`; gives the transactions that fall due by it."""
@@ -97,7 +103,7 @@ class Horizon:
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed something in this partition that it could not read."""
-        self._domains[partition.place].add_gap(passed_at)
+        self._domains[partition.place].add_gap(partition.place, passed_at, partition.monitor_as_of)
 
     def maybe_unread(self, txn: Transaction) -> bool:
         """Whether events of the transaction may lie in a gap."""
@@ -105,7 +111,7 @@ class Horizon:
 
     def retry_maybe_unread(self, txn: Transaction, settled_since: float) -> bool:
         """The same of a wholly aborted one, but for gaps that came after its settlement was due (`settled_since`)."""
-        return any(gap.horizon_before <= settled_since for gap in self._gaps_in_life_of(txn))
+        return any(gap.seen_before <= settled_since for gap in self._gaps_in_life_of(txn))
 
     def _gaps_in_life_of(self, txn: Transaction) -> Iterable[Gap]:
         domains = {id(d): d for d in (self._domains[e.place] for e in txn.events)} if self._colocated else None

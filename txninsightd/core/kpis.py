@@ -7,6 +7,7 @@ before it to its open.
 """
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import NamedTuple
 
 from txninsightd.core.events import Event, Judged, Life, event_order
@@ -89,7 +90,7 @@ def _step_durations(events: list[Event], anomalies: set[Anomaly]) -> list[StepFi
 def _step_gaps(events: list[Event]) -> list[StepFigure]:
     return [
         StepFigure(event.signature.step, event.ts - before.ts)
-        for before, event in zip(events, events[1:], strict=False)
+        for before, event in pairwise(events)
         if event.signature.kind == Kind.STEP_OPEN
     ]
 

@@ -19,6 +19,7 @@ from sys import intern
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
+from txninsightd.core.deadlines import drop
 from txninsightd.core.events import Event, Judged
 from txninsightd.core.figures import Figures, Shown
 from txninsightd.core.finished import Archive, Finished, finish, record
@@ -123,13 +124,14 @@ class Ledger:
     def sighted(self, message: Sightings) -> None:
         """Apply what a monitor saw; what it saw before changes nothing."""
         partition = self.partitions[Place(message.topic, message.partition)]
+        gap_is_new = bool(message.gaps) and message.gaps[-1] > partition.monitor_offset
         self._append_events(partition, message)
         if message.to_offset > partition.monitor_offset:
             self.figures.count_records("monitor", message.topic, message.results)
         partition.sight(*_news(message, partition.monitor_offset), message.to_offset, message.read_at)
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
-        if message.gaps:
+        if gap_is_new:
             self._horizon.gap(partition, message.read_at)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         self._note_outage(message)
@@ -207,6 +209,7 @@ class Ledger:
                 txn.last_at = record_ts
             if ts < start_at:
                 txn.early = True
+                txn.simple = False
             if signature.txn_type is not txn.txn_type and signature.txn_type is not None:
                 txn.retype = True
                 txn.simple = False
@@ -248,8 +251,9 @@ class Ledger:
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
     def _note_outage(self, message: Sightings | Coverage) -> None:
-        """The broker did not answer for a while: whoever waits to be settled as aborted is given more time."""
+        """The broker did not answer for a while: the stuck, and who waits to be settled as aborted, get more time."""
         if message.outage_from and self._horizon.outage(message.outage_from, message.as_of):
+            self._dirty.update(dict.fromkeys(self.stuck.values()))
             self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
 
     def _apply(self, partition: PartitionState | None) -> None:
@@ -276,7 +280,7 @@ class Ledger:
             closes = partition.pending_closes
             while closes and closes[0].offset < decided_offset:
                 close = closes.popleft()
-                partition.close_deadlines.drop(close)
+                drop(close)
                 verdict = verdicts.pop(close.offset, Verdict.COMMITTED)
                 close.txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
                 self._dirty[close.txn] = None
@@ -304,7 +308,7 @@ class Ledger:
         life = self.life(txn) if txn.doubtful else None
         if life is not None:
             txn.opened_at = earliest_open(life)
-        self._leave_wheel(txn)
+        drop(txn)
         txn.state = self._state(txn, life)
         self._set_cause(txn, self._stuck(txn, life))
         txn.simple = txn.state is State.OPEN and txn.cause is None and not txn.doubtful
@@ -320,10 +324,6 @@ class Ledger:
         if txn.unknown_close:
             return State.UNKNOWN
         return State.OPEN if life is None else state_of(life)
-
-    def _leave_wheel(self, txn: Transaction) -> None:
-        if txn.bucket is not None and not self._settlement.leave(txn):
-            self._horizon.wheel(txn).drop(txn)
 
     def _stuck(self, txn: Transaction, life: list[Judged] | None) -> Stuck | None:
         if txn.partial or txn.replayed or txn.state in (State.CLOSED, State.UNKNOWN):
@@ -429,11 +429,11 @@ class Ledger:
             self._settlement.await_ending(txn, ending)
 
     def _finish(self, txn: Transaction, now: float) -> Finished:
-        self._leave_wheel(txn)
+        drop(txn)
         self._set_cause(txn, None)
         assert txn.ending is not None
         unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
-        finished = finish(txn, self.life(txn), self.rules.colocated, unread, now)
+        finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
         txn.ending = None
         del self.live[txn.txn_id]
         self.figures.show(txn.shown, None)

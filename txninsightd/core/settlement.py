@@ -17,7 +17,7 @@ from itertools import accumulate, count
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
-from txninsightd.core.deadlines import Deadlines
+from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.horizon import Horizon
 from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
@@ -68,13 +68,6 @@ class Settlement:
         if ending is not None and not ending.wholly_aborted and not self._colocated:
             self._timeouts.set(txn, ending.decided_at + self._settle_max_s)
 
-    def leave(self, txn: Transaction) -> bool:
-        """Take it out of the wheel of time-outs; says whether it may have stood there."""
-        if txn.ending is None or txn.ending.wholly_aborted:
-            return False
-        self._timeouts.drop(txn)
-        return True
-
     def _enqueue(self, txn: Transaction, ending: Ending) -> None:
         serial = next(self._serial)
         if ending.wholly_aborted:
@@ -111,7 +104,7 @@ class Settlement:
             if pending is None:
                 yield txn
             else:
-                self._timeouts.drop(txn)
+                drop(txn)
                 place, offset = pending
                 heappush(self._parked.setdefault(place, []), (offset, next(self._serial), txn, ending))
 

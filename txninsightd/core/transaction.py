@@ -7,6 +7,7 @@ holds its events and nothing else.
 
 from typing import NamedTuple
 
+from txninsightd.core.deadlines import Bucket
 from txninsightd.core.events import Event
 from txninsightd.core.figures import Shown
 from txninsightd.core.lifecycle import NEVER
@@ -35,7 +36,7 @@ class PendingClose:
         self.offset = event.offset
         self.record_ts = event.record_ts
         self.sighted_at = sighted_at
-        self.bucket: int | None = None
+        self.bucket: Bucket | None = None
         self.due_at = 0.0
 
 
@@ -112,7 +113,7 @@ class Transaction:
         self.shown: Shown | None = None
         self.ending: Ending | None = None
         self.overtime = False
-        self.bucket: int | None = None
+        self.bucket: Bucket | None = None
         self.due_at = 0.0
 
     @property
