@@ -17,7 +17,7 @@ from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import MARK, Program, Supervisor, render
 from txninsightd.tools.stack.up import down
 
-FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
+FOREVER = [sys.executable, "-c", "import signal; print('up', flush=True); signal.pause()"]
 STUBBORN = [
     sys.executable,
     "-c",
@@ -70,6 +70,17 @@ def launch(settings: Settings, *programs: Program) -> Supervisor:
     return supervisor
 
 
+def start_service(supervisor: Supervisor) -> int:
+    """Start it, wait until it is itself (before its exec, a signal would be lost), and return its process id."""
+    supervisor.start("service")
+    log = supervisor.log_file("service")
+    deadline = time.monotonic() + 60
+    while not log.exists() or log.read_text() != "up\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return supervisor.pid("service")
+
+
 def await_exit(supervisor: Supervisor, program: str) -> None:
     deadline = time.monotonic() + 60
     while supervisor.state(program) in ("STARTING", "RUNNING"):
@@ -81,7 +92,7 @@ def test_programs_run_end_and_tell_their_code(settings: Settings) -> None:
     quick = Program(name="quick", command=[sys.executable, "-c", "import sys; sys.exit(3)"], is_service=False)
     supervisor = launch(settings, Program(name="service", command=FOREVER), quick)
     assert supervisor.state("service") == "STOPPED"
-    supervisor.start("service")
+    start_service(supervisor)
     supervisor.require_alive("service")
     supervisor.start("quick")
     await_exit(supervisor, "quick")
@@ -100,7 +111,7 @@ def test_a_program_that_does_not_start_shows_the_end_of_its_log(settings: Settin
 
 def test_down_stops_programs_and_supervisord(settings: Settings) -> None:
     supervisor = launch(settings, Program(name="service", command=FOREVER))
-    supervisor.start("service")
+    start_service(supervisor)
     assert down(settings) == ["service", "supervisord"]
     assert not supervisor.is_up()
     assert processes.marked(MARK, str(settings.run_dir)) == []
@@ -109,8 +120,7 @@ def test_down_stops_programs_and_supervisord(settings: Settings) -> None:
 
 def test_down_finds_what_a_killed_supervisord_left_behind(settings: Settings) -> None:
     supervisor = launch(settings, Program(name="service", command=FOREVER))
-    supervisor.start("service")
-    orphan = supervisor.pid("service")
+    orphan = start_service(supervisor)
     supervisord = next(pid for pid in processes.marked(MARK, str(settings.run_dir)) if pid != orphan)
     os.kill(supervisord, signal.SIGKILL)
     assert processes.await_end([supervisord], 60.0)
