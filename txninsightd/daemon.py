@@ -26,7 +26,7 @@ from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
 from txninsightd.supervise.control import hear, tell
 from txninsightd.supervise.parent import EXIT_UNUSABLE, Limits, Parent, Programs
-from txninsightd.vocabulary import Attach, Family, Found, FromParent, Mapping, Place, Starts, View
+from txninsightd.vocabulary import Attach, Family, Found, FromParent, Place, Starts, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
@@ -75,81 +75,22 @@ def run_reader(
     config: Config, view: View, index: int, descriptor: int, known: list[Found], multiproc_dir: Path
 ) -> None:
     """A monitor or a validator, from after the fork to its end."""
-    stop = _StopFlag()
-    become(f"{view.value}-{index}", stop.set)
+    name = f"{view.value}-{index}"
+    stops: list[None] = []
+    become(name, on_terminate=lambda: stops.append(None))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
-    from confluent_kafka import Consumer
-    from confluent_kafka.admin import AdminClient
-
     from txninsightd.expose.worker_health import WorkerHealth
-    from txninsightd.ingest.discovery import PartitionScout
-    from txninsightd.ingest.ends import EndQuestions
-    from txninsightd.ingest.reader import Reader
-    from txninsightd.ingest.settings import (
-        UnsafeClient,
-        admin_settings,
-        consumer_settings,
-        require_safe_client,
-    )
+    from txninsightd.ingest.assembly import make_reader
+    from txninsightd.ingest.settings import UnsafeClient
 
+    places = {Place(f.topic, f.partition) for f in known}
     try:
-        require_safe_client()
+        health = WorkerHealth(name, multiproc_dir)
+        reader = make_reader(config, view, index, Channel(descriptor), health, places, clock.now)
     except UnsafeClient as unsafe:
         log.error("unsafe_client", error=str(unsafe))
         sys.exit(EXIT_UNUSABLE)
-    admin = AdminClient(admin_settings(config.kafka.client))
-    scout = None
-    if view is View.MONITOR and index == 0:
-        scout = PartitionScout(admin, config, {Place(f.topic, f.partition) for f in known}, clock.now)
-        scout.start()
-    reader = Reader(
-        consumer=Consumer(consumer_settings(config.kafka.client, view)),
-        builder=_builder(config, view),
-        questions=EndQuestions(admin, view, clock.now),
-        line=Channel(descriptor),
-        health=WorkerHealth(f"{view.value}-{index}", multiproc_dir),
-        now=clock.now,
-        batch_records=config.limits.batch_records,
-        queue_batches=config.limits.queue_batches,
-        scout=scout,
-    )
-    stop.on_set(reader)
-    reader.run()
-
-
-class _StopFlag:
-    """A stop that may be asked for before there is a reader to stop."""
-
-    def __init__(self) -> None:
-        self._set = False
-        self._reader: object = None
-
-    def set(self) -> None:
-        self._set = True
-        if self._reader is not None:
-            self._reader.stopping = True  # type: ignore[attr-defined]
-
-    def on_set(self, reader: object) -> None:
-        self._reader = reader
-        if self._set:
-            self.set()
-
-
-def _builder(config: Config, view: View):  # type: ignore[no-untyped-def]
-    from txninsightd.core.decoding import Decoder
-    from txninsightd.ingest.complaints import Complaints
-    from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder
-
-    if view is View.VALIDATOR:
-        return ValidatorBuilder()
-    tolerance_s = config.events.future_tolerance_s
-
-    def decoder_for(topic: str) -> Decoder:
-        entry = config.topic_for(topic)
-        mapping = entry.mapping if entry is not None and entry.mapping is not None else Mapping()
-        return Decoder(mapping, config.limits.value_bytes, tolerance_s)
-
-    return MonitorBuilder(decoder_for, tolerance_s, Complaints(clock.now))
+    reader.run(stopping=lambda: bool(stops))
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------

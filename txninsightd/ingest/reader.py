@@ -82,11 +82,10 @@ class Reader:
         self._held: set[Place] = set()
         self._paused = False
         self._commands = msgspec.msgpack.Decoder(ToReader)
-        self.stopping = False
 
-    def run(self) -> None:
-        """Work until told to stop, then send what is left."""
-        while not self.stopping and not self._line.closed:
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Work until `stopping` says so or the line ends, then send what is left."""
+        while not stopping() and not self._line.closed:
             self.step()
         self._consumer.close()
         while self._line.depth and not self._line.closed:
