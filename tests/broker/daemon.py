@@ -1,6 +1,7 @@
 """The installed daemon as its user runs it: a config file, a process, its HTTP API, a signal."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ class Daemon:
         answer: dict[str, Any] = self.get(f"/api/v1/transactions/{urllib.parse.quote(txn_id, safe='')}")
         return answer
 
+    def details(self, txn_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Many transactions with their timelines, over one connection; those that are not known are left out."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        found = {}
+        for txn_id in txn_ids:
+            connection.request("GET", f"/api/v1/transactions/{urllib.parse.quote(txn_id, safe='')}")
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status == 200:
+                found[txn_id] = json.loads(body)
+        connection.close()
+        return found
+
     def metrics(self) -> Samples:
         """All samples of /metrics by name and sorted labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
@@ -151,6 +165,17 @@ class Daemon:
             assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}: {self._tail()}"
             assert time.monotonic() < deadline, f"never: {what}: {self._tail()}"
             time.sleep(LOOK_EVERY_S)
+
+    def await_read(self, moment: float) -> None:
+        """Wait until both views have seen all that was in the log at this moment (epoch seconds)."""
+
+        def read() -> bool:
+            partitions = self.get("/api/v1/partitions")
+            return bool(partitions) and all(
+                (p["monitor_as_of"] or 0) > moment and (p["validator_as_of"] or 0) > moment for p in partitions
+            )
+
+        self.await_that(read, "both views have seen everything")
 
     def _tail(self) -> str:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])

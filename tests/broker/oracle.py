@@ -1,0 +1,151 @@
+"""What Kafka's own log dump says of each record: the oracle that knows nothing of the daemon.
+
+`kafka.tools.DumpLogSegments` prints the segment files of a partition batch by batch, with each record's payload and the
+control records that ended each Kafka transaction. From these lines alone every record has its verdict: what a producer
+wrote in a transaction goes as the next marker of that producer says; what a transaction has no marker for is open, and
+it and all that lies behind it is *pending* to a read_committed consumer, committed or not; the rest is committed.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from txninsightd.tools.stack.broker import Broker
+from txninsightd.vocabulary import Place, Verdict
+
+BATCH = re.compile(r"producerId: (-?\d+) .* isTransactional: (true|false) isControl: (true|false) ")
+RECORD = re.compile(r"\| offset: (\d+) CreateTime: (-?\d+) ")
+PAYLOAD = " payload: "
+MARKER = " endTxnMarker: "
+
+
+class Spot(NamedTuple):
+    """The identity of a record."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Fact(NamedTuple):
+    """What is known of one record; `record_ts` in epoch seconds."""
+
+    txn_id: str
+    kind: str
+    verdict: Verdict
+    record_ts: float
+
+
+class Log:
+    """One partition's log while it is read."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._events: dict[int, tuple[dict[str, Any], float]] = {}
+        self._open: dict[int, list[int]] = {}
+        self._aborted: set[int] = set()
+        self.producers: list[int] = []
+
+    def record(self, offset: int, record_ts: float, producer_id: int, transactional: bool, payload: str) -> None:
+        """A data record."""
+        self._events[offset] = json.loads(payload), record_ts
+        self.producers.append(producer_id)
+        if transactional:
+            self._open.setdefault(producer_id, []).append(offset)
+
+    def marker(self, producer_id: int, word: str) -> None:
+        """The end of a producer's transaction."""
+        offsets = self._open.pop(producer_id, [])
+        if word == "ABORT":
+            self._aborted.update(offsets)
+
+    def facts(self) -> dict[Spot, Fact]:
+        """All data records."""
+        stable = min((offsets[0] for offsets in self._open.values()), default=None)
+        facts = {}
+        for offset, (event, record_ts) in self._events.items():
+            verdict = Verdict.ABORTED if offset in self._aborted else Verdict.COMMITTED
+            if stable is not None and offset >= stable:
+                verdict = Verdict.PENDING
+            facts[Spot(*self._place, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
+        return facts
+
+
+def read_logs(broker: Broker, topics: Iterable[str]) -> list[Log]:
+    """The partitions of these topics as they lie on the broker's disk, which must have flushed nothing special."""
+    files = [str(f) for topic in topics for f in sorted(broker.log_dir.glob(f"{topic}-[0-9]*/*.log")) if _of(f, topic)]
+    dump = broker.run_tool("kafka.tools.DumpLogSegments", "--print-data-log", "--files", ",".join(files))
+    return parse(dump.splitlines())
+
+
+def facts_of(logs: Iterable[Log]) -> dict[Spot, Fact]:
+    """All records of all partitions."""
+    return {spot: fact for log in logs for spot, fact in log.facts().items()}
+
+
+def _of(file: Path, topic: str) -> bool:
+    return file.parent.name.rpartition("-")[0] == topic
+
+
+def parse(lines: Iterable[str]) -> list[Log]:
+    """Read the dump of one or more segments; those of one partition in ascending order."""
+    logs: dict[Place, Log] = {}
+    log = None
+    producer_id, transactional, control = -1, False, False
+    for line in lines:
+        if line.startswith("Dumping "):
+            topic, _, partition = Path(line.removeprefix("Dumping ")).parent.name.rpartition("-")
+            place = Place(topic, int(partition))
+            log = logs.setdefault(place, Log(place))
+        elif line.startswith("baseOffset: "):
+            batch = BATCH.search(line)
+            assert batch is not None, f"not understood: {line}"
+            producer_id, transactional, control = int(batch[1]), batch[2] == "true", batch[3] == "true"
+        elif line.startswith("| offset: "):
+            assert log is not None
+            if control:
+                log.marker(producer_id, line.partition(MARKER)[2].split()[0])
+            else:
+                record = RECORD.match(line)
+                assert record is not None, f"not understood: {line}"
+                payload = line.partition(PAYLOAD)[2]
+                log.record(int(record[1]), int(record[2]) / 1000, producer_id, transactional, payload)
+    return list(logs.values())
+
+
+# --- What the daemon says ---------------------------------------------------------------------------------------------
+
+
+class Saying(NamedTuple):
+    """What the daemon says of one record."""
+
+    txn_id: str
+    kind: str
+    verdict: str
+
+
+def sayings_of(details: Iterable[Mapping[str, Any]]) -> list[tuple[Spot, Saying]]:
+    """All events of all timelines, as they come."""
+    return [
+        (Spot(e["topic"], e["partition"], e["offset"]), Saying(detail["txn_id"], e["kind"], e["verdict"]))
+        for detail in details
+        for e in detail["timeline"]
+    ]
+
+
+def differences(facts: Mapping[Spot, Fact], sayings: Iterable[tuple[Spot, Saying]]) -> list[str]:
+    """In words, each record that is missing, told twice, not in the log, or told otherwise than the log has it."""
+    found = []
+    told: set[Spot] = set()
+    for spot, saying in sayings:
+        fact = facts.get(spot)
+        if spot in told:
+            found.append(f"{spot} is told twice, the second time as {saying}")
+        elif fact is None:
+            found.append(f"{spot} is not in the log, but told as {saying}")
+        elif saying != (fact.txn_id, fact.kind, fact.verdict.value):
+            found.append(f"{spot} is {fact}, but told as {saying}")
+        told.add(spot)
+    return found + [f"{spot} is {facts[spot]}, but not told" for spot in facts.keys() - told]
