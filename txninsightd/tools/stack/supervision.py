@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
@@ -104,8 +105,9 @@ class Supervisor:
         return True
 
     def launch(self, config: str) -> None:
-        """Write the configuration and start supervisord, which detaches itself once it listens."""
-        self.log_dir.mkdir(parents=True, exist_ok=True)
+        """Write the configuration and start supervisord, which detaches itself once it listens; old logs go."""
+        rmtree(self.log_dir, ignore_errors=True)
+        self.log_dir.mkdir(parents=True)
         self.config.write_text(config)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.config)]
         environment = {**os.environ, MARK: str(self.run_dir)}
