@@ -58,7 +58,7 @@ class Api:
                 web.get("/", self.index),
                 web.get("/metrics", self.metrics),
                 web.get("/api/v1/transactions", self.transactions),
-                web.get("/api/v1/transactions/{txn_id:.+}", self.transaction),
+                web.get("/api/v1/transactions/{txn_id:(?s:.+)}", self.transaction),
                 web.get("/api/v1/partitions", self.partitions),
                 web.get("/healthz", self.health),
                 web.get("/readyz", self.readiness),

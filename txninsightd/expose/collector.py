@@ -12,6 +12,7 @@ may move on (`rendering.py`). Where many transactions are open, the dearest fami
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from operator import mul
 from typing import NamedTuple, TypeVar
@@ -211,6 +212,11 @@ def _sample(definition: Definition, labels: Values, value: float, suffix: str = 
     return Sample(definition.name + suffix, dict(zip(definition.labels, labels, strict=True)), value)
 
 
+@cache
+def _le(bound: float) -> str:
+    return _go_string(bound)
+
+
 NO_EXEMPLARS: dict[int, Exemplar] = {}
 
 
@@ -218,13 +224,14 @@ def _buckets(
     definition: Definition,
     labels: Values,
     bounds: Sequence[float],
-    cumulative: Sequence[int],
+    cumulative: list[int],
     exemplars: dict[int, Exemplar] = NO_EXEMPLARS,
-) -> Iterator[Sample]:
-    named = dict(zip(definition.labels, labels, strict=True))
-    for i, bound in enumerate((*bounds, float("inf"))):
-        le = _go_string(bound)
-        yield Sample(definition.name + "_bucket", {**named, "le": le}, cumulative[i], None, exemplars.get(i))
+) -> list[Sample]:
+    name, named = definition.name + "_bucket", dict(zip(definition.labels, labels, strict=True))
+    return [
+        Sample(name, {**named, "le": _le(bound)}, cumulative[i], None, exemplars.get(i))
+        for i, bound in enumerate((*bounds, float("inf")))
+    ]
 
 
 # --- Ages -------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,10 @@ MOST_LISTED = 10_000
 LOOKED_AT_ONCE = 2000
 
 
+Ranked = tuple[float, int, Entry]
+"""Its rank (greater comes first), and what decides between equal ranks: the younger comes first."""
+
+
 class BadParameter(ValueError):
     """A query parameter cannot be used; the message says what is allowed."""
 
@@ -47,10 +51,12 @@ class Query(NamedTuple):
             state, cause, txn_type = entry.outcome.value, None, entry.txn.txn_type
         else:
             state, cause, txn_type = entry.state.value, entry.cause, entry.txn_type
+        if self.only_stuck and cause is None:
+            return False
         return (
-            (self.state is None or self.state == (STUCK if self.state == STUCK and cause is not None else state))
-            and (self.cause is None or self.cause == cause)
-            and (self.txn_type is None or self.txn_type == (txn_type or UNNAMED))
+            self.state in (None, STUCK, state)
+            and self.cause in (None, cause)
+            and self.txn_type in (None, txn_type or UNNAMED)
         )
 
 
@@ -98,27 +104,29 @@ async def select(ledger: Ledger, query: Query) -> Selection:
     """The entries that a query asks for, of those that are there now."""
     candidates = _candidates(ledger, query)
     rank = _since if query.only_stuck else _activity
-    best: list[tuple[float, int, Entry]] = []
+    best: list[Ranked] = []
     matched = 0
     breath = Breath()
-    for start in range(0, len(candidates), LOOKED_AT_ONCE):
-        for i, entry in enumerate(candidates[start : start + LOOKED_AT_ONCE], start):
+    while candidates:
+        for entry in reversed(candidates[-LOOKED_AT_ONCE:]):
             if query.wants(entry):
                 matched += 1
-                _keep_best(best, (rank(entry), -i, entry), query.limit)
+                _keep_best(best, (rank(entry), -matched, entry), query.limit)
+        del candidates[-LOOKED_AT_ONCE:]
         await breath.take()
     return Selection([entry for _, _, entry in sorted(best, reverse=True)], matched)
 
 
 def _candidates(ledger: Ledger, query: Query) -> list[Entry]:
-    """A snapshot, youngest first: so most of what a heap has once taken in stays there."""
+    """A snapshot, the youngest last. They are looked at first, so that most of what a heap has taken in stays there."""
     if query.only_stuck:
-        return list(reversed(ledger.stuck.values()))
-    candidates: list[Entry] = list(reversed(ledger.live.values()))
-    return candidates + list(reversed(ledger.archive.lingering.values()))
+        return list(ledger.stuck.values())
+    candidates: list[Entry] = list(ledger.archive.lingering.values())
+    candidates.extend(ledger.live.values())
+    return candidates
 
 
-def _keep_best(best: list[tuple[float, int, Entry]], ranked: tuple[float, int, Entry], limit: int) -> None:
+def _keep_best(best: list[Ranked], ranked: Ranked, limit: int) -> None:
     if len(best) < limit:
         heappush(best, ranked)
     elif ranked[0] > best[0][0]:

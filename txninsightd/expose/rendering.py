@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from txninsightd.expose.breath import Breath
 
-MOST_SAMPLES_AT_ONCE = 1000
+MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
 
 
@@ -66,16 +66,17 @@ async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> b
 async def _pieces(registry: CollectorRegistry, form: TextFormat) -> AsyncIterator[bytes]:
     breath = Breath()
     for family in registry.collect():
-        for i, part in enumerate(_slices(family)):
+        for i, part in enumerate(_slices(family, form)):
             text = form.write(_One(part)).removesuffix(form.end)
             yield text if i == 0 else _without_heading(text)
             await breath.take()
     yield form.end
 
 
-def _slices(family: Metric) -> Iterator[Metric]:
-    """A large family in parts; a gauge histogram stays whole, since its text has headings in the middle."""
-    if len(family.samples) <= MOST_SAMPLES_AT_ONCE or family.type == "gaugehistogram":
+def _slices(family: Metric, form: TextFormat) -> Iterator[Metric]:
+    """A large family in parts, unless its text has headings in the middle, as the plain one of gauge histograms has."""
+    whole = form is PLAIN and family.type == "gaugehistogram"
+    if whole or len(family.samples) <= MOST_SAMPLES_AT_ONCE:
         yield family
         return
     for start in range(0, len(family.samples), MOST_SAMPLES_AT_ONCE):
