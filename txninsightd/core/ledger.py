@@ -119,7 +119,8 @@ class Ledger:
         for place, partition in self.partitions.items():
             partition.gone = place.partition not in message.present.get(place.topic, ())
         self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
-        self._apply(None)
+        self._dirty.update(dict.fromkeys(self._horizon.advance(None)))
+        self._evaluate_dirty()
 
     def sighted(self, message: Sightings) -> None:
         """Apply what a monitor saw; what it saw before changes nothing."""
@@ -137,6 +138,7 @@ class Ledger:
         self._note_outage(message)
         if message.as_of > partition.monitor_as_of:
             partition.monitor_as_of = message.as_of
+            self._dirty.update(dict.fromkeys(self._horizon.advance(partition)))
         self._apply(partition)
 
     def covered(self, message: Coverage) -> None:
@@ -256,19 +258,13 @@ class Ledger:
             self._dirty.update(dict.fromkeys(self.stuck.values()))
             self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
 
-    def _apply(self, partition: PartitionState | None) -> None:
-        """Bring verdicts, states and causes up to date after a message about this partition (None: about them all)."""
-        if partition is not None:
-            self._decide(partition)
-            self._look_at_front(partition)
-            for close in partition.close_deadlines.due(partition.both_as_of):
-                self._dirty[close.txn] = None
-        for txn in self._horizon.advance(partition):
-            self._dirty[txn] = None
-        while self._dirty:
-            dirty, self._dirty = self._dirty, {}
-            for txn in dirty:
-                self._evaluate(txn)
+    def _apply(self, partition: PartitionState) -> None:
+        """Bring verdicts, states and causes up to date after a message about this partition."""
+        self._decide(partition)
+        self._look_at_front(partition)
+        for close in partition.close_deadlines.due(partition.both_as_of):
+            self._dirty[close.txn] = None
+        self._evaluate_dirty()
         if not self.caught_up:
             present = [p.both_as_of for p in self.partitions.values() if not p.gone]
             self.caught_up = bool(present) and min(present) > UNSEEN
@@ -298,6 +294,11 @@ class Ledger:
             self._dirty[partition.pending_closes[0].txn] = None
 
     # --- States and causes --------------------------------------------------------------------------------------------
+
+    def _evaluate_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for txn in dirty:
+            self._evaluate(txn)
 
     def _evaluate(self, txn: Transaction) -> None:
         if self.live.get(txn.txn_id) is not txn:
