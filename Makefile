@@ -59,7 +59,7 @@ fix: venv ## let ruff mend what it can
 	@$(BIN)/ruff format
 
 bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m tests.bench
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
 	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf demo kafka-data log supervisord.conf supervisord.pid txninsight.yaml || true
