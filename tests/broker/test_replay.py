@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
 from tests.broker.conftest import MakeTopic
 from txninsightd.tools.stack.broker import Broker
@@ -366,6 +366,13 @@ def test_missing_topics_are_named_and_created_only_when_told(
     assert keys(read(there)) == ["k"]
 
 
+def test_topics_created_for_kept_times_keep_old_records(replays: Replays, topic: MakeTopic, admin: AdminClient) -> None:
+    t = f"{topic()}-old"
+    assert replays.run([record(t, "k")], "--keep-time", "--create-topics").code == 0
+    resource = ConfigResource(ConfigResource.Type.TOPIC, t)
+    assert admin.describe_configs([resource])[resource].result(30)["retention.ms"].value == "-1"
+
+
 def test_a_named_partition_that_is_not_there_is_refused(replays: Replays, topic: MakeTopic) -> None:
     t = topic(2)
     ran = replays.run([record(t, "k", partition=2)])
@@ -421,7 +428,7 @@ def test_a_stop_aborts_what_is_open_and_says_where(
         _, said = process.communicate(timeout=HANG_S)
     ran = replays.ran(process.returncode, said)
     assert ran.code == 130
-    assert "stopped after line 4 of 6 (at 1.75e+09); 2 open Kafka transactions were aborted" in said
+    assert "stopped after line 4 of 6 (at 1750000000); 2 open Kafka transactions were aborted" in said
     assert (ran.summary["interrupted"], ran.summary["last_line"], ran.summary["crashes"]) == (True, 4, 0)
     await_that(lambda: ends(admin, t) == (4, 4))
     assert sorted(keys(read(t))) == ["doomed", "open"]

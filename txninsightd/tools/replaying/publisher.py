@@ -85,12 +85,12 @@ class Publisher:
     def publish(self, batch: Sequence[Due]) -> Tally:
         """Do what the lines say, in their order; what was counted since the last time."""
         for each in batch:
-            if isinstance(each.line, Record):
-                self._record(each.line, each.timestamp_ms)
-            else:
+            if isinstance(each.line, Control):
+                self._note_timing(each)
                 self._control(each.line.action)
-            if each.due is not None:
-                self._tally.note_late(time.monotonic() - each.due)
+            else:
+                self._record(each.line, each.timestamp_ms)
+                self._note_timing(each)
         if self._client is not None:
             self._client.poll(0)
         return self._take_tally()
@@ -110,6 +110,11 @@ class Publisher:
             properties["transactional.id"] = self._settings.transactional_id
             properties["transaction.timeout.ms"] = int(self._settings.transaction_timeout_s * 1000)
         return properties
+
+    def _note_timing(self, each: Due) -> None:
+        """A record counts as published when librdkafka has it, a control line when it begins to be carried out."""
+        if each.due is not None:
+            self._tally.note_late(time.monotonic() - each.due)
 
     def _record(self, record: Record, timestamp_ms: int) -> None:
         if self._client is None or (self._settings.transactional_id is not None and not self._in_transaction):
@@ -219,7 +224,7 @@ class Publisher:
                 return
 
     def _until_done(self, call: Callable[[float], None], timeout_s: float) -> KafkaError | None:
-        """Call until it is through; the error when it cannot be, or not in time, or when a stop came between."""
+        """Call until it is through; the error when it cannot be, or not in time. A stop leaves it little time."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -227,7 +232,9 @@ class Publisher:
                 return None
             except KafkaException as exception:
                 error: KafkaError = exception.args[0]
-                if not error.retriable() or self._stopping.is_set() or time.monotonic() > deadline:
+                if self._stopping.is_set():
+                    deadline = min(deadline, time.monotonic() + STOP_TIMEOUT_S)
+                if not error.retriable() or time.monotonic() > deadline:
                     return error
 
     def _not_delivered(self, error: KafkaError, _message: object) -> None:

@@ -100,7 +100,7 @@ class Display:
         """The summary, and where it stopped if it was interrupted."""
         if ending.interrupted:
             self.say(
-                f"stopped after line {ending.progress.line} of {ending.found.lines} (at {ending.progress.at:g}); "
+                f"stopped after line {ending.progress.line} of {ending.found.lines} (at {ending.progress.at:.15g}); "
                 f"{ending.tally.aborted_at_stop} open Kafka transactions were aborted"
             )
         for reason, count in sorted(ending.tally.reasons.items(), key=lambda item: -item[1]):
@@ -158,7 +158,7 @@ def _table(ending: Ending) -> Table:
     if tally.unpublished:
         table.add_row("handed over, not published", str(tally.unpublished))
     if tally.left_open:
-        table.add_row("left open by the file", f"{tally.left_open} (the broker aborts them after their time-out)")
+        table.add_row("left open", f"{tally.left_open} (the broker aborts them after their time-out)")
     table.add_row("timestamps shifted by", f"{ending.shift_s} s")
     table.add_row("timing error p50, p99", _timing(tally))
     return table
