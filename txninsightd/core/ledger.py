@@ -420,7 +420,7 @@ class Ledger:
 
     def _prepare_ending(self, txn: Transaction, life: list[Judged] | None) -> None:
         ending = None
-        if txn.state in (State.CLOSED, State.UNKNOWN):
+        if txn.state in (State.CLOSED, State.UNKNOWN) or (self.rules.colocated and txn.unknown_close):
             event, note = min(txn.decided_closes(), key=lambda c: (c[0].record_ts, c[0].place, c[0].offset))
             ending = Ending(event.record_ts + self.rules.settle_lateness_s, note.decided_at, wholly_aborted=False)
         elif life is not None and not any(j.stands for j in life):

@@ -195,8 +195,9 @@ class Reader:
             progress.eof_offset = record.offset()
             by_place[place]  # touched, though nothing arrived
         elif error.code() in UNREADABLE:
+            if by_place[place]:
+                progress.frontier = max(progress.frontier, by_place[place][-1].offset() + 1)
             self._resume_after_loss(place, progress, str(error))
-            by_place[place]
         else:
             log.warning("kafka_error", topic=place.topic, partition=place.partition, error=str(error))
 
