@@ -17,7 +17,7 @@ from shutil import rmtree
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
+from supervisor.xmlrpc import Faults, SupervisorTransport  # type: ignore[import-untyped]
 
 from txninsightd.tools.stack import StackError, machine
 
@@ -131,11 +131,11 @@ class Supervisor:
 
     def start(self, program: str) -> None:
         """Start the program, without waiting for more than its process; nothing happens when it runs."""
-        if self.state(program) in ("RUNNING", "STARTING"):
-            return
         try:
             self._call("startProcess", program, False)
         except Fault as fault:
+            if fault.faultCode == Faults.ALREADY_STARTED:
+                return
             raise StackError(f"{program} could not be started ({fault.faultString}){self._tail(program)}") from fault
 
     def require_alive(self, program: str) -> None:
