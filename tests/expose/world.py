@@ -19,7 +19,7 @@ from txninsightd.config.model import Config
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
 from txninsightd.expose.server import HttpServer
-from txninsightd.vocabulary import KIND_WORDS, ChildStatus, Coverage, Discovery, Found, Sightings, Thresholds
+from txninsightd.vocabulary import KIND_WORDS, ChildStatus, Coverage, Discovery, Found, Place, Sightings, Thresholds
 
 BEGIN = 1_750_000_000.0
 HANG_GUARD_S = 60
@@ -107,7 +107,7 @@ class World:
 
     def commit(self, at: tuple[str, int] = ("orders", 0)) -> None:
         """The validator is given everything that it did not pass yet, and passes the marker."""
-        start, end = self.ledger.partitions[at].validator_offset, self.end[at]
+        start, end = self.ledger.partitions[Place(*at)].validator_offset, self.end[at]
         self._marker(at)
         self._covered(at, [start, end] if end > start else [])
 
@@ -118,7 +118,7 @@ class World:
 
     def lose(self, at: tuple[str, int] = ("orders", 0)) -> None:
         """The validator cannot read what it did not pass yet."""
-        start, end = self.ledger.partitions[at].validator_offset, self.end[at]
+        start, end = self.ledger.partitions[Place(*at)].validator_offset, self.end[at]
         self._covered(at, [], gaps=[start, end])
 
     def wait(self, seconds: float) -> None:
@@ -179,7 +179,7 @@ class World:
         gaps: list[int] | None = None,
         to_offset: int | None = None,
     ) -> None:
-        start = self.ledger.partitions[at].validator_offset
+        start = self.ledger.partitions[Place(*at)].validator_offset
         end = self.end[at] if to_offset is None else to_offset
         self.ledger.covered(Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, 0.0))
         self._settle()
