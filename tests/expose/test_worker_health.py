@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from txninsightd.expose.worker_health import fresh_directory
-
 from .workers import FakeReader, beat_in_a_fork
 from .world import BEGIN, World, ask
 
@@ -76,11 +74,3 @@ def test_a_file_that_cannot_be_read_costs_only_the_readers_metrics(
     assert DEPTH not in answer.text
     assert "txninsight_ready" in answer.text
     assert "worker_files_unreadable" in capsys.readouterr().out
-
-
-def test_a_run_begins_with_an_empty_directory(tmp_path: Path) -> None:
-    directory = tmp_path / "run" / "metrics"
-    fresh_directory(directory)
-    beat_in_a_fork("monitor-7", directory, BEGIN, queue_depth=1, paused=False)
-    fresh_directory(directory)
-    assert list(directory.iterdir()) == []

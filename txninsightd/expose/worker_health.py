@@ -4,8 +4,8 @@ The figures go through prometheus_client's multiprocess mode: a file that is map
 system call, and read by the aggregator (workers.py). Files are named after the child's slot (`monitor-0`), not its
 process id: however often a reader is started again, there is one file of its own.
 
-Nothing here may be called before the fork: the parent empties the directory (`fresh_directory`), and each reader makes
-its own `WorkerHealth`, which turns the whole process to multiprocess mode.
+Nothing here may be called before the fork: each reader makes its own `WorkerHealth`, which turns the whole process to
+multiprocess mode. The directory is the parent's to make, empty, for each run.
 """
 
 import os
@@ -21,13 +21,6 @@ from txninsightd.expose.catalogue import CHILD_LAST_LOOP, CONSUMER_PAUSED, QUEUE
 EVERY_S = 1.0
 
 _value_class: Callable[[Callable[[], str]], Any] = values.MultiProcessValue
-
-
-def fresh_directory(directory: Path) -> None:
-    """Make the directory if need be, and remove the files of a former run from it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.db"):
-        file.unlink()
 
 
 class WorkerHealth:
