@@ -113,6 +113,14 @@ class Daemon:
         except OSError:
             return 0
 
+    def missing(self) -> list[str]:
+        """What /readyz says is missing, in words."""
+        try:
+            answer: dict[str, Any] = self.get("/readyz")
+        except urllib.error.HTTPError as error:
+            answer = json.load(error)
+        return list(answer["missing"])
+
     def get(self, path: str, **query: Any) -> Any:
         """The JSON that a GET gives."""
         suffix = f"?{urllib.parse.urlencode(query)}" if query else ""

@@ -38,15 +38,24 @@ class Fact(NamedTuple):
     record_ts: float
 
 
+class Ended(NamedTuple):
+    """A Kafka transaction in one partition: its first record, its marker, and the marker's timestamp."""
+
+    first_offset: int
+    marker_offset: int
+    ended_at: float
+
+
 class Log:
     """One partition's log while it is read."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self.place = place
+        self.producers: list[int] = []
+        self.ended: list[Ended] = []
         self._events: dict[int, tuple[dict[str, Any], float]] = {}
         self._open: dict[int, list[int]] = {}
         self._aborted: set[int] = set()
-        self.producers: list[int] = []
 
     def record(self, offset: int, record_ts: float, producer_id: int, transactional: bool, payload: str) -> None:
         """A data record."""
@@ -55,11 +64,17 @@ class Log:
         if transactional:
             self._open.setdefault(producer_id, []).append(offset)
 
-    def marker(self, producer_id: int, word: str) -> None:
+    def marker(self, offset: int, record_ts: float, producer_id: int, word: str) -> None:
         """The end of a producer's transaction."""
         offsets = self._open.pop(producer_id, [])
+        if offsets:
+            self.ended.append(Ended(offsets[0], offset, record_ts))
         if word == "ABORT":
             self._aborted.update(offsets)
+
+    def decided_at(self, offset: int) -> float:
+        """When the last stable offset passed a decided record: all transactions that were open then had ended."""
+        return max((e.ended_at for e in self.ended if e.first_offset <= offset < e.marker_offset), default=0.0)
 
     def facts(self) -> dict[Spot, Fact]:
         """All data records."""
@@ -69,12 +84,12 @@ class Log:
             verdict = Verdict.ABORTED if offset in self._aborted else Verdict.COMMITTED
             if stable is not None and offset >= stable:
                 verdict = Verdict.PENDING
-            facts[Spot(*self._place, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
+            facts[Spot(*self.place, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
         return facts
 
 
 def read_logs(broker: Broker, topics: Iterable[str]) -> list[Log]:
-    """The partitions of these topics as they lie on the broker's disk, which must have flushed nothing special."""
+    """The partitions of these topics as they lie on the broker's disk."""
     files = [str(f) for topic in topics for f in sorted(broker.log_dir.glob(f"{topic}-[0-9]*/*.log")) if _of(f, topic)]
     dump = broker.run_tool("kafka.tools.DumpLogSegments", "--print-data-log", "--files", ",".join(files))
     return parse(dump.splitlines())
@@ -105,13 +120,13 @@ def parse(lines: Iterable[str]) -> list[Log]:
             producer_id, transactional, control = int(batch[1]), batch[2] == "true", batch[3] == "true"
         elif line.startswith("| offset: "):
             assert log is not None
+            record = RECORD.match(line)
+            assert record is not None, f"not understood: {line}"
+            offset, record_ts = int(record[1]), int(record[2]) / 1000
             if control:
-                log.marker(producer_id, line.partition(MARKER)[2].split()[0])
+                log.marker(offset, record_ts, producer_id, line.partition(MARKER)[2].split()[0])
             else:
-                record = RECORD.match(line)
-                assert record is not None, f"not understood: {line}"
-                payload = line.partition(PAYLOAD)[2]
-                log.record(int(record[1]), int(record[2]) / 1000, producer_id, transactional, payload)
+                log.record(offset, record_ts, producer_id, transactional, line.partition(PAYLOAD)[2])
     return list(logs.values())
 
 

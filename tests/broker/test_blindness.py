@@ -1,0 +1,273 @@
+"""While we cannot see, nothing is stuck and nothing is aborted: our blindness is never taken for their silence.
+
+One experiment, in which traffic runs all the while. On one broker two daemons watch the same topics: the first's monitor
+is stopped for 20 s and resumed, the second's validator. Meanwhile another broker, watched by a third daemon, hangs
+for longer than every threshold and goes on, and is then killed and started again after as long. Its producers keep
+trying and go on. At the end one transaction is left open on purpose: the thresholds do work.
+
+Whether a verdict is false, the brokers' logs say. A machine may be so busy that a producer really falls silent for
+longer than a threshold; the log shows that, too, and only who is in it without having been slow is a false alarm.
+"""
+
+import json
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.broker.daemon import Daemon
+from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
+from tests.broker.traffic import Traffic, publish
+from txninsightd.tools.stack import machine
+from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.vocabulary import Verdict
+
+READER_STOPPED_S = 20.0
+BROKER_HANGS_S = 17.0
+BROKER_DOWN_S = 10.0
+LOOK_EVERY_S = 0.25
+
+IDLE_AFTER_S = 5.0
+OVERDUE_AFTER_S = 8.0
+COMMIT_PENDING_AFTER_S = 4.0
+RETRY_GRACE_S = 6.0
+MARGIN = 0.8
+
+SECTIONS: dict[str, Any] = {
+    "stuck": {
+        "idle_after_s": IDLE_AFTER_S,
+        "overdue_after_s": OVERDUE_AFTER_S,
+        "commit_pending_after_s": COMMIT_PENDING_AFTER_S,
+    },
+    "state": {"retry_grace_s": RETRY_GRACE_S},
+}
+
+LEFT_OPEN = {"event": "transaction_open", "txn_id": "left-open"}
+
+
+class Outage(NamedTuple):
+    """A broker did not answer from then to then."""
+
+    began: float
+    ended: float
+
+
+class Watch:
+    """A daemon over topics of a broker, and what it was seen to say."""
+
+    def __init__(self, name: str, broker: Broker, topics: list[str], directory: Path) -> None:
+        self.name = name
+        self.broker = broker
+        self.topics = topics
+        self.daemon = Daemon(directory, broker.bootstrap, {**SECTIONS, "topics": topics})
+        self.outages: list[Outage] = []
+        self.ever_aborted: set[str] = set()
+        self.missing: list[str] = []
+        self.false_as_of: list[Any] = []
+        self.logs: list[Log] = []
+        self.facts: dict[Spot, Fact] = {}
+        self.details: dict[str, dict[str, Any]] = {}
+        self.stuck_total = -1.0
+        self.late = -1.0
+        self.children_before: dict[str, int] = {}
+        self.children_after: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Note who is called aborted just now, and what is missing."""
+        self.ever_aborted |= self.daemon.transactions(state="aborted").keys()
+        self.missing += self.daemon.missing()
+        for partition in self.daemon.get("/api/v1/partitions"):
+            as_of = max(partition["monitor_as_of"], partition["validator_as_of"])
+            if any(o.began < as_of < o.ended - 1 for o in self.outages):
+                self.false_as_of.append(partition)
+
+    def conclude(self, written_by: float) -> None:
+        """When all was read: the daemon's last word on it, and the log's."""
+        self.logs = read_logs(self.broker, self.topics)
+        self.facts = facts_of(self.logs)
+        self.daemon.await_read(written_by)
+        settled = len({f.txn_id for f in self.facts.values()})
+        self.daemon.await_that(
+            lambda: self.daemon.total("txninsight_transactions_finished_total") >= settled, f"{settled} are settled"
+        )
+        self.details = self.daemon.details({f.txn_id for f in self.facts.values()})
+        self.stuck_total = self.daemon.total("txninsight_stuck_total")
+        self.late = sum(self.daemon.total("txninsight_anomalies_total", kind=k) for k in ("late_event", "late_retry"))
+
+    def slow(self) -> set[str]:
+        """Who really came close to a threshold, by the log; the broker's outages are not their fault."""
+        return {
+            txn_id
+            for txn_id, began, ended, limit_s in [*silences(self.facts), *waits_for_commit(self.logs, self.facts)]
+            if is_slow(began, ended, limit_s * MARGIN, self.outages)
+        }
+
+
+def silences(facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float]]:
+    """Between any two events of a transaction, and from its first to its last: who, from, to, threshold."""
+    stamps: dict[str, list[float]] = defaultdict(list)
+    for fact in facts.values():
+        stamps[fact.txn_id].append(fact.record_ts)
+    for txn_id, times in stamps.items():
+        times.sort()
+        yield txn_id, times[0], times[-1], OVERDUE_AFTER_S
+        for before, after in zip(times, times[1:], strict=False):
+            yield txn_id, before, after, IDLE_AFTER_S
+
+
+def waits_for_commit(logs: list[Log], facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float]]:
+    """From each close until its verdict could be seen."""
+    log_of = {log.place: log for log in logs}
+    for spot, fact in facts.items():
+        if fact.kind == "transaction_close":
+            decided_at = log_of[spot.topic, spot.partition].decided_at(spot.offset)
+            yield fact.txn_id, fact.record_ts, decided_at, COMMIT_PENDING_AFTER_S
+
+
+def is_slow(began: float, ended: float, limit_s: float, outages: list[Outage]) -> bool:
+    """Whether a wait was too long, not counting outages and what a producer needs to recover from one."""
+    touched = [o for o in outages if began < o.ended + RETRY_GRACE_S and o.began < ended]
+    excused_s = sum(max(0.0, min(ended, o.ended) - max(began, o.began)) for o in touched)
+    return ended - began - excused_s > limit_s and all(ended > o.ended + RETRY_GRACE_S * MARGIN for o in touched)
+
+
+# --- The experiment ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frail(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker that hangs and dies."""
+    running = Broker(tmp_path_factory.mktemp("frail"), kafka_libs, *machine.free_ports(2))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def watches(broker: Broker, frail: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Watch]]:
+    """All three daemons, after all of it."""
+    with ExitStack() as ends:
+        made = {}
+        names = {"monitor": broker, "validator": broker, "broker": frail}
+        topics: dict[str, list[str]] = {}
+        for name, on in names.items():
+            if on.bootstrap not in topics:
+                topics[on.bootstrap] = [f"blind-{what}-{on.port}" for what in ("main", "steps")]
+                create_topics(on.bootstrap, dict.fromkeys(topics[on.bootstrap], 2))
+            made[name] = Watch(name, on, topics[on.bootstrap], tmp_path_factory.mktemp(name))
+            ends.callback(made[name].daemon.end)
+            made[name].daemon.start()
+        for watch in made.values():
+            watch.daemon.await_ready()
+            watch.children_before = watch.daemon.pids()
+        experiment(made, [Traffic(bootstrap, mine) for bootstrap, mine in topics.items()])
+        yield made
+
+
+def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
+    """Stop, resume, kill, restart; then let everything come to rest."""
+    for traffic in traffics:
+        traffic.start()
+    hold(watches, 3)
+    stopped = [watches[name].children_before[f"{name}-0"] for name in ("monitor", "validator")]
+    frozen = watches["broker"]
+    for pid in (*stopped, frozen.broker.pid):
+        os.kill(pid, signal.SIGSTOP)
+    began = time.time()
+    hold(watches, BROKER_HANGS_S)
+    os.kill(frozen.broker.pid, signal.SIGCONT)
+    frozen.outages.append(Outage(began, time.time()))
+    hold(watches, READER_STOPPED_S - BROKER_HANGS_S)
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    hold(watches, RETRY_GRACE_S + 2)
+    frozen.broker.kill()
+    began = time.time()
+    hold(watches, BROKER_DOWN_S)
+    frozen.broker.start()
+    frozen.outages.append(Outage(began, time.time()))
+    hold(watches, RETRY_GRACE_S + 2)
+    for traffic in traffics:
+        traffic.stop()
+    written_by = time.time()
+    for watch in watches.values():
+        watch.conclude(written_by)
+        watch.children_after = watch.daemon.pids()
+
+
+def hold(watches: dict[str, Watch], seconds: float) -> None:
+    """Let it go on for so long, and keep looking."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for watch in watches.values():
+            watch.look()
+        time.sleep(LOOK_EVERY_S)
+
+
+# --- What must be so --------------------------------------------------------------------------------------------------
+
+ALL = pytest.mark.parametrize("name", ["monitor", "validator", "broker"])
+
+
+@ALL
+def test_traffic_ran_all_the_while(watches: dict[str, Watch], name: str) -> None:
+    verdicts = [fact.verdict for fact in watches[name].facts.values()]
+    assert verdicts.count(Verdict.COMMITTED) > 100
+    assert verdicts.count(Verdict.ABORTED) > 20
+    assert verdicts.count(Verdict.PENDING) == 0
+    healthy = watches[name].details.keys() - watches[name].slow()
+    assert len(healthy) > len(watches[name].details) / 2
+
+
+@ALL
+def test_no_false_stuck(watches: dict[str, Watch], name: str) -> None:
+    passed = {txn_id: d["causes_passed"] for txn_id, d in watches[name].details.items() if d["causes_passed"]}
+    slow = watches[name].slow()
+    assert {txn_id: causes for txn_id, causes in passed.items() if txn_id not in slow} == {}
+    assert watches[name].stuck_total == sum(len(causes) for causes in passed.values())
+
+
+@ALL
+def test_no_false_aborted(watches: dict[str, Watch], name: str) -> None:
+    watch = watches[name]
+    ever_aborted = {f.txn_id for f in watch.facts.values() if f.verdict is Verdict.ABORTED}
+    standing = {f.txn_id for f in watch.facts.values() if f.verdict is not Verdict.ABORTED}
+    assert watch.ever_aborted <= ever_aborted
+    assert {t for t, d in watch.details.items() if d["outcome"] == "aborted"} == ever_aborted - standing
+    assert {t for t, d in watch.details.items() if d["outcome"] == "closed"} == standing
+    assert watch.late == 0
+
+
+@ALL
+def test_every_verdict_is_the_logs(watches: dict[str, Watch], name: str) -> None:
+    assert differences(watches[name].facts, sayings_of(watches[name].details.values())) == []
+
+
+@ALL
+def test_readiness_named_the_blind_view(watches: dict[str, Watch], name: str) -> None:
+    blind = {text.partition(" has seen nothing newer")[0] for text in watches[name].missing if "nothing newer" in text}
+    assert blind == {f"the {v}" for v in (("monitor", "validator") if name == "broker" else (name,))}
+    assert any("does not answer" in text for text in watches[name].missing) == (name == "broker")
+
+
+def test_an_outage_is_no_answer(watches: dict[str, Watch]) -> None:
+    assert watches["broker"].false_as_of == []
+
+
+@ALL
+def test_nobody_was_restarted(watches: dict[str, Watch], name: str) -> None:
+    assert watches[name].children_after == watches[name].children_before
+
+
+def test_the_thresholds_do_work(watches: dict[str, Watch]) -> None:
+    for on in {watch.broker.bootstrap: watch for watch in watches.values()}.values():
+        publish(on.broker.bootstrap, on.topics[0], [("left-open", json.dumps(LEFT_OPEN))])
+    for watch in watches.values():
+        daemon = watch.daemon
+        daemon.await_that(lambda daemon=daemon: daemon.transactions(cause="idle").keys() == {LEFT_OPEN["txn_id"]}, "it is idle")
