@@ -342,8 +342,9 @@ class Plain:
         self.horizon_everywhere = max(self.horizon_everywhere, self.seen_everywhere())
         for life in self.lives.values():
             self._look_at(life)
-        present = self.present()
-        self.caught_up = self.caught_up or (bool(present) and all(p.both_as_of() > UNSEEN for p in present))
+        if not isinstance(message, Discovery):
+            seen = [p.both_as_of() for p in self.present()]
+            self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
 
     def _discovered(self, message: Discovery) -> None:
         for found in message.found:
@@ -564,6 +565,11 @@ class Plain:
 
     def _timed_out(self, close: Seen) -> bool:
         return self.timed_out_until > close.decided_at + self.rules.settle_max_s
+
+    def timed_out(self, life: Life) -> bool:
+        """Whether it has waited for `settle_max_s`."""
+        close = deciding_close(self.judge(life))
+        return close is not None and not self.rules.colocated and self._timed_out(close)
 
     def timed_out_only(self, life: Life) -> bool:
         """Whether nothing but the time-out lets it settle."""

@@ -92,3 +92,14 @@ def test_a_gap_that_is_told_again_is_no_new_gap() -> None:
         sight(A, 4, as_of=100_200),
     )
     assert both.ledger.live["t"].cause == Cause.IDLE
+
+
+def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
+    # Colocated, the first decided close ends it at once; with a later close pending, one of unknown verdict did not.
+    both = side_by_side(
+        discover(1000, A),
+        sight(A, 3, ev(0, OPEN, 100), ev(1, CLOSE, 101), ev(2, CLOSE, 102)),
+        cover(A, 0, 2, [0], 103, gaps=[1, 2]),
+        colocated=True,
+    )
+    assert [(e.outcome, e.late_events) for _, e in both.finished] == [(Outcome.UNKNOWN, 1)]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from hypothesis import strategies as st
 
 from txninsightd.core.ledger import Rules
@@ -171,11 +172,12 @@ class Wanted:
 
 @dataclass
 class Business:
-    """A business transaction and what it still has to write."""
+    """A business transaction and what it still has to write; `producer`: who writes most of it."""
 
     txn_id: str
     txn_type: str | None
     home: Place
+    producer: int
     wanted: list[Wanted]
     kept_time: bool
 
@@ -232,6 +234,7 @@ class Writer:
             txn_id=f"t{number}",
             txn_type=pick(c, ("order", "order", "pay", None)),
             home=pick(c, list(self.logs)),
+            producer=c.integer(0, len(self.open)),
             wanted=self._script(),
             kept_time=chance(c, 4),
         )
@@ -288,7 +291,8 @@ class Writer:
             txn_type = pick(c, (None, "order", "pay"))
         status = pick(c, (None, "ok", "failed")) if wanted.kind == Kind.TRANSACTION_CLOSE else None
         signature = Signature(int(wanted.kind), wanted.step, txn_type, status, future, business.kept_time)
-        self._append(place, Content(business.txn_id, signature, ts), c.integer(0, len(self.open)), record_ts)
+        producer = c.integer(0, len(self.open)) if chance(c, 30) else business.producer
+        self._append(place, Content(business.txn_id, signature, ts), producer, record_ts)
 
     def _clock(self) -> float:
         """A producer's idea of now."""
@@ -327,11 +331,12 @@ class Writer:
             log = self.logs[place]
             kafka.marked_at[place] = log.records[log.append(marker)].at
         if not kafka.committed:
+            self.now += pick(c, (0.0, 0.0, 4.0, 12.0, 30.0))
             for content in reversed(kafka.contents):
                 self._retry(content)
 
     def _retry(self, content: Content) -> None:
-        if not chance(self.c, 65):
+        if not chance(self.c, 75):
             return
         same_ts = chance(self.c, 40)
         signature = content.signature
@@ -618,6 +623,50 @@ def reread(c: Chooser, world: World, streams: Streams) -> Streams:
 
 def _pairs(flats: list[list[int]]) -> list[tuple[int, int]]:
     return [(flat[i], flat[i + 1]) for flat in flats for i in range(0, len(flat), 2)]
+
+
+def resend(c: Chooser, streams: Streams) -> Streams:
+    """The same streams with things told again: old messages, and some that overlap what was told and go beyond it."""
+    return [streams[0], *(_resend(c, stream) for stream in streams[1:])]
+
+
+def _resend(c: Chooser, stream: list[Sent]) -> list[Sent]:
+    told: list[Sent] = []
+    for i, sent in enumerate(stream):
+        if told and chance(c, 25):
+            told.append(Sent(sent.at, pick(c, told).message))
+        if i and chance(c, 25):
+            both = _joined(stream[i - 1].message, sent.message)
+            if both is not None:
+                told.append(Sent(sent.at, both))
+        told.append(sent)
+    return told
+
+
+def _joined(one: Message, two: Message) -> Message | None:
+    """Two messages as one, told when the first of them is known already."""
+    if isinstance(one, Sightings) and isinstance(two, Sightings):
+        shift = len(one.signatures)
+        return msgspec.structs.replace(
+            two,
+            low_timestamp=min((m.low_timestamp for m in (one, two) if m.low_timestamp), default=0.0),
+            signatures=one.signatures + two.signatures,
+            offsets=one.offsets + two.offsets,
+            txn_ids=one.txn_ids + two.txn_ids,
+            signature_indexes=one.signature_indexes + [i + shift for i in two.signature_indexes],
+            timestamps=one.timestamps + two.timestamps,
+            record_timestamps=one.record_timestamps + two.record_timestamps,
+            gaps=one.gaps + two.gaps,
+        )
+    if isinstance(one, Coverage) and isinstance(two, Coverage) and one.to_offset == two.from_offset:
+        return msgspec.structs.replace(
+            two, from_offset=one.from_offset, runs=_touching(one.runs, two.runs), gaps=_touching(one.gaps, two.gaps)
+        )
+    return None
+
+
+def _touching(one: list[int], two: list[int]) -> list[int]:
+    return one[:-1] + two[1:] if one and two and one[-1] == two[0] else one + two
 
 
 ORDERS = ("as sent", "mixed", "monitor first", "validator first", "partition by partition", "backwards")

@@ -1,0 +1,64 @@
+"""The wheel of deadlines gives the same as a plain list of them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txninsightd.core.deadlines import Bucket, Deadlines, drop
+
+
+class Item:
+    """Something that waits."""
+
+    def __init__(self) -> None:
+        self.bucket: Bucket | None = None
+        self.due_at = 0.0
+
+
+moments = st.integers(0, 40).map(lambda quarter: quarter / 4)
+actions = st.one_of(
+    st.tuples(st.just("set"), st.integers(0, 4), moments),
+    st.tuples(st.just("drop"), st.integers(0, 4), moments),
+    st.tuples(st.just("due"), st.just(0), moments),
+)
+
+
+@given(st.lists(actions, max_size=60))
+def test_due_are_just_those_whose_deadline_has_passed(told: list[tuple[str, int, float]]) -> None:
+    wheel: Deadlines[Item] = Deadlines()
+    items = [Item() for _ in range(5)]
+    plain: dict[Item, float] = {}
+    now = 0.0
+    for what, number, moment in told:
+        item = items[number]
+        if what == "set":
+            wheel.set(item, moment)
+            plain[item] = moment
+        elif what == "drop":
+            drop(item)
+            plain.pop(item, None)
+        else:
+            now += moment
+            due = wheel.due(now)
+            assert len(set(due)) == len(due)
+            assert set(due) == {i for i, at in plain.items() if at < now}
+            for i in due:
+                assert i.bucket is None
+                del plain[i]
+        assert {i for i in items if i.bucket is not None} == plain.keys()
+
+
+def test_nothing_is_left_once_all_fell_due() -> None:
+    wheel: Deadlines[Item] = Deadlines()
+    for second in range(100):
+        wheel.set(Item(), second / 3)
+    assert len(wheel.due(1000)) == 100
+    assert not wheel._buckets
+    assert not wheel._order
+
+
+def test_a_deadline_may_lie_before_the_epoch() -> None:
+    wheel: Deadlines[Item] = Deadlines()
+    item = Item()
+    wheel.set(item, -0.5)
+    assert wheel.due(-0.5) == []  # strictly before
+    assert wheel.due(0) == [item]

@@ -1,0 +1,69 @@
+"""Counters, histograms and caps as plain numbers."""
+
+from bisect import bisect_left
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txninsightd.core.figures import UNNAMED, Exemplar, Figures, Histogram, LabelCap, PairCap, Shown
+from txninsightd.vocabulary import OVERFLOW, Anomaly
+
+
+@given(st.lists(st.sampled_from([None, "", "a", "b", "c", "d", "e"])), st.integers(0, 4))
+def test_the_first_values_keep_their_names(values: list[str | None], most: int) -> None:
+    cap = LabelCap(most)
+    named: list[str] = []
+    cut = 0
+    for value in values:
+        if value and value not in named and len(named) < most:
+            named.append(value)
+        expected = UNNAMED if not value else value if value in named else OVERFLOW
+        cut += expected == OVERFLOW
+        assert cap(value) == expected
+    assert cap.cut == cut
+
+
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from([None, "a", "b", "c"]))), st.integers(1, 5))
+def test_pairs_are_bounded_too(pairs: list[tuple[str, str | None]], most: int) -> None:
+    cap = PairCap(most, LabelCap(2))
+    told = {(first, cap(first, second)) for first, second in pairs}
+    assert len({pair for pair in told if pair[1] != OVERFLOW}) <= most
+    assert all(cap(*pair) == pair[1] for pair in told if pair[1] not in (OVERFLOW, UNNAMED))
+
+
+@given(st.lists(st.floats(0, 100)))
+def test_a_histogram_counts_up_to_and_including_each_bound(values: list[float]) -> None:
+    bounds = (1.0, 5.0, 25.0)
+    histogram = Histogram(bounds)
+    for value in values:
+        histogram.observe(value, ("t", 7.0))
+    for i, bound in enumerate(bounds):
+        assert sum(histogram.counts[: i + 1]) == sum(value <= bound for value in values)
+    assert sum(histogram.counts) == len(values)
+    for i, exemplar in histogram.exemplars.items():
+        last = [value for value in values if bisect_left(bounds, value) == i][-1]
+        assert exemplar == Exemplar("t", last, 7.0)
+
+
+def test_every_anomaly_exists_from_the_start() -> None:
+    assert Figures((1.0,), 10).anomalies == {anomaly.value: 0 for anomaly in Anomaly}
+
+
+def test_a_transaction_moves_from_one_gauge_to_another_and_leaves_nothing() -> None:
+    figures = Figures((1.0,), 10)
+    steps = [
+        Shown("a", "open", None, 12, False),
+        Shown("a", "stuck", "idle", 12, True),
+        Shown("b", None, None, None, False),
+    ]
+    for before, after in zip([None, *steps], [*steps, None], strict=True):
+        figures.show(before, after)
+    assert not +figures.live
+    assert not +figures.live_stuck
+    assert not +figures.live_partial
+    assert not any(figures.opened_seconds.values())
+
+
+def test_configured_types_are_named_whoever_comes_first() -> None:
+    figures = Figures((1.0,), 2, txn_types=("order", "pay"))
+    assert [figures.txn_types(name) for name in ("new", "pay", "order")] == [OVERFLOW, "pay", "order"]

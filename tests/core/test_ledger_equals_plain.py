@@ -1,0 +1,219 @@
+"""The ledger against the plain model: after every message the same states, causes, gauges, endings and counters.
+
+Both get the same messages of a random world (worlds.py) in a random order of arrival. The plain model works everything
+out from the beginning each time; the ledger is incremental. It may settle later than the plain rule allows, never
+earlier, and never with another result.
+"""
+
+import math
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from tests.core.side_by_side import SideBySide, all_decided, end_of, give, new_ledger, no_leftovers
+from tests.core.worlds import (
+    ORDERS,
+    Chooser,
+    Drawn,
+    Message,
+    Seeded,
+    Sent,
+    Style,
+    World,
+    arrive,
+    make_rules,
+    make_world,
+    nows,
+    pick,
+    read_world,
+    resend,
+    runs,
+)
+from txninsightd.core.figures import Figures
+from txninsightd.core.ledger import Ledger
+from txninsightd.vocabulary import Coverage, Discovery, Found, Place, Sightings
+
+STYLES = {
+    "plain": Style(),
+    "colocated": Style(colocated=True),
+    "impatient": Style(settle_max_s=20.0),
+    "vanishing": Style(vanishing=True),
+    "breached": Style(colocated=True, breaches=True),
+    "large": Style(most_business=8, most_actions=90),
+    "large-colocated": Style(colocated=True, most_business=8, most_actions=90, vanishing=True),
+    "odd-clocks": Style(settle_max_s=15.0, vanishing=True, odd_clocks=30),
+}
+SMALL = ("plain", "colocated", "impatient", "vanishing", "breached")
+every_style = pytest.mark.parametrize("style", STYLES)
+
+
+def hold_equal(c: Chooser, style: Style) -> tuple[World, SideBySide]:
+    """Play one world and hold both equal; then nothing may be left of what was settled."""
+    world = make_world(c, style)
+    streams = read_world(c, world, style)
+    if pick(c, (False, False, False, True)):
+        streams = resend(c, streams)
+    arrived = arrive(c, streams, pick(c, ORDERS))
+    both = SideBySide(world)
+    both.run(arrived, settle_every=pick(c, (1, 1, 3)), ticking=pick(c, (False, True)))
+    both.conserved()
+    if not both.ledger.live and all_decided(both.ledger):
+        both.settle(1e9)
+        no_leftovers(both.ledger)
+    return world, both
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_small_worlds(data: st.DataObject) -> None:
+    c = Drawn(data.draw)
+    style = pick(c, SMALL)
+    note(style)
+    hold_equal(c, STYLES[style])
+
+
+@every_style
+def test_many_worlds(style: str) -> None:
+    for seed in range(20 if style.startswith("large") else 50):
+        hold_equal(Seeded(seed), STYLES[style])
+
+
+@pytest.mark.full
+@every_style
+def test_very_many_worlds(style: str) -> None:
+    settled = compared = 0
+    for seed in range(1000, 2500):
+        _, both = hold_equal(Seeded(seed), STYLES[style])
+        settled += len(both.finished)
+        compared += both.compared
+    print(f"{style}: 1,500 worlds, {compared} comparisons of a transaction, {settled} settled")
+
+
+def test_the_worlds_have_everything_in_them() -> None:
+    """A property holds of what was tried: every outcome, cause, anomaly and way to settle turns up."""
+    outcomes, causes, anomalies, timed_out, late = set(), set(), set(), 0, 0
+    for seed in range(100, 180):
+        for style in ("plain", "impatient", "breached"):
+            _, both = hold_equal(Seeded(seed), STYLES[style])
+            outcomes |= {e.outcome for _, e in both.finished}
+            anomalies |= set().union(*(e.anomalies for _, e in both.finished))
+            causes |= {change.cause for change in both.ledger.stuck_changes}
+            timed_out += both.timed_out[True]
+            late += both.plain.late_events
+    assert len(outcomes) == 3
+    assert len(causes) == 6  # all but `blocked`, and none
+    assert len(anomalies) == 11  # all but late_event, which is counted by itself
+    assert timed_out
+    assert late
+
+
+# --- Told again, and nonsense -----------------------------------------------------------------------------------------
+
+
+def ends(world: World, arrived: list[Sent]) -> list[tuple[str, object]]:
+    """What a ledger alone settles, by name."""
+    ledger = new_ledger(world)
+    finished = []
+    for now, message in nows(arrived):
+        give(ledger, message)
+        finished += ledger.settle(now)
+    return sorted(((f.txn.txn_id, end_of(f)) for f in finished), key=repr)
+
+
+@pytest.mark.parametrize("style", ["plain", "colocated"])
+def test_what_is_told_again_changes_nothing(style: str) -> None:
+    for seed in range(60):
+        c = Seeded(seed)
+        world = make_world(c, STYLES[style])
+        streams = read_world(c, world, STYLES[style])
+        once, again = (arrive(c, told, "partition by partition") for told in (streams, resend(c, streams)))
+        assert len(again) > len(once)
+        assert ends(world, once) == ends(world, again)
+
+
+offsets = st.integers(0, 30)
+ascending = st.lists(offsets, unique=True, max_size=8).map(sorted)
+moments = st.one_of(st.integers(-5, 60).map(float), st.floats(-1e12, 1e12), st.just(0.0))
+names = st.sampled_from(["t1", "t2", "t3"])
+signatures = st.tuples(
+    st.integers(0, 3),
+    st.sampled_from([None, "x"]),
+    st.sampled_from([None, "order", "pay"]),
+    st.sampled_from([None, "ok"]),
+    st.booleans(),
+    st.sampled_from([False, False, True]),
+)
+
+
+@st.composite
+def any_sightings(draw: st.DrawFn) -> Sightings:
+    """A monitor's message that keeps its shape (columns of equal length, ascending offsets), but no promise."""
+    found = draw(ascending)
+    table = draw(st.lists(signatures, min_size=1, max_size=3))
+    column = {"min_size": len(found), "max_size": len(found)}
+    return Sightings(
+        topic="a",
+        partition=draw(st.integers(0, 1)),
+        to_offset=(found[-1] + 1 if found else 0) + draw(st.integers(0, 3)),
+        read_at=draw(moments),
+        as_of=draw(moments),
+        low_timestamp=draw(moments),
+        signatures=table,
+        offsets=found,
+        txn_ids=draw(st.lists(names, **column)),
+        signature_indexes=draw(st.lists(st.integers(0, len(table) - 1), **column)),
+        timestamps=draw(st.lists(moments, **column)),
+        record_timestamps=draw(st.lists(moments, **column)),
+        gaps=runs(draw(ascending)),
+        results={"ok": len(found)},
+        end_offset=draw(offsets),
+        outage_from=draw(moments),
+    )
+
+
+@st.composite
+def any_coverage(draw: st.DrawFn) -> Coverage:
+    """A validator's message of any range, with any runs and gaps."""
+    low = draw(offsets)
+    return Coverage(
+        topic="a",
+        partition=draw(st.integers(0, 1)),
+        from_offset=low,
+        to_offset=low + draw(st.integers(0, 12)),
+        decided_at=draw(moments),
+        as_of=draw(moments),
+        runs=runs(draw(ascending)),
+        gaps=runs(draw(ascending)),
+        end_offset=draw(offsets),
+        outage_from=draw(moments),
+    )
+
+
+any_discovery = st.builds(
+    Discovery,
+    moments,
+    st.lists(st.builds(Found, st.just("a"), st.integers(0, 3), st.integers(0, 5)), max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.lists(st.integers(0, 3), max_size=4), max_size=2),
+    st.just([]),
+)
+
+
+any_message = st.one_of(any_sightings(), any_coverage(), any_discovery)
+
+
+@settings(max_examples=150)
+@given(st.lists(any_message, max_size=20), st.booleans(), moments)
+def test_no_sequence_of_messages_raises(told: list[Message], colocated: bool, start: float) -> None:
+    rules = make_rules(Style(colocated, settle_max_s=30.0))
+    ledger = Ledger(rules, Figures((1.0,), 2), start)
+    ledger.add_partition(Place("a", 0), 0)
+    ledger.add_partition(Place("a", 1), 2)
+    for k, message in enumerate(told):
+        give(ledger, message)
+        ledger.settle(float(k))
+        ledger.tick(float(k))
+    ledger.tick(1e13)
+    ledger.settle(1e13)
+    assert sum(ledger.figures.live_stuck.values()) == len(ledger.stuck)
+    assert all(math.isfinite(count) and count >= 0 for count in ledger.figures.live.values())

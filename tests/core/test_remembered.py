@@ -1,0 +1,59 @@
+"""What is remembered of transactions that are over: nothing is known of a stranger, and memory is bounded."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txninsightd.core.remembered import GENERATIONS, Remembered, hash_of
+
+names = st.integers(0, 12).map("t{}".format)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), names, st.booleans(), st.integers(0, 3)),
+        st.tuples(st.just("age"), st.just(""), st.just(False), st.integers(0, 30)),
+    ),
+    max_size=80,
+)
+
+
+@given(actions, st.sampled_from([8, 16, 80]))
+def test_it_knows_the_last_word_of_each_or_nothing(told: list[tuple[str, str, bool, int]], most: int) -> None:
+    remembered = Remembered(remember_s=80, most=most)
+    plain: dict[str, tuple[bool, float]] = {}
+    now = 0.0
+    for what, name, aborted, passed in told:
+        now += passed
+        if what == "add":
+            remembered.add(name, aborted, now)
+            plain[name] = (aborted, now)
+        else:
+            remembered.age(now)
+        for known, (bit, at) in plain.items():
+            said = remembered.was_aborted(known)
+            assert said == bit or (said is None and (now - at > 80 or len(remembered) >= most - most // GENERATIONS))
+        assert len(remembered) <= most
+        assert remembered.was_aborted("a stranger") is None
+
+
+def test_who_is_young_enough_is_known() -> None:
+    remembered = Remembered(remember_s=80, most=10**6)
+    remembered.add("t", True, now=0)
+    for now in range(0, 80, 5):
+        remembered.age(now)
+        remembered.add(f"other{now}", False, now)
+        assert remembered.was_aborted("t") is True
+    remembered.age(80 + 80 / GENERATIONS + 6)
+    assert remembered.was_aborted("t") is None
+
+
+def test_a_second_life_overrides_the_first_over_generations() -> None:
+    remembered = Remembered(remember_s=1000, most=8)
+    remembered.add("t", True, now=0)  # seals a generation of its own
+    remembered.add("t", False, now=1)
+    assert remembered.was_aborted("t") is False
+
+
+def test_every_process_hashes_alike() -> None:
+    assert hash_of("order-1") == 0x2599000E8C1B023C
+    assert hash_of("order-1") % 2 == 0  # room for the bit
+    assert hash_of("order-1") != hash_of("order-2")
+    assert 0 <= hash_of("") < 2**64
