@@ -331,7 +331,7 @@ class Writer:
             log = self.logs[place]
             kafka.marked_at[place] = log.records[log.append(marker)].at
         if not kafka.committed:
-            self.now += pick(c, (0.0, 0.0, 4.0, 12.0, 30.0))
+            self.now += pick(c, (0.0, 0.0, 4.0, 25.0, 90.0))
             for content in reversed(kafka.contents):
                 self._retry(content)
 
