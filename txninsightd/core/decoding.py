@@ -88,8 +88,9 @@ class Decoder:
             moment = msgspec.convert(ts, datetime)
             if moment.tzinfo is None:
                 raise _Unreadable
-            return moment.timestamp()
-        seconds = ts / self._ts_divisor
+            seconds = moment.timestamp()
+        else:
+            seconds = ts / self._ts_divisor
         if not 0 <= seconds < LATEST_TS or math.isnan(seconds):
             raise _Unreadable
         return seconds

@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient
 
 from txninsightd.config import Config
 from txninsightd.core.decoding import Decoder
-from txninsightd.ingest.complaints import Complaints
+from txninsightd.ingest.complaints import Complaints, client_logger
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.reader import Health, Reader
@@ -21,13 +21,14 @@ def make_reader(
 ) -> Reader:
     """A reader that is ready to run. `known`: partitions that were begun before. Raises UnsafeClient."""
     require_safe_client()
-    admin = AdminClient(admin_settings(config.kafka.client))
+    logger = client_logger(now)
+    admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
     scout = None
     if view is View.MONITOR and index == 0:
         scout = PartitionScout(admin, config, known, now)
         scout.start()
     return Reader(
-        consumer=Consumer(consumer_settings(config.kafka.client, view)),
+        consumer=Consumer(consumer_settings(config.kafka.client, view), logger=logger),
         builder=make_builder(config, view, now),
         questions=EndQuestions(admin, view, now),
         line=line,

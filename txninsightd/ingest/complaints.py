@@ -1,33 +1,31 @@
-"""Samples of records that could not be read, for the log: one each ten seconds by topic and result, no content."""
+"""What readers complain of, structured and sampled: records that could not be read, and librdkafka's own log lines.
 
-from collections import Counter
+A record's content is never logged.
+"""
+
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from txninsightd.ingest.sampling import Sampler
 from txninsightd.vocabulary import RecordResult
-
-SAMPLE_EVERY_S = 10.0
 
 log = structlog.get_logger()
 
 
 class Complaints:
-    """Counts what it does not log, and says so with the next sample."""
+    """Takes the records that were passed over; one line by topic and result now and then."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._next_at: dict[tuple[str, str], float] = {}
-        self._unsaid: Counter[tuple[str, str]] = Counter()
+        self._sampler = Sampler(now)
 
     def __call__(self, result: RecordResult, record: Any) -> None:
         """One record was passed over."""
-        what = (record.topic(), result.value)
-        if self._now() < self._next_at.get(what, 0.0):
-            self._unsaid[what] += 1
+        unsaid = self._sampler.take((record.topic(), result))
+        if unsaid is None:
             return
-        self._next_at[what] = self._now() + SAMPLE_EVERY_S
         value = record.value()
         log.warning(
             "record_passed_over",
@@ -36,5 +34,28 @@ class Complaints:
             partition=record.partition(),
             offset=record.offset(),
             value_bytes=None if value is None else len(value),
-            more_since_last=self._unsaid.pop(what, 0),
+            left_out=unsaid,
         )
+
+
+class ClientLog(logging.Handler):
+    """Where librdkafka's log lines go; one by facility (FAIL, ERROR, ...) now and then."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._sampler = Sampler(now)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line of librdkafka's."""
+        text = record.getMessage()
+        facility = text.split(" ", 1)[0]
+        unsaid = self._sampler.take(facility)
+        if unsaid is not None:
+            log.warning("kafka_client", facility=facility, text=text, left_out=unsaid)
+
+
+def client_logger(now: Callable[[], float]) -> logging.Logger:
+    """A logger to hand to Kafka clients."""
+    logger = logging.Logger("kafka_client")
+    logger.addHandler(ClientLog(now))
+    return logger

@@ -8,11 +8,12 @@ topics are refused: a record that compaction removed looks like one that was nev
 
 import threading
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
 import structlog
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from txninsightd.config import Config
@@ -39,7 +40,8 @@ class PartitionScout:
 
     def start(self) -> None:
         """Begin to look."""
-        threading.Thread(target=self._run, name="scout", daemon=True).start()
+        context = copy_context()  # the log lines of the thread carry the process's name, too
+        threading.Thread(target=context.run, args=(self._run,), name="scout", daemon=True).start()
 
     def stop(self) -> None:
         """Look no more."""
@@ -114,8 +116,8 @@ class PartitionScout:
             return found + self._ask(first, OffsetSpec.latest())
         moment_ms = int((self._now() - start.ago_s) * 1000)
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
-        beyond_end = {Place(f.topic, f.partition) for f in at_moment if f.start_offset < 0}
-        found += [f for f in at_moment if f.start_offset >= 0]
+        beyond_end = {Place(f.topic, f.partition) for f in at_moment if f.start_offset == OFFSET_END}
+        found += [f for f in at_moment if f.start_offset != OFFSET_END]
         return found + self._ask(beyond_end, OffsetSpec.latest())
 
     def _ask(
@@ -130,7 +132,12 @@ class PartitionScout:
             wanted, isolation_level=isolation, request_timeout=ANSWER_WITHIN_S
         ).items():
             try:
-                found.append(Found(tp.topic, tp.partition, future.result().offset))
+                offset = future.result().offset
             except KafkaException as failure:
                 self._problems.append(f"partition {tp.topic}/{tp.partition}: {failure.args[0].str()}")
+                continue
+            if offset >= 0 or offset == OFFSET_END:
+                found.append(Found(tp.topic, tp.partition, offset))
+            else:
+                self._problems.append(f"partition {tp.topic}/{tp.partition}: the broker did not answer in time")
         return found

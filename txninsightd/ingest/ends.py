@@ -3,10 +3,14 @@
 The monitor asks for the high watermark, the validator for the last stable offset. The moment noted is that before the
 question: whatever the answer, nothing that was in the log then lies beyond it. A question that fails says that the
 broker did not answer; a partition that has no leader just now is answered by that fact, when it was read to its end.
+
+Two ways of librdkafka to be known: a broker that hangs until the time-out gives no error but an offset below 0; and a
+leader epoch that has risen (the broker was restarted) makes every answer a FENCED_LEADER_EPOCH until the client's
+metadata is fetched anew, which it does not do by itself.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
@@ -39,6 +43,9 @@ class EndQuestions:
         self._now = now
         self._asked_at = 0.0
         self._under_way: dict[Place, Future[Any]] = {}
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="metadata")
+        self._refreshing: Future[Any] = Future()
+        self._refreshing.set_result(None)
 
     def poll(self, places: Iterable[Place]) -> list[Answer]:
         """The answers that have come; asks anew when it is time."""
@@ -46,6 +53,8 @@ class EndQuestions:
         if self._under_way and all(future.done() for future in self._under_way.values()):
             answers = [self._answer(place, future) for place, future in self._under_way.items()]
             self._under_way = {}
+            if any(answer.end_offset is None for answer in answers):
+                self._refresh_metadata()
         now = self._now()
         if not self._under_way and now - self._asked_at >= ASK_EVERY_S:
             self._ask(places, now)
@@ -61,6 +70,13 @@ class EndQuestions:
 
     def _answer(self, place: Place, future: "Future[Any]") -> Answer:
         try:
-            return Answer(place, self._asked_at, future.result().offset, leaderless=False)
+            offset = future.result().offset
         except KafkaException as failure:
             return Answer(place, self._asked_at, None, failure.args[0].code() == KafkaError.LEADER_NOT_AVAILABLE)
+        return Answer(place, self._asked_at, offset if offset >= 0 else None, leaderless=False)
+
+    def _refresh_metadata(self) -> None:
+        """Beside the work loop, since it waits for the broker; one at a time."""
+        if not self._refreshing.done():
+            return
+        self._refreshing = self._beside.submit(self._admin.list_topics, timeout=ANSWER_WITHIN_S)
