@@ -46,6 +46,9 @@ from txninsightd.tools.simulation.scripts import (
 from txninsightd.tools.simulation.truth import SETTLE_S, Story, Truth
 from txninsightd.vocabulary import Kind
 
+EDGE_S = 0.05
+"""How far beyond the margin a pause is moved, so that it does not end on the very edge of borderline."""
+
 Band = tuple[float, float]
 
 
@@ -75,6 +78,8 @@ class World:
         self.truth = truth
         self.started = 0
         self._loop = asyncio.get_running_loop()
+        self._since_start = -1.0
+        self._now = 0.0
         self._partitions = {
             name: [Partition(name, i) for i in range(topic.partitions)] for name, topic in scenario.topics.items()
         }
@@ -82,7 +87,11 @@ class World:
 
     def now(self) -> float:
         """The virtual moment, in epoch seconds, whole microseconds."""
-        return round(self.scenario.epoch + self._loop.time(), 6)
+        since_start = self._loop.time()
+        if since_start != self._since_start:
+            self._since_start = since_start
+            self._now = round(self.scenario.epoch + since_start, 6)
+        return self._now
 
     def random(self, *names: object) -> Random:
         """A random stream of its own for whoever is named."""
@@ -95,11 +104,14 @@ class World:
         self.started += 1
         return True
 
+    def _partition(self, topic: str, key: str) -> Partition:
+        partitions = self._partitions[topic]
+        return partitions[partition_of(key, len(partitions))]
+
     def write(self, producer: str, kafka: KafkaTransaction | None, story: Story, event: Planned, ts: float) -> Record:
         """Append an event to its partition, and write its line."""
         now = self.now()
-        partitions = self._partitions[event.topic]
-        partition = partitions[partition_of(story.txn_id, len(partitions))]
+        partition = self._partition(event.topic, story.txn_id)
         future = ts > now + self.scenario.rules.future_tolerance_s
         record = Record(story, event.kind, event.step, event.status, now if future else ts, now, future, kafka)
         line = RecordLine(now, event.topic, partition.index, story.txn_id, producer)
@@ -114,7 +126,7 @@ class World:
     def write_noise(self, producer: str, topic: str, word: str, key: str) -> None:
         """Append a record that is no event of ours."""
         result, value = noise_of(word, self.scenario.value_bytes)
-        partition = self._partitions[topic][partition_of(key, len(self._partitions[topic]))]
+        partition = self._partition(topic, key)
         partition.append_foreign()
         self.truth.totals.record(topic, result)
         self.lines.put(RecordLine(self.now(), topic, partition.index, key, producer, raw=raw_text(value)))
@@ -178,10 +190,10 @@ class Transaction:
         self._story = story
         self._kafka: KafkaTransaction | None = None
         self._stamps: dict[int, float] = {}
-        self._open_ts: float | None = None
-        self._last_at = 0.0
+        self._idle_at = 0.0
+        self._overdue_at = UNBOUNDED
+        self._calm_until = UNBOUNDED
         self._aborted_at = 0.0
-        self._closed = False
         idle, overdue, _ = world.scenario.thresholds(story.txn_type)
         self._idle_after_s = idle
         self._overdue_after_s = overdue
@@ -208,31 +220,42 @@ class Transaction:
 
     async def _pause(self, pause: Pause) -> None:
         now = self._world.now()
-        target = clear_of(now + pause.seconds, now + SHORTEST_PAUSE_S, self._bands(pause))
+        target = now + pause.seconds
+        if pause.since_abort or target > self._calm_until:
+            target = clear_of(target, now + SHORTEST_PAUSE_S, self._bands(pause))
         await asyncio.sleep(target - now)
 
     def _bands(self, pause: Pause) -> Iterator[Band]:
-        margin = self._world.scenario.margin_s
-        if self._open_ts is not None and not self._closed:
-            idle_at = self._last_at + self._idle_after_s
-            overdue_at = self._open_ts + self._overdue_after_s
-            yield idle_at - margin, idle_at + margin
-            yield overdue_at - margin, overdue_at + margin
+        margin = self._world.scenario.margin_s + EDGE_S
+        if self._calm_until < UNBOUNDED:
+            for threshold in (self._idle_at, self._overdue_at):
+                yield threshold - margin, threshold + margin
         if pause.since_abort:
             grace_ends = self._aborted_at + self._world.scenario.rules.retry_grace_s
             yield grace_ends - margin, grace_ends + SETTLE_S + margin
 
+    def _look_ahead(self, record: Record) -> None:
+        """From when on a pause may end too near a threshold: never before its open, nor once its close is written."""
+        margin = self._world.scenario.margin_s + EDGE_S
+        self._idle_at = max(self._idle_at, max(record.ts, record.at) + self._idle_after_s)
+        if record.kind == Kind.TRANSACTION_OPEN:
+            self._overdue_at = record.ts + self._overdue_after_s
+            self._calm_until = 0.0
+        elif record.kind == Kind.TRANSACTION_CLOSE:
+            self._calm_until = UNBOUNDED
+        if self._calm_until < UNBOUNDED:
+            self._calm_until = min(self._idle_at, self._overdue_at) - margin
+
     def _write(self, write: Write) -> None:
         now = self._world.now()
         event = write.event
-        ts = self._stamps[event.slot] if write.again and event.slot in self._stamps else round(now + write.skew_s, 6)
+        ts = round(now + write.skew_s, 6) if write.skew_s else now
+        if write.again:
+            ts = self._stamps.get(event.slot, ts)
         self._stamps[event.slot] = ts
         producer, kafka = (self._another, None) if write.by_another else (self._producer, self._kafka)
         record = self._world.write(producer, kafka, self._story, event, ts)
-        self._last_at = max(self._last_at, record.ts, now)
-        if event.kind == Kind.TRANSACTION_OPEN:
-            self._open_ts = record.ts
-        self._closed = event.kind == Kind.TRANSACTION_CLOSE or (self._closed and event.kind != Kind.TRANSACTION_OPEN)
+        self._look_ahead(record)
 
     def _end(self, word: str) -> None:
         kafka, self._kafka = self._kafka, None

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+RESOLUTION_S = 1e-6
+"""Timers closer together than this ring at once. It must be seen beside the largest time, or the clock stands still."""
+
 
 class Stalled(RuntimeError):
     """Every coroutine waits for another one, for ever."""
@@ -41,7 +44,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
-        self._clock_resolution = 1e-9
+        self._clock_resolution = RESOLUTION_S
         self._selector = _Leap(self)
 
     def time(self) -> float:

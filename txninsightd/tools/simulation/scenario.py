@@ -39,12 +39,15 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What may be done to a transaction. `after_events`: where half-way is; None draws it anew each time."""
+
     expected: list[Expected]
 
 
 class Stuck(_Failure, frozen=True, tag="stuck"):
     """Goes silent after some of its events; wakes up again after `wakes_after_s`, if given."""
 
+    after_events: int | None = None
     wakes_after_s: Delay | None = None
 
 
@@ -60,6 +63,7 @@ class Abort(_Failure, frozen=True, tag="abort"):
     """The whole Kafka transaction is aborted, at its end or half-way; then tried again, `retries` times."""
 
     at: Literal["end", "half"] = "end"
+    after_events: int | None = None
     retries: int = 0
     timestamps: Literal["same", "new"] = "new"
     retry_after_s: Delay = constant(0.5)
@@ -89,6 +93,7 @@ class Crash(_Failure, frozen=True, tag="crash"):
     """
 
     at: Literal["half", "close"]
+    after_events: int | None = None
     retry_after_s: Delay | None = None
 
 

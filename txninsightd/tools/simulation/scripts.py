@@ -164,20 +164,23 @@ def _chosen(part: Part, word: str) -> int:
     return part.rng.choice([i for i, event in enumerate(part.events) if event.kind == KIND_OF[word]])
 
 
-def _half(part: Part) -> int:
-    """How many events come before a break: the open at least, the close never."""
-    return part.rng.randint(1, len(part.events) - 1)
+def _half(part: Part, after_events: int | None) -> int:
+    """How many events come before a break: one at least, the close never."""
+    if after_events is None:
+        return part.rng.randint(1, len(part.events) - 1)
+    return min(after_events, len(part.events) - 1)
 
 
 # --- Failures ---------------------------------------------------------------------------------------------------------
 
 
 def _stuck(part: Part, failure: s.Stuck) -> Script:
-    cut = _half(part)
+    cut = _half(part, failure.after_events)
     script = _all(part, part.events[:cut])
     if failure.wakes_after_s is None:
         return script
-    return [*script, Pause(failure.wakes_after_s.draw(part.rng)), *_all(part, part.events[cut:])]
+    first, *others = part.events[cut:]
+    return [*script, *_all(part, [first._replace(pause_s=failure.wakes_after_s.draw(part.rng)), *others])]
 
 
 def _slow(part: Part, failure: s.Slow) -> Script:
@@ -195,7 +198,7 @@ def _slow(part: Part, failure: s.Slow) -> Script:
 
 
 def _abort(part: Part, failure: s.Abort) -> Script:
-    first = part.events if failure.at == "end" else part.events[: _half(part)]
+    first = part.events if failure.at == "end" else part.events[: _half(part, failure.after_events)]
     script = _group(part, first, "abort")
     for attempt in range(1, failure.retries + 1):
         after = failure.retry_after_s.draw(part.rng)
@@ -230,7 +233,7 @@ def _event_abort(part: Part, failure: s.EventAbort) -> Script:
 
 
 def _crash(part: Part, failure: s.Crash) -> Script:
-    events = part.events if failure.at == "close" else part.events[: _half(part)]
+    events = part.events if failure.at == "close" else part.events[: _half(part, failure.after_events)]
     *whole, broken = _groups(events, part.per)
     script = [op for group in whole for op in _group(part, group)] + _group(part, broken, "crash")
     if failure.retry_after_s is not None:

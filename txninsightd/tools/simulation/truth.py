@@ -423,7 +423,7 @@ class Story:
 class Totals:
     """Sums over the whole run, as the daemon's counters and gauges must have them."""
 
-    records: dict[str, Counter[str]] = field(default_factory=dict)
+    records: Counter[tuple[str, str]] = field(default_factory=Counter)
     kafka: Counter[str] = field(default_factory=Counter)
     opened: Counter[str] = field(default_factory=Counter)
     finished: Counter[tuple[str, Outcome, str | None]] = field(default_factory=Counter)
@@ -441,7 +441,7 @@ class Totals:
 
     def record(self, topic: str, result: str) -> None:
         """One record was written."""
-        self.records.setdefault(topic, Counter())[result] += 1
+        self.records[topic, result] += 1
 
     def add(self, txn_type: str, told: Told) -> None:
         """One transaction's story is told."""
@@ -486,6 +486,13 @@ def _observe(into: dict[Any, list[float]], key: tuple[str | None, ...], seconds:
 def _rows(counts: Counter[Any], *names: str) -> list[dict[str, Any]]:
     keys = sorted((key if isinstance(key, tuple) else (key,) for key in counts), key=str)
     return [dict(zip(names, key, strict=True)) | {"count": counts[key if len(key) > 1 else key[0]]} for key in keys]
+
+
+def _by_topic(records: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = {}
+    for (topic, result), count in sorted(records.items()):
+        nested.setdefault(topic, {})[result] = count
+    return nested
 
 
 def _sums(observed: dict[Any, list[float]], *names: str) -> list[dict[str, Any]]:
@@ -572,7 +579,7 @@ class Truth:
         return {
             "transactions": t.transactions,
             "judged_at": round(until, 6),
-            "records": {topic: dict(sorted(results.items())) for topic, results in sorted(t.records.items())},
+            "records": _by_topic(t.records),
             "kafka": dict(sorted(t.kafka.items())),
             "opened": _rows(t.opened, "txn_type"),
             "finished": _rows(t.finished, "txn_type", "outcome", "status"),
