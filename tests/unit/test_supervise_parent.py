@@ -1,0 +1,243 @@
+"""The parent over trivial children: who starts and stops when, who is restarted, and when it gives up."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_UNUSABLE
+
+HANG_GUARD_S = 60.0
+ROOT = Path(__file__).parents[2]
+CHILDREN = {"aggregator", "monitor-0", "monitor-1", "validator-0"}
+READERS = CHILDREN - {"aggregator"}
+
+
+class Supervised:
+    """The program, and what it has told so far."""
+
+    def __init__(self, fault: str, directory: Path) -> None:
+        self._notes, self._log = directory / "notes", directory / "log"
+        command = [sys.executable, "-m", "tests.unit.supervised", fault]
+        with self._notes.open("wb") as notes, self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=notes, stderr=log, cwd=ROOT)
+
+    def notes(self, **wanted: Any) -> list[dict[str, Any]]:
+        """What the children noted, oldest first."""
+        return self._lines(self._notes, wanted)
+
+    def log(self, **wanted: Any) -> list[dict[str, Any]]:
+        """What the parent logged."""
+        return self._lines(self._log, wanted)
+
+    def _lines(self, file: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        found = []
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return [f for f in found if wanted.items() <= f.items()]
+
+    def pids(self) -> dict[str, int]:
+        """The latest process id of each child."""
+        return {line["child"]: line["pid"] for line in self.log(event="child_started")}
+
+    def order(self) -> list[tuple[str, str]]:
+        """Who noted what, in order."""
+        return [(n["who"], n["what"]) for n in self.notes()]
+
+    def await_that(self, condition: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.order()}\n{self._log.read_text()}"
+            time.sleep(0.01)
+
+    def await_started(self, times: int = 1) -> "Supervised":
+        """Wait until every child has started and every reader is attached, so many times."""
+        self.await_that(
+            lambda: all(len(self.notes(who=c, what="started")) >= times for c in CHILDREN)
+            and all(len(self.notes(what="attached", child=r)) >= times for r in READERS)
+        )
+        return self
+
+    def kill(self, child: str) -> int:
+        """kill -9; gives its process id."""
+        pid = self.pids()[child]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def exit_code(self) -> int:
+        """Wait for its end."""
+        return self.process.wait(HANG_GUARD_S)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal, and its exit code."""
+        self.process.send_signal(number)
+        return self.exit_code()
+
+    def living(self) -> list[str]:
+        """Which of all the children that were ever started still live."""
+        return [
+            line["child"] for line in self.log(event="child_started") if Path(f"/proc/{line['pid']}").exists()
+        ]
+
+
+Start = Callable[[str], Supervised]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Supervised] = []
+
+    def make(fault: str) -> Supervised:
+        started.append(Supervised(fault, tmp_path))
+        return started[-1]
+
+    yield make
+    for each in started:
+        for pid in (each.process.pid, *each.pids().values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        each.process.wait()
+
+
+# --- Order ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_receivers_start_first_and_stop_last(start: Start, number: int) -> None:
+    parent = start("none").await_started()
+    assert parent.stop(number) == 0
+    order = parent.order()
+    assert order[0] == ("aggregator", "started")
+    assert order[-1] == ("aggregator", "stopped")
+    assert {who for who, what in order if what == "stopped"} == CHILDREN
+    assert parent.living() == []
+
+
+def test_the_aggregator_hears_how_the_family_is(start: Start) -> None:
+    parent = start("none").await_started()
+    parent.await_that(lambda: bool(parent.notes(what="family")))
+    family = parent.notes(what="family")[-1]
+    assert family["up"] == dict.fromkeys(CHILDREN, True)
+    assert family["restarts"] == dict.fromkeys(CHILDREN, 0)
+    parent.stop()
+
+
+def test_a_signal_before_anybody_is_ready_is_not_lost(start: Start) -> None:
+    parent = start("none")
+    parent.await_that(lambda: bool(parent.log(event="child_started")))
+    assert parent.stop() in (0, EXIT_KILLED)
+    assert parent.living() == []
+
+
+# --- Deaths -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_reader_is_restarted_alone(start: Start) -> None:
+    parent = start("none").await_started()
+    before = parent.pids()
+    parent.kill("monitor-1")
+    parent.await_that(lambda: len(parent.notes(what="attached", child="monitor-1")) == 2)
+    after = parent.pids()
+    assert {child for child in CHILDREN if before[child] != after[child]} == {"monitor-1"}
+    parent.await_that(lambda: parent.notes(what="family")[-1]["restarts"]["monitor-1"] == 1)
+    assert {"monitor-1": False} in [{"monitor-1": n["up"]["monitor-1"]} for n in parent.notes(what="family")]
+    assert parent.stop() == 0
+
+
+def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
+    parent = start("none").await_started()
+    before = parent.pids()
+    parent.await_that(lambda: bool(parent.notes(what="family")))
+    parent.kill("aggregator")
+    parent.await_started(times=2)
+    assert not set(before.values()) & set(parent.pids().values())
+    assert parent.stop() == 0
+    assert parent.living() == []
+
+
+def test_what_was_begun_is_handed_to_the_next_aggregator(start: Start) -> None:
+    parent = start("none").await_started()
+    for times in (2, 3):
+        parent.kill("aggregator")
+        parent.await_started(times)
+    starts = [n["starts"] for n in parent.notes(who="aggregator", what="started")]
+    assert starts == [[], [["orders", 3, 42]], [["orders", 3, 42]]]
+    assert parent.stop() == 0
+
+
+def test_a_reader_that_keeps_dying_is_given_up(start: Start) -> None:
+    parent = start("reader-dies")
+    assert parent.exit_code() == EXIT_GAVE_UP
+    deaths = parent.log(event="child_died")
+    assert [d["restart_in_s"] for d in deaths] == [0.05, 0.1, 0.2, 0.2, 0.2]
+    assert {d["child"] for d in deaths} == {"validator-0"}
+    assert [line["child"] for line in parent.log(event="gave_up")] == ["validator-0"]
+    assert parent.living() == []
+
+
+def test_an_aggregator_that_keeps_dying_is_given_up(start: Start) -> None:
+    parent = start("aggregator-dies")
+    assert parent.exit_code() == EXIT_GAVE_UP
+    assert [d["child"] for d in parent.log(event="child_died")] == ["aggregator"] * 5
+    assert parent.living() == []
+
+
+def test_a_child_that_can_never_work_ends_all_at_once(start: Start) -> None:
+    parent = start("unusable")
+    assert parent.exit_code() == EXIT_UNUSABLE
+    assert len(parent.notes(who="validator-0", what="started")) == 1
+    assert parent.living() == []
+
+
+# --- Stopping under difficulties --------------------------------------------------------------------------------------
+
+
+def test_a_child_that_does_not_stop_is_killed(start: Start) -> None:
+    parent = start("stubborn").await_started()
+    assert parent.stop() == EXIT_KILLED
+    assert [line["child"] for line in parent.log(event="child_did_not_stop")][0] == "validator-0"
+    assert {line["who"] for line in parent.notes(what="stopped")} >= {"monitor-0", "monitor-1"}
+    assert parent.living() == []
+
+
+def test_it_stops_while_a_restart_is_due(start: Start) -> None:
+    parent = start("reader-dies")
+    parent.await_that(lambda: bool(parent.log(event="child_died")))
+    assert parent.stop() in (0, EXIT_KILLED)
+    assert not parent.log(event="gave_up")
+    assert parent.living() == []
+
+
+def test_nobody_outlives_a_killed_parent(start: Start) -> None:
+    parent = start("none").await_started()
+    parent.process.kill()
+    parent.process.wait()
+    parent.await_that(lambda: parent.living() == [])
+    assert {n["who"] for n in parent.notes(what="line ended")} == READERS
+
+
+def test_restarts_leak_no_descriptors(start: Start) -> None:
+    parent = start("none").await_started()
+    held = descriptors(parent.process.pid)
+    for times in (2, 3, 4, 5):
+        parent.kill("monitor-0")
+        parent.await_that(lambda times=times: len(parent.notes(what="attached", child="monitor-0")) == times)
+    assert descriptors(parent.process.pid) == held
+    started = [n["descriptors"] for n in parent.notes(who="monitor-0", what="started")]
+    assert len(set(started[1:])) == 1
+    assert parent.stop() == 0
+
+
+def descriptors(pid: int) -> int:
+    """How many descriptors a process holds."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
