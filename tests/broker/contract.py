@@ -1,0 +1,273 @@
+"""What the contract tests stand on: producers, consumers whose every event is noted, and Kafka's own verdicts.
+
+The consumers have the settings that ship (`ingest.settings`), so it is those that the tests pin. Nothing sleeps: a test
+waits for an event, and where it must show that *nothing* comes, it waits until the consumer has asked the broker a few
+times more and was answered (`Watched.after_fetches`). Whatever waits gives up after `HANG_GUARD_S`.
+"""
+
+import itertools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from txninsightd.ingest.settings import consumer_settings
+from txninsightd.tools.stack.broker import Broker, admin
+from txninsightd.vocabulary import Place, Verdict, View
+
+HANG_GUARD_S = 60.0
+POLL_S = 0.02
+NEVER_READ = -1001
+
+_serial = itertools.count()
+_quiet = logging.getLogger("txninsightd.tests.kafka-clients")
+_quiet.propagate = False
+_quiet.addHandler(logging.NullHandler())
+
+
+# --- Producers --------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """A producer without transactions. `write` returns when the records are in the log."""
+
+    def __init__(self, broker: Broker, **settings: Any) -> None:
+        self.producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, **settings}, logger=_quiet)
+
+    def write(self, topic: str, *values: str | bytes | None, partition: int = 0, **more: Any) -> None:
+        """Inside a Kafka transaction the records are open until it ends. `more` is for `Producer.produce`."""
+        for value in values:
+            self.producer.produce(topic, value, partition=partition, **more)
+        assert self.producer.flush(HANG_GUARD_S) == 0
+
+
+class TransactionalWriter(Writer):
+    """A producer with a transactional.id of its own."""
+
+    def __init__(self, broker: Broker, **settings: Any) -> None:
+        name = f"contract-{os.getpid()}-{next(_serial)}"
+        super().__init__(broker, **{"transactional.id": name, "transaction.timeout.ms": 600_000, **settings})
+        self.broker = broker
+        self.places: set[Place] = set()
+        self.producer.init_transactions(HANG_GUARD_S)
+
+    def write(self, topic: str, *values: str | bytes | None, partition: int = 0, **more: Any) -> None:
+        self.places.add(Place(topic, partition))
+        super().write(topic, *values, partition=partition, **more)
+
+    def begin(self) -> None:
+        self.producer.begin_transaction()
+
+    def commit(self, awaits_markers: bool = True) -> None:
+        self._end(self.producer.commit_transaction, awaits_markers)
+
+    def abort(self, awaits_markers: bool = True) -> None:
+        self._end(self.producer.abort_transaction, awaits_markers)
+
+    def committed(self, topic: str, *values: str | bytes | None, partition: int = 0) -> None:
+        """One Kafka transaction of these records, committed."""
+        self.begin()
+        self.write(topic, *values, partition=partition)
+        self.commit()
+
+    def aborted(self, topic: str, *values: str | bytes | None, partition: int = 0) -> None:
+        """One Kafka transaction of these records, aborted."""
+        self.begin()
+        self.write(topic, *values, partition=partition)
+        self.abort()
+
+    def _end(self, end_transaction: Callable[[float], None], awaits_markers: bool) -> None:
+        """The client returns when the end is decided; the markers come into the partitions a little later."""
+        ends = {place: high_watermark(self.broker, place) for place in self.places} if awaits_markers else {}
+        end_transaction(HANG_GUARD_S)
+        self.places.clear()
+        deadline = time.monotonic() + HANG_GUARD_S
+        while any(high_watermark(self.broker, place) == ends[place] for place in ends):
+            assert time.monotonic() < deadline, f"no marker of the transaction came behind {ends}"
+
+
+# --- Consumers --------------------------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """One thing that a consumer handed out: a record, the end of the partition, or the name of an error."""
+
+    what: str
+    offset: int | None
+
+
+def records(*offsets: int) -> list[Seen]:
+    """Records of these offsets."""
+    return [Seen("record", offset) for offset in offsets]
+
+
+def end(offset: int) -> list[Seen]:
+    """The end-of-partition event that carries this offset."""
+    return [Seen("_PARTITION_EOF", offset)]
+
+
+class Watched:
+    """A consumer of one partition in one view; `seen` is all that it ever handed out, in order."""
+
+    def __init__(self, broker: Broker, view: View, topic: str, start: int = 0, reset: str = "error") -> None:
+        self.partition = TopicPartition(topic, 0)
+        self.seen: list[Seen] = []
+        self.statistics: dict[str, Any] = {}
+        self.eof_offset = -1
+        shipped = consumer_settings({"bootstrap.servers": broker.bootstrap}, view)
+        watching = {"statistics.interval.ms": 50, "stats_cb": self._note_statistics, "auto.offset.reset": reset}
+        self.consumer = Consumer({**shipped, **watching}, logger=_quiet)
+        self.consumer.assign([TopicPartition(topic, 0, start)])
+
+    @property
+    def position(self) -> int:
+        return self.consumer.position([self.partition])[0].offset
+
+    @property
+    def frontier(self) -> int:
+        """Below this the view has passed everything: what the verdicts rest on."""
+        return max(self.position, self.eof_offset)
+
+    @property
+    def delivered(self) -> list[int]:
+        """The offsets of the records so far."""
+        return [s.offset for s in self.seen if s.what == "record" and s.offset is not None]
+
+    def take(self, most: int = 1000) -> list[Seen]:
+        """Once `poll`, then what has been fetched already, as the reader does it; at most `most` events."""
+        first = self.consumer.poll(POLL_S)
+        if first is None:
+            return []
+        rest = self.consumer.consume(most - 1, 0) if most > 1 else []
+        taken = [self._note(message) for message in (first, *rest)]
+        self.seen += taken
+        return taken
+
+    def until(self, condition: Callable[[], object], what: str = "what the test waits for") -> list[Seen]:
+        """Consume until the condition holds; gives what came meanwhile."""
+        before = len(self.seen)
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not come: {self.seen[-20:]}"
+            self.take()
+        return self.seen[before:]
+
+    def until_end(self, offset: int) -> list[Seen]:
+        """Consume until the end-of-partition event with this offset has come."""
+        return self.until(lambda: self.eof_offset >= offset, f"the end at {offset}")
+
+    def after_fetches(self, count: int = 4) -> list[Seen]:
+        """Consume until the broker has answered some fetches that were sent from now on; gives what came meanwhile."""
+        before, asked_at_us = len(self.seen), time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+        self.until(lambda: self.statistics.get("ts", 0) > asked_at_us, "a statistics event")
+        first = self._fetches()
+        self.until(lambda: self._fetches() >= first + count, "a fetch")
+        self.take()
+        return self.seen[before:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.consumer.close()
+
+    def _fetches(self) -> int:
+        return sum(each["req"].get("Fetch", 0) for each in self.statistics["brokers"].values())
+
+    def _note_statistics(self, text: str) -> None:
+        self.statistics = json.loads(text)
+
+    def _note(self, message: Any) -> Seen:
+        if message.error() is None:
+            return Seen("record", message.offset())
+        seen = Seen(message.error().name(), message.offset())
+        if seen.what == "_PARTITION_EOF":
+            self.eof_offset = message.offset()
+        return seen
+
+
+@contextmanager
+def both_views(broker: Broker, topic: str) -> Iterator[tuple[Watched, Watched]]:
+    """The monitor's and the validator's consumer of a topic's partition 0."""
+    with Watched(broker, View.MONITOR, topic) as monitor, Watched(broker, View.VALIDATOR, topic) as validator:
+        yield monitor, validator
+
+
+# --- The broker's side ------------------------------------------------------------------------------------------------
+
+
+def last_stable_offset(broker: Broker, place: Place) -> int:
+    """Where the committed view's log ends."""
+    return _log_end(broker, place, IsolationLevel.READ_COMMITTED)
+
+
+def high_watermark(broker: Broker, place: Place) -> int:
+    """Where the log ends."""
+    return _log_end(broker, place, IsolationLevel.READ_UNCOMMITTED)
+
+
+@cache
+def _admin(bootstrap: str) -> AdminClient:
+    """Held, since an admin client that is let go of never answers."""
+    return admin(bootstrap)
+
+
+def _log_end(broker: Broker, place: Place, isolation: IsolationLevel) -> int:
+    wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest()}
+    answers = _admin(broker.bootstrap).list_offsets(wanted, isolation_level=isolation)
+    return int(next(iter(answers.values())).result(HANG_GUARD_S).offset)
+
+
+def delete_before(broker: Broker, topic: str, offset: int, partition: int = 0) -> None:
+    """What retention does: records below the offset are gone, whatever was read of them."""
+    for future in _admin(broker.bootstrap).delete_records([TopicPartition(topic, partition, offset)]).values():
+        future.result(HANG_GUARD_S)
+
+
+def damage(broker: Broker, topic: str, first_byte: int) -> None:
+    """Turn over all bits of the last batch of a topic's partition 0 on disk, from behind its header on."""
+    segment = broker.log_dir / f"{topic}-0" / "00000000000000000000.log"
+    with segment.open("r+b") as file:
+        file.seek(first_byte + BATCH_HEADER_BYTES)
+        body = file.read()
+        file.seek(first_byte + BATCH_HEADER_BYTES)
+        file.write(bytes(255 - byte for byte in body))
+
+
+def segment_bytes(broker: Broker, topic: str) -> int:
+    """How long the log of a topic's partition 0 is."""
+    return (broker.log_dir / f"{topic}-0" / "00000000000000000000.log").stat().st_size
+
+
+BATCH_HEADER_BYTES = 61
+BATCH = re.compile(r"^baseOffset: .* producerId: (-?\d+) .*isTransactional: (\w+) isControl: (\w+)")
+RECORD = re.compile(r"^\| offset: (\d+) ")
+MARKER = re.compile(r"endTxnMarker: (COMMIT|ABORT)")
+
+
+def kafkas_verdicts(broker: Broker, topic: str, partition: int = 0) -> dict[int, Verdict]:
+    """Each record's fate as the control records in the broker's own log tell it. The log has one segment."""
+    segment = broker.log_dir / f"{topic}-{partition}" / "00000000000000000000.log"
+    dump = broker.run_tool("kafka.tools.DumpLogSegments", "--files", str(segment), "--print-data-log")
+    verdicts: dict[int, Verdict] = {}
+    open_offsets: dict[str, list[int]] = {}
+    producer_id, is_transactional, is_control = "", False, False
+    for line in dump.splitlines():
+        if batch := BATCH.match(line):
+            producer_id, is_transactional, is_control = batch[1], batch[2] == "true", batch[3] == "true"
+        elif (record := RECORD.match(line)) and not is_control:
+            verdicts[int(record[1])] = Verdict.PENDING if is_transactional else Verdict.COMMITTED
+            if is_transactional:
+                open_offsets.setdefault(producer_id, []).append(int(record[1]))
+        elif record and (marker := MARKER.search(line)):
+            verdict = Verdict.COMMITTED if marker[1] == "COMMIT" else Verdict.ABORTED
+            verdicts.update(dict.fromkeys(open_offsets.pop(producer_id, ()), verdict))
+    return verdicts

@@ -1,0 +1,163 @@
+"""The daemon's readers and its aggregator in the test's own process, stepped by hand, against a real broker.
+
+Everything is what ships: readers, lines, ledger, the wiring of `daemon`; only the processes and the event loop are left
+out, so a test decides who works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.broker.contract import HANG_GUARD_S, high_watermark, last_stable_offset
+from txninsightd import clock
+from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.config import Config, Topic
+from txninsightd.config.model import DiscoveryConfig, KafkaConfig
+from txninsightd.core.events import Event
+from txninsightd.daemon import _counts, _ledger
+from txninsightd.ingest.assembly import make_reader
+from txninsightd.ingest.discovery import PartitionScout
+from txninsightd.supervise.channel import Channel, descriptor_pair
+from txninsightd.tools.stack.broker import Broker
+from txninsightd.vocabulary import Found, Pause, Place, Verdict, View
+
+
+def config_for(broker: Broker, *topics: str | Topic, **sections: Any) -> Config:
+    """A config that reads these topics of the broker and looks for new ones often."""
+    named = tuple(each if isinstance(each, Topic) else Topic(name=each) for each in topics)
+    kafka = KafkaConfig({"bootstrap.servers": broker.bootstrap})
+    return Config(kafka=kafka, topics=named, **{"discovery": DiscoveryConfig(every_s=0.2), **sections})
+
+
+class Work:
+    """One reader at work, and what its loop last said of itself."""
+
+    def __init__(self, config: Config, view: View, line: Channel, known: Iterable[Place]) -> None:
+        self.line = line
+        self.paused = False
+        self.reader = make_reader(config, view, 0, line, self, known, clock.now)
+
+    def beat(self, queue_depth: int, paused: bool) -> None:
+        self.paused = paused
+
+    def close(self) -> None:
+        """End as a kill would: what was not sent is lost."""
+        scout = self.reader._scout
+        if isinstance(scout, PartitionScout):
+            scout.stop()
+        self.line.close()
+        self.reader.run(stopping=lambda: True)
+
+
+class InProcess:
+    """Readers attach with `start`. `starts`: partitions that an aggregator begun anew is told of, as by the parent."""
+
+    def __init__(self, broker: Broker, config: Config, starts: list[Found]) -> None:
+        self.broker = broker
+        self.config = config
+        self.work: dict[View, Work] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self.ledger = _ledger(config, starts, clock.now())
+        self.aggregator = Aggregator(self.ledger, self, _counts(config), clock.now, self._keep_starts)
+        self.started: dict[Place, int] = {}
+
+    # --- The event loop's part ----------------------------------------------------------------------------------------
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
+        self._callbacks[fd] = lambda: callback(*args)
+
+    def remove_reader(self, fd: int) -> bool:
+        return self._callbacks.pop(fd, None) is not None
+
+    # --- Work ---------------------------------------------------------------------------------------------------------
+
+    def start(self, *views: View) -> None:
+        """Start these readers; the aggregator tells them what to read."""
+        for view in views:
+            ours, theirs = descriptor_pair()
+            self.work[view] = Work(self.config, view, Channel(theirs), self.ledger.partitions)
+            self.aggregator.attach(view, 0, Channel(ours))
+
+    def stop(self, view: View) -> None:
+        """End a reader as a kill would: what it had not sent is lost; its line is drained."""
+        self.work.pop(view).close()
+        self.drain()
+
+    def hold(self, view: View, place: Place, held: bool) -> None:
+        """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
+        self.aggregator._lines[view, 0].send(Pause(*place, held))
+        self.work[view].reader.step()
+
+    def drain(self) -> None:
+        """The aggregator takes in what has arrived."""
+        for callback in list(self._callbacks.values()):
+            callback()
+        self.aggregator.tick()
+
+    def until(
+        self, condition: Callable[[], object], what: str = "what the test waits for", drains: bool = True
+    ) -> None:
+        """All that was started works until the condition holds; `drains` False: but for the aggregator."""
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not come: {self.aggregator.missing()}"
+            for work in self.work.values():
+                work.reader.step()
+            if drains:
+                self.drain()
+
+    def until_decided(self, *topics: str) -> None:
+        """Until each record below the last stable offset that the topics now have is judged."""
+        self.until(lambda: self.found(*topics), "the partitions")
+        ends = {place: last_stable_offset(self.broker, place) for place in self.places(*topics)}
+        partitions = self.ledger.partitions
+        self.until(lambda: all(partitions[p].decided_offset >= ends[p] for p in ends), f"a verdict up to {ends}")
+
+    def until_read(self, *topics: str) -> None:
+        """Until the monitor has read all that the topics now have."""
+        self.until(lambda: self.found(*topics), "the partitions")
+        ends = {p: high_watermark(self.broker, p) for p in self.places(*topics)}
+        partitions = self.ledger.partitions
+        self.until(lambda: all(partitions[p].monitor_offset >= ends[p] for p in ends), f"a monitor that is at {ends}")
+
+    # --- What it knows ------------------------------------------------------------------------------------------------
+
+    def found(self, *topics: str) -> bool:
+        """Whether some partition of each topic is known."""
+        return {place.topic for place in self.ledger.partitions} >= set(topics)
+
+    def places(self, *topics: str) -> list[Place]:
+        return [place for place in self.ledger.partitions if place.topic in topics]
+
+    def events(self, txn_id: str) -> list[Event]:
+        """The sightings that the ledger holds of a transaction, as they came; none when it is not live."""
+        txn = self.ledger.live.get(txn_id)
+        return list(txn.events) if txn is not None else []
+
+    def verdicts(self, *txn_ids: str) -> dict[int, Verdict]:
+        """By offset, what the ledger says of the events of these live transactions."""
+        lives = [self.ledger.life(self.ledger.live[txn_id]) for txn_id in txn_ids]
+        return {judged.event.offset: judged.verdict for life in lives for judged in life}
+
+    def counted(self, view: View, topic: str) -> dict[str, int]:
+        """How many records of a topic were counted in a view, by result."""
+        records = self.ledger.figures.records
+        return {result: count for (of, named, result), count in records.items() if (of, named) == (view.value, topic)}
+
+    def _keep_starts(self, found: list[Found]) -> None:
+        self.started |= {Place(f.topic, f.partition): f.start_offset for f in found}
+
+
+@contextmanager
+def daemon_in_process(
+    broker: Broker, config: Config, *views: View, starts: Iterable[Found] = ()
+) -> Iterator[InProcess]:
+    """The daemon with these readers (none named: both) at work; stopped at the end."""
+    running = InProcess(broker, config, list(starts))
+    try:
+        running.start(*(views or View))
+        yield running
+    finally:
+        for work in running.work.values():
+            work.close()
