@@ -165,7 +165,7 @@ class LogConfig(msgspec.Struct, frozen=True):
 class DiscoveryConfig(msgspec.Struct, frozen=True):
     """How often new topics and partitions are looked for."""
 
-    every_s: float = 10
+    every_s: float = 2
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

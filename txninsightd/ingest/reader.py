@@ -168,29 +168,35 @@ class Reader:
     def _sort(self, records: list[Any]) -> dict[Place, list[Any]]:
         """The batch by partition, with each touched partition's progress brought up to date."""
         by_place: dict[Place, list[Any]] = defaultdict(list)
+        lost: set[Place] = set()
         last_topic, last_partition, current = None, -1, None
         for record in records:
             if record.error() is not None:
-                self._take_error(record, by_place)
+                self._take_error(record, by_place, lost)
+                last_partition = -1
                 continue
             topic, partition = record.topic(), record.partition()
             if partition != last_partition or topic != last_topic:
-                last_topic, last_partition, current = topic, partition, by_place[Place(topic, partition)]
+                place = Place(topic, partition)
+                last_topic, last_partition, current = topic, partition, [] if place in lost else by_place[place]
             current.append(record)  # type: ignore[union-attr]
         touched = [place for place in by_place if place in self._progress]
         for position in self._consumer.position(self._partitions(touched)) if touched else ():
             progress = self._progress[Place(position.topic, position.partition)]
             progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
-            if by_place[progress.place]:
+            if by_place[progress.place] and progress.place not in lost:
                 progress.stride = 1
         return {place: by_place[place] for place in touched}
 
-    def _take_error(self, record: Any, by_place: dict[Place, list[Any]]) -> None:
+    def _take_error(self, record: Any, by_place: dict[Place, list[Any]], lost: set[Place]) -> None:
+        """`lost`: places that were begun anew in this batch; what it still holds of them is of before, and is left."""
         error = record.error()
         place = Place(record.topic(), record.partition()) if record.topic() is not None else None
         progress = self._progress.get(place) if place is not None else None
         if place is None or progress is None:
             log.warning("kafka_error", error=str(error))
+        elif place in lost:
+            return
         elif error.code() == KafkaError._PARTITION_EOF:
             progress.eof_offset = record.offset()
             by_place[place]  # touched, though nothing arrived
@@ -198,6 +204,7 @@ class Reader:
             if by_place[place]:
                 progress.frontier = max(progress.frontier, by_place[place][-1].offset() + 1)
             self._resume_after_loss(place, progress, str(error))
+            lost.add(place)
         else:
             log.warning("kafka_error", topic=place.topic, partition=place.partition, error=str(error))
 

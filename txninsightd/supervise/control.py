@@ -12,7 +12,7 @@ import msgspec
 from txninsightd.vocabulary import FromParent, Starts
 
 MOST_BYTES = 1 << 17
-STARTS_A_MESSAGE = 500
+STARTS_A_MESSAGE = 250
 
 
 def control_pair() -> tuple[socket.socket, socket.socket]:

@@ -91,12 +91,12 @@ class Parent:
         try:
             while not self._signals:
                 self._start_what_is_due()
+                self._tell_family()
                 self._wait()
                 verdict = self._bury_the_dead()
                 if verdict:
                     self._kill_all()
                     return verdict
-                self._tell_family()
         finally:
             signal.set_wakeup_fd(-1)
         log.info("daemon_stopping", signal=signal.Signals(self._signals[0]).name)

@@ -2,7 +2,8 @@
 
 It writes `events.jsonl`, which `txninsight-replay` publishes to a real Kafka, and `truth.jsonl`, what the daemon must
 say of each transaction then. The same scenario and seed give the same bytes, on any machine. Time is virtual: an hour
-of traffic takes seconds. Exit codes: 0 done; 2 a bad scenario or option, or a truth that the scenario did not expect.
+of traffic takes seconds. Exit codes: 0 done; 2 a bad scenario or option, or a truth that the scenario did not
+expect; 130 Ctrl-C.
 """
 
 import argparse
@@ -20,12 +21,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from txninsightd import __version__
 from txninsightd.tools.simulation.actors import Limits, play
 from txninsightd.tools.simulation.clock import run
+from txninsightd.tools.simulation.complaints import BadScenario
 from txninsightd.tools.simulation.output import Lines
-from txninsightd.tools.simulation.scenario import BadScenario, Scenario, daemon_config, load_scenario
+from txninsightd.tools.simulation.scenario import Scenario, daemon_config, load_scenario
 from txninsightd.tools.simulation.truth import Truth
 
 LINES_PER_TICK = 5000
 """How many lines are written between two looks at the progress bar."""
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 SHOWN = 5
 """How many contradictions are shown before the rest is only counted."""
@@ -41,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(bad.problems), file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"txninsight-sim: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"txninsight-sim: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("txninsight-sim: stopped; what was written is not whole", file=sys.stderr)
+        return INTERRUPTED
     return _report(options, truth, lines)
 
 
@@ -117,15 +125,14 @@ def simulate(options: argparse.Namespace, scenario: Scenario) -> tuple[Truth, Li
         lines.tick = (LINES_PER_TICK, tick)
         try:
             run(play(scenario, seed, limits, lines, truth))
-        except* BadScenario as bad:
-            raise BadScenario([problem for error in bad.exceptions for problem in _problems(error)]) from None
+        except ExceptionGroup as group:
+            raise _first(group) from None
     return truth, lines
 
 
-def _problems(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [problem for inner in error.exceptions for problem in _problems(inner)]
-    return error.problems if isinstance(error, BadScenario) else [str(error)]
+def _first(error: Exception) -> Exception:
+    """The first of the errors with which the actors ended."""
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _opened(name: str | None, default: Path, files: ExitStack) -> BinaryIO:

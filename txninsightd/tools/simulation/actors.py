@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from txninsightd.tools.simulation import kafkalog
 from txninsightd.tools.simulation import scenario as s
+from txninsightd.tools.simulation.complaints import BadScenario
 from txninsightd.tools.simulation.delays import UNBOUNDED
 from txninsightd.tools.simulation.kafkalog import KafkaTransaction, Partition, Record
 from txninsightd.tools.simulation.output import (
@@ -43,7 +44,8 @@ from txninsightd.tools.simulation.scripts import (
     plan,
     script_for,
 )
-from txninsightd.tools.simulation.truth import SETTLE_S, Story, Truth
+from txninsightd.tools.simulation.telling import SETTLE_S
+from txninsightd.tools.simulation.truth import Story, Truth
 from txninsightd.vocabulary import Kind
 
 EDGE_S = 0.05
@@ -274,7 +276,7 @@ class Transaction:
         age = self._world.now() - (kafka.began_at or self._world.now())
         limit = self._world.scenario.transaction_timeout_s
         if age > limit - self._world.scenario.margin_s:
-            raise s.BadScenario(
+            raise BadScenario(
                 [
                     f"{self._story.txn_id}: its Kafka transaction was open for {age:.1f} s, the broker would abort it "
                     f"after {limit:g} s: raise transaction_timeout_s, or shorten the type's steps"

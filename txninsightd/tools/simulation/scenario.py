@@ -16,8 +16,9 @@ from typing import Any, Literal
 import msgspec
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
+from txninsightd.tools.simulation.complaints import BadScenario as BadScenario
+from txninsightd.tools.simulation.complaints import KeyPath, complaint, in_words, lines_of
 from txninsightd.tools.simulation.delays import Delay, constant, delay_from
 
 Per = Literal["transaction", "event", "close", "none"]
@@ -320,16 +321,6 @@ def daemon_config(scenario: Scenario) -> dict[str, Any]:
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
-Path_ = tuple[str | int, ...]
-
-
-class BadScenario(ValueError):
-    """A scenario that cannot be played. `problems` are lines `file:line: key: what was expected`."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
 
 def load_scenario(path: Path) -> Scenario:
     """Read and check a scenario file. Raises BadScenario, naming each fault by file, line and key."""
@@ -345,17 +336,17 @@ def load_scenario(path: Path) -> Scenario:
 def parse_scenario(text: str, name: str) -> Scenario:
     """Check a scenario's text; `name` stands in the complaints. Raises BadScenario."""
     try:
-        lines, repeated = _lines(text, name)
+        lines, repeated = lines_of(text, name)
         document = yaml.safe_load(text)
     except RecursionError:
         raise BadScenario([f"{name}:1: expected YAML, found an anchor inside itself, or nesting without end"]) from None
-    problems = [_complaint(name, lines, path, "expected once, found again") for path in repeated]
+    problems = [complaint(name, lines, path, "expected once, found again") for path in repeated]
     errors = sorted(_validator().iter_errors(document), key=lambda e: e.json_path)
-    problems += [_complaint(name, lines, path, words) for error in errors for path, words in _in_words(error)]
+    problems += [complaint(name, lines, path, words) for error in errors for path, words in in_words(error)]
     if problems:
         raise BadScenario(problems)
     scenario = msgspec.convert(document, Scenario, dec_hook=_custom, strict=True)
-    faults = [_complaint(name, lines, path, words) for path, words in _contradictions(scenario)]
+    faults = [complaint(name, lines, path, words) for path, words in _contradictions(scenario)]
     if faults:
         raise BadScenario(faults)
     return scenario
@@ -372,79 +363,6 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema))
 
 
-def _complaint(name: str, lines: dict[Path_, int], path: Path_, words: str) -> str:
-    known = path
-    while known not in lines:
-        known = known[:-1]
-    key = ".".join(str(part) for part in path) or "scenario"
-    return f"{name}:{lines[known]}: {key}: {words}"
-
-
-def _lines(text: str, name: str) -> tuple[dict[Path_, int], list[Path_]]:
-    """The line on which each key stands, and the keys that a mapping has twice."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadScenario([f"{name}:{line}: expected YAML: {error.problem}"]) from None
-    except yaml.YAMLError as error:
-        raise BadScenario([f"{name}:1: expected YAML: {error}"]) from None
-    lines: dict[Path_, int] = {(): 1}
-    repeated: list[Path_] = []
-    if root is not None:
-        _walk(root, (), lines, repeated)
-    return lines, repeated
-
-
-def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], repeated: list[Path_]) -> None:
-    children: Iterator[tuple[str | int, yaml.Node, yaml.Node]] = iter(())
-    if isinstance(node, yaml.MappingNode):
-        children = ((key.value, key, value) for key, value in node.value)
-    elif isinstance(node, yaml.SequenceNode):
-        children = ((i, item, item) for i, item in enumerate(node.value))
-    for part, marked, child in children:
-        below = (*path, part)
-        if below in lines:
-            repeated.append(below)
-        lines[below] = marked.start_mark.line + 1
-        _walk(child, below, lines, repeated)
-
-
-def _in_words(error: ValidationError) -> Iterator[tuple[Path_, str]]:
-    path: Path_ = tuple(error.absolute_path)
-    schema: Any = error.schema
-    if error.validator == "additionalProperties":
-        known = schema.get("properties", {})
-        keys: Any = error.instance
-        for key in keys:
-            if key not in known:
-                yield (*path, key), f"unknown key, expected one of: {', '.join(known)}"
-    elif error.validator == "required":
-        missing = error.message.split("'")[1]
-        yield path, f"expected the key {missing!r}, which is missing"
-    else:
-        yield path, f"expected {_wanted(error, schema)}, found {_short(error.instance)}"
-
-
-def _wanted(error: ValidationError, schema: dict[str, Any]) -> str:
-    if "description" in schema:
-        return str(schema["description"])
-    match error.validator:
-        case "enum":
-            return "one of " + ", ".join("null" if word is None else str(word) for word in schema["enum"])
-        case "minItems" | "minProperties":
-            return "at least one entry"
-        case "type":
-            return str(error.validator_value)
-        case _:
-            return f"{error.validator} {error.validator_value}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 # --- What no schema can see -------------------------------------------------------------------------------------------
 
 FITS: dict[type, tuple[Per, ...]] = {
@@ -459,7 +377,7 @@ FITS: dict[type, tuple[Per, ...]] = {
 """Which failures need which `kafka.per`; those not named go with any."""
 
 
-def _contradictions(scenario: Scenario) -> Iterator[tuple[Path_, str]]:
+def _contradictions(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
     if scenario.duration_s is None and scenario.transactions is None:
         yield (), "expected the key 'duration_s' or 'transactions', or both: else it would never end"
     for name, txn_type in scenario.types.items():
@@ -478,7 +396,7 @@ def _one_of(section: str, known: dict[str, Any]) -> str:
     return f"expected a name from '{section}': {', '.join(known)}"
 
 
-def _unknown_topics(scenario: Scenario, name: str, txn_type: TxnType) -> Iterator[tuple[Path_, str]]:
+def _unknown_topics(scenario: Scenario, name: str, txn_type: TxnType) -> Iterator[tuple[KeyPath, str]]:
     for key in ("topic", "open_topic", "close_topic"):
         topic = getattr(txn_type, key)
         if topic is not None and topic not in scenario.topics:
@@ -488,7 +406,7 @@ def _unknown_topics(scenario: Scenario, name: str, txn_type: TxnType) -> Iterato
             yield ("types", name, "steps", i, "topic"), _one_of("topics", scenario.topics)
 
 
-def _flow_faults(scenario: Scenario, path: Path_, flow: Flow) -> Iterator[tuple[Path_, str]]:
+def _flow_faults(scenario: Scenario, path: KeyPath, flow: Flow) -> Iterator[tuple[KeyPath, str]]:
     for name in flow.types:
         if name not in scenario.types:
             yield (*path, "types", name), _one_of("types", scenario.types)
