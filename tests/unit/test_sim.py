@@ -6,6 +6,7 @@ name does occur, and none of their transactions is borderline.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     (tmp_path / "file").touch()
     assert main([str(CHECKOUT), "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["--events", "--truth"])
+def test_a_full_disk_is_told_in_words(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(CHECKOUT), "--out", str(tmp_path), target, "/dev/full"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    scenario = tmp_path / "endless.yaml"
+    scenario.write_text(CHECKOUT.read_text().replace(", until_s: 42", ""))
+    command = [sys.executable, "-m", "txninsightd.tools.sim", str(scenario), "--duration", "1e9", "--events", "-"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=HANG_GUARD_S)
+    assert process.returncode == 130
+    assert error.decode() == "txninsight-sim: stopped; what was written is not whole\n"
 
 
 # --- The scenarios that ship ------------------------------------------------------------------------------------------
