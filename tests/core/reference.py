@@ -145,6 +145,16 @@ class Life:
     counted_open: bool = False
 
 
+class Change(NamedTuple):
+    """A transaction became stuck, or for another cause, or is so no longer."""
+
+    txn_id: str
+    txn_type: str | None
+    before: Cause | None
+    cause: Cause | None
+    since: float
+
+
 class Figure(NamedTuple):
     """One duration or gap of a step."""
 
@@ -212,6 +222,11 @@ def type_of(events: list[Sighting]) -> str | None:
     """What the earliest event that names a type says."""
     typed = sorted((e for e in events if e.signature.txn_type is not None), key=lambda e: e.order)
     return typed[0].signature.txn_type if typed else None
+
+
+def last_activity(events: list[Sighting]) -> float:
+    """The larger of the largest ts and the largest record timestamp."""
+    return max(max(e.ts, e.record_ts) for e in events)
 
 
 def attempts_of(life: list[Seen]) -> int:
@@ -321,6 +336,7 @@ class Plain:
         self.caught_up = False
         self.opened: Counter[str] = Counter()
         self.stuck: Counter[tuple[str, str]] = Counter()
+        self.changes: list[Change] = []
         self.records: Counter[tuple[str, str, str]] = Counter()
         self._verdicts: dict[Place, dict[int, tuple[Verdict, float]]] = {}
 
@@ -452,6 +468,10 @@ class Plain:
             known[event.offset] = self.partitions[event.place].verdict(event.offset)
         return known[event.offset]
 
+    def opened_at(self, seen: list[Seen]) -> float:
+        """The ts of the earliest standing open; never without one."""
+        return min((s.event.ts for s in of_kind(seen, OPEN) if s.stands), default=NEVER)
+
     def partial(self, events: list[Sighting]) -> bool:
         return not any(e.kind == OPEN for e in events) or any(e.ts < self.start_at for e in events)
 
@@ -463,14 +483,12 @@ class Plain:
         thresholds = self.rules.thresholds(type_of(events))
         state, horizon, maybe_unread = state_of(seen), self.horizon(life), bool(self.gaps_of(life))
         if state == State.OPEN and not maybe_unread:
-            due = self.due(max(max(e.ts, e.record_ts) for e in events), thresholds.idle_after_s)
+            due = self.due(last_activity(events), thresholds.idle_after_s)
             if horizon > due:
                 return Cause.IDLE, due
-            standing_opens = [s.event.ts for s in of_kind(seen, OPEN) if s.stands]
-            if standing_opens:
-                due = self.due(min(standing_opens), thresholds.overdue_after_s)
-                if horizon > due:
-                    return Cause.OVERDUE, due
+            due = self.due(self.opened_at(seen), thresholds.overdue_after_s)
+            if horizon > due:
+                return Cause.OVERDUE, due
         if state == State.TENTATIVELY_CLOSED:
             return self._stuck_close(seen, thresholds.commit_pending_after_s)
         if state == State.ABORTED and not maybe_unread and any(s.stands for s in seen):
@@ -495,12 +513,13 @@ class Plain:
         if not life.counted_open and any(e.kind == OPEN for e in life.sightings):
             life.counted_open = True
             self.opened[label] += 1
-        stuck = self.stuck_of(life, self.judge(life))
-        if stuck is not None and stuck[0] != life.cause:
-            life.causes.append(stuck[0])
-            if self.caught_up:
-                self.stuck[label, stuck[0].value] += 1
-        life.cause, life.since = stuck if stuck is not None else (None, 0.0)
+        before = life.cause
+        life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
+        if life.cause != before:
+            self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
+            if life.cause is not None:
+                life.causes.append(life.cause)
+                self.stuck[label, life.cause.value] += self.caught_up
 
     # The gauges, counted anew
 
@@ -519,10 +538,10 @@ class Plain:
             elif state in (State.OPEN, State.TENTATIVELY_CLOSED, State.ABORTED):
                 live[label, state.value] += 1
             partial[label] += self.partial(life.sightings)
-            opens = [s.event.ts for s in of_kind(seen, OPEN) if s.stands]
             replayed = any(e.signature.kept_time for e in life.sightings)
-            if opens and not replayed and state in (State.OPEN, State.TENTATIVELY_CLOSED):
-                opened[label, int(min(opens))] += 1
+            at = self.opened_at(seen)
+            if at != NEVER and not replayed and state in (State.OPEN, State.TENTATIVELY_CLOSED):
+                opened[label, int(at)] += 1
         return Gauges(live, stuck, +partial, opened)
 
     # Settlement
@@ -634,6 +653,8 @@ class Plain:
     def end(self, life: Life) -> Ended:
         """End the life."""
         ended = self.end_of(life)
+        if life.cause is not None:
+            self.changes.append(Change(life.txn_id, type_of(life.sightings), life.cause, None, 0.0))
         del self.lives[life.txn_id]
         self.ended[life.txn_id] = ended.outcome
         self.late_events += ended.late_events

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tests.core.reference import Ended, Life, Plain, state_of
+from tests.core.reference import Ended, Life, Plain, last_activity, state_of
 from tests.core.worlds import Message, Sent, World, nows
 from txninsightd.core.figures import Figures, Histogram
 from txninsightd.core.finished import Finished
@@ -95,6 +95,8 @@ class SideBySide:
         assert (txn_id, txn.state, (txn.cause, txn.since)) == (txn_id, state_of(seen), stuck)
         assert list(txn.causes) == life.causes
         assert txn.partial == self.plain.partial(life.sightings)
+        assert txn.last_at == last_activity(life.sightings)
+        assert txn.opened_at == self.plain.opened_at(seen)
 
     def _compare_gauges(self) -> None:
         figures = self.ledger.figures
@@ -127,7 +129,8 @@ class SideBySide:
     def compare_figures(self) -> None:
         figures, plain = self.ledger.figures, self.plain
         assert _without_zeros(figures.opened) == plain.opened
-        assert _without_zeros(figures.stuck) == plain.stuck
+        assert _without_zeros(figures.stuck) == +plain.stuck
+        assert sorted(self.ledger.stuck_changes, key=_by_text) == sorted(plain.changes, key=_by_text)
         assert _without_zeros(figures.records) == +plain.records
         finished = Counter((_label(e.txn_type), e.outcome.value, _label(e.status)) for _, e in self.finished)
         assert _without_zeros(figures.finished) == finished
@@ -187,6 +190,10 @@ def no_leftovers(ledger: Ledger) -> None:
     assert not _without_zeros(figures.live_stuck)
     assert not _without_zeros(figures.live_partial)
     assert not any(figures.opened_seconds.values())
+
+
+def _by_text(change: tuple[object, ...]) -> str:
+    return repr(tuple(change))
 
 
 def _label(value: str | None) -> str:
