@@ -185,5 +185,15 @@ class Daemon:
 
         self.await_that(read, "both views have seen everything")
 
+    def await_gone(self, pids: Iterable[int], within_s: float = HANG_GUARD_S) -> None:
+        """Wait until none of these processes lives."""
+        deadline = time.monotonic() + within_s
+        while living := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+            assert time.monotonic() < deadline, f"still there: {living}: {self._tail()}"
+            time.sleep(LOOK_EVERY_S)
+
     def _tail(self) -> str:
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])
+        missing = []
+        with contextlib.suppress(OSError):
+            missing = [f"missing: {text}" for text in self.missing()]
+        return "\n".join([*self.log_file.read_text(errors="replace").splitlines()[-15:], *missing])

@@ -67,6 +67,7 @@ class Watch:
         self.topics = topics
         self.daemon = Daemon(directory, broker.bootstrap, {**SECTIONS, "topics": topics})
         self.outages: list[Outage] = []
+        self.down_since = float("inf")
         self.ever_aborted: set[str] = set()
         self.missing: list[str] = []
         self.false_as_of: list[Any] = []
@@ -83,9 +84,17 @@ class Watch:
         self.ever_aborted |= self.daemon.transactions(state="aborted").keys()
         self.missing += self.daemon.missing()
         for partition in self.daemon.get("/api/v1/partitions"):
-            as_of = max(partition["monitor_as_of"], partition["validator_as_of"])
-            if any(o.began < as_of < o.ended - 1 for o in self.outages):
+            if max(partition["monitor_as_of"], partition["validator_as_of"]) > self.down_since:
                 self.false_as_of.append(partition)
+
+    def broker_is_down(self) -> None:
+        """From now on nothing can be seen."""
+        self.down_since = time.time()
+
+    def broker_is_up(self) -> None:
+        """It may answer again."""
+        self.outages.append(Outage(self.down_since, time.time()))
+        self.down_since = float("inf")
 
     def conclude(self, written_by: float) -> None:
         """When all was read: the daemon's last word on it, and the log's."""
@@ -179,19 +188,19 @@ def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
     frozen = watches["broker"]
     for pid in (*stopped, frozen.broker.pid):
         os.kill(pid, signal.SIGSTOP)
-    began = time.time()
+    frozen.broker_is_down()
     hold(watches, BROKER_HANGS_S)
+    frozen.broker_is_up()
     os.kill(frozen.broker.pid, signal.SIGCONT)
-    frozen.outages.append(Outage(began, time.time()))
     hold(watches, READER_STOPPED_S - BROKER_HANGS_S)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     hold(watches, RETRY_GRACE_S + 2)
     frozen.broker.kill()
-    began = time.time()
+    frozen.broker_is_down()
     hold(watches, BROKER_DOWN_S)
     frozen.broker.start()
-    frozen.outages.append(Outage(began, time.time()))
+    frozen.broker_is_up()
     hold(watches, RETRY_GRACE_S + 2)
     for traffic in traffics:
         traffic.stop()

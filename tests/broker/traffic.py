@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, Producer
 
@@ -40,6 +40,53 @@ def publish(bootstrap: str, topic: str, records: Iterable[tuple[str, str]], part
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(HANG_GUARD_S) == 0
+
+
+class Written(NamedTuple):
+    """How much was written: records, those that were committed, transactions that were closed, and aborted."""
+
+    records: int = 0
+    committed: int = 0
+    closed: int = 0
+    aborted: int = 0
+
+    def plus(self, more: "Written") -> "Written":
+        """Both together."""
+        return Written(*(mine + theirs for mine, theirs in zip(self, more, strict=True)))
+
+
+def write_transactions(bootstrap: str, topic: str, name: str, kafka_transactions: int) -> Written:
+    """Whole business transactions (open, step, close), twenty in a Kafka transaction; every fourth of those aborts."""
+    settings = {"bootstrap.servers": bootstrap, "transactional.id": name, "linger.ms": 5}
+    producer = Producer(settings, logger=_quiet)
+    _until_done(lambda: producer.init_transactions(HANG_GUARD_S))
+    kinds = ("transaction_open", "step_open", "step_done", "transaction_close")
+    written = Written()
+    for i in range(kafka_transactions):
+        producer.begin_transaction()
+        txn_ids = [f"{name}-{i}-{j}" for j in range(20)]
+        for kind, txn_id in itertools.product(kinds, txn_ids):
+            step = {"step": "pay"} if kind.startswith("step") else {}
+            producer.produce(topic, json.dumps({"event": kind, "txn_id": txn_id, "ts": time.time(), **step}), txn_id)
+        assert producer.flush(HANG_GUARD_S) == 0
+        if i % 4 == 3:
+            _until_done(producer.abort_transaction)
+            written = written.plus(Written(records=80, aborted=20))
+        else:
+            _until_done(producer.commit_transaction)
+            written = written.plus(Written(records=80, committed=80, closed=20))
+    return written
+
+
+def _until_done(action: Callable[[], None]) -> None:
+    """Again, as long as it may be tried again; raises KafkaException when it may not."""
+    while True:
+        try:
+            action()
+            return
+        except KafkaException as failure:
+            if not failure.args[0].retriable():
+                raise
 
 
 class MustAbort(Exception):
@@ -140,14 +187,10 @@ class Writer(threading.Thread):
 
     def _retried(self, action: Callable[..., None]) -> None:
         """Until it is done; raises MustAbort when it cannot be."""
-        while True:
-            try:
-                action()
-                return
-            except KafkaException as failure:
-                error = failure.args[0]
-                if not error.retriable():
-                    raise MustAbort(str(error)) from failure
+        try:
+            _until_done(action)
+        except KafkaException as failure:
+            raise MustAbort(str(failure)) from failure
 
     def _give_up_attempt(self) -> None:
         try:
@@ -163,10 +206,5 @@ class Writer(threading.Thread):
             "reconnect.backoff.max.ms": 500,
         }
         producer = Producer(settings, logger=_quiet)
-        while True:
-            try:
-                producer.init_transactions(HANG_GUARD_S)
-                return producer
-            except KafkaException as failure:
-                if not failure.args[0].retriable():
-                    raise
+        _until_done(lambda: producer.init_transactions(HANG_GUARD_S))
+        return producer

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,7 +56,8 @@ def aggregator(control: socket.socket, starts: list[Found]) -> None:
             lines.append(Channel(descriptor))
             note("aggregator", "attached", child=f"{message.view}-{message.index}")
         elif isinstance(message, Family):
-            note("aggregator", "family", up={c.name: c.up for c in message.children}, restarts={c.name: c.restarts for c in message.children})
+            children = message.children
+            note("aggregator", "family", up={c.name: c.up for c in children}, restarts={c.name: c.restarts for c in children})
         else:
             note("aggregator", "stopped")
             return
@@ -68,7 +70,7 @@ def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
     become(name, lambda: stopping.append(1))
     if fault == "stubborn" and view is View.VALIDATOR:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    note(name, "started", descriptors=len(os.listdir("/proc/self/fd")))
+    note(name, "started", descriptors=len(list(Path("/proc/self/fd").iterdir())))
     if view is View.VALIDATOR and fault == "reader-dies":
         sys.exit(1)
     if view is View.VALIDATOR and fault == "unusable":

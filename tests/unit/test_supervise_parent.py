@@ -205,7 +205,7 @@ def test_a_child_that_can_never_work_ends_all_at_once(start: Start) -> None:
 def test_a_child_that_does_not_stop_is_killed(start: Start) -> None:
     parent = start("stubborn").await_started()
     assert parent.stop() == EXIT_KILLED
-    assert [line["child"] for line in parent.log(event="child_did_not_stop")][0] == "validator-0"
+    assert "validator-0" in [line["child"] for line in parent.log(event="child_did_not_stop")]
     assert {line["who"] for line in parent.notes(what="stopped")} >= {"monitor-0", "monitor-1"}
     assert parent.living() == []
 
