@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,27 +26,31 @@ from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
 from txninsightd.supervise.control import STARTS_A_MESSAGE, hear, tell
-from txninsightd.supervise.parent import EXIT_UNUSABLE, Limits, Parent, Programs
+from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_UNUSABLE, Limits, Parent, Programs
 from txninsightd.vocabulary import Attach, Family, Found, FromParent, Place, Starts, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.core.ledger import Ledger
 
+DIRECTORY_PREFIX = "txninsightd-"
+
 AGGREGATOR_GC = (100_000, 20, 100)
-"""Its millions of objects hold no cycles: looking for them at the usual pace costs a third of its time, and stalls."""
+"""Its garbage holds hardly any cycles: looking for them at the usual pace costs a third of its time, and stalls."""
 
 log = structlog.get_logger()
 
 
 def run_daemon(config: Config) -> int:
     """Run until a signal; gives the exit code."""
-    directory = Path(mkdtemp(prefix="txninsightd-"))
+    log.info("configured", config=config.redacted())
+    _remove_leftovers()
+    directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
     started_at = clock.now()
 
     def aggregator(control: socket.socket, starts: list[Found]) -> None:
         become("aggregator", on_terminate=None)
-        _exit_with(run_aggregator(config, control, starts, started_at, directory))
+        sys.exit(run_aggregator(config, control, starts, started_at, directory))
 
     def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
         run_reader(config, view, index, descriptor, known, directory)
@@ -67,9 +71,12 @@ def _limits(config: Config) -> Limits:
     return Limits(s.backoff_initial_s, s.backoff_max_s, s.give_up_after, s.give_up_window_s, s.stop_timeout_s)
 
 
-def _exit_with(code: int) -> None:
-    if code:
-        sys.exit(code)
+def _remove_leftovers() -> None:
+    """The directories of daemons that were killed."""
+    for path in Path(gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
+        pid = path.name.removeprefix(DIRECTORY_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 # --- Readers ----------------------------------------------------------------------------------------------------------
@@ -126,6 +133,7 @@ async def _aggregate(
         counts=_counts(config),
         now=clock.now,
         keep_starts=lambda found: _keep_starts(control, found),
+        discover_every_s=config.discovery.every_s,
         multiproc_dir=multiproc_dir,
     )
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
@@ -134,7 +142,7 @@ async def _aggregate(
         port = await server.start(config.http.host, config.http.port)
     except OSError as failure:
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
-        return 1
+        return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()

@@ -61,6 +61,7 @@ class Aggregator:
         counts: dict[View, int],
         now: Callable[[], float],
         keep_starts: Callable[[list[Found]], None],
+        discover_every_s: float,
         multiproc_dir: Path | None = None,
     ) -> None:
         self.ledger = ledger
@@ -71,10 +72,11 @@ class Aggregator:
         self._loop = loop
         self._counts = counts
         self._keep_starts = keep_starts
+        self._discover_every_s = discover_every_s
         self._lines: dict[tuple[View, int], Line] = {}
         self._held: set[Place] = set()
         self._problems: list[str] = []
-        self._discovered = False
+        self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromReader).decode
 
     # --- Lines --------------------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class Aggregator:
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
-        self._discovered = self._discovered or message.asked_at > 0
+        self._discovered_at = max(self._discovered_at, message.asked_at)
         new = [f for f in message.found if Place(f.topic, f.partition) not in self.ledger.partitions]
         self.ledger.discovered(message)
         if new:
@@ -195,9 +197,12 @@ class Aggregator:
     def missing(self) -> list[str]:
         """What keeps the daemon from telling the truth just now, in words."""
         missing = [f"{child.name} is down" for child in self.family if not child.up]
-        if not self._discovered:
-            missing.append("the topics' partitions are not known yet: the cluster has not answered")
         missing += self._problems
+        if not self._discovered_at:
+            if not self._problems:
+                missing.append("the topics' partitions are not known yet")
+        elif self.now() - self._discovered_at > BLIND_AFTER_S + self._discover_every_s:
+            missing.append(f"no complete look for partitions for {self.now() - self._discovered_at:.0f} s")
         return missing + self._blindness()
 
     def _blindness(self) -> list[str]:

@@ -35,14 +35,6 @@ def runs_of(offsets: list[int]) -> list[int]:
     return runs
 
 
-def merge_runs(runs: list[int], more: list[int]) -> None:
-    """Append later runs to earlier ones, joining them where they touch."""
-    if runs and more and runs[-1] == more[0]:
-        runs.pop()
-        more = more[1:]
-    runs += more
-
-
 class EndTracker:
     """`as_of` of one partition in one view: the latest moment up to which nothing unread can exist.
 
@@ -75,13 +67,11 @@ class EndTracker:
         """The broker was asked and gave no answer."""
         self._failed = True
 
-    def reached(self, position: int) -> bool:
-        """The reader has passed everything below `position`; says whether `as_of` has advanced by it."""
-        before = self.as_of
+    def reached(self, position: int) -> None:
+        """The reader has passed everything below `position`: `as_of` may advance by it."""
         while self._ahead and self._ahead[0][1] <= position:
             self.as_of, _, outage_from = self._ahead.popleft()
             self.outage_from = self.outage_from or outage_from
-        return self.as_of > before
 
     def take_outage(self) -> float:
         """When the outage that ended before the present `as_of` began, told once; 0 without one."""

@@ -2,8 +2,8 @@
 
 Only the first monitor runs this, on a thread of its own beside the work loop, since looking takes round trips. What was
 there at the first look begins where `start` says: at the log's beginning, at the last stable offset (`latest`: one
-moment, for both views), or at the first record after a moment. What appears later is read from its beginning. Compacted
-topics are refused: a record that compaction removed looks like one that was never delivered.
+moment, for both views), or at the first record after a moment. What appears later is read from its beginning.
+topics.py says which topics must not be read.
 """
 
 import threading
@@ -14,12 +14,11 @@ from typing import Any
 
 import structlog
 from confluent_kafka import OFFSET_END, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from txninsightd.config import Config
+from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks
 from txninsightd.vocabulary import Discovery, Found, Place
-
-ANSWER_WITHIN_S = 5.0
 
 log = structlog.get_logger()
 
@@ -33,7 +32,7 @@ class PartitionScout:
         self._now = now
         self._known = set(known)
         self._at_first_look: set[Place] | None = set() if self._known else None
-        self._compacted: dict[str, bool] = {}
+        self._checks = TopicChecks(admin, now)
         self._news: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
@@ -62,8 +61,10 @@ class PartitionScout:
             return self.look(asked_at)
         except KafkaException as failure:
             text = f"the cluster does not answer: {failure.args[0].str()}"
-            log.warning("discovery_failed", error=text)
-            return Discovery(asked_at=0.0, found=[], present={}, problems=[text])
+        except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
+            text = f"looking for partitions failed: {failure!r}"
+        log.warning("discovery_failed", error=text)
+        return Discovery(asked_at=0.0, found=[], present={}, problems=[text])
 
     def look(self, asked_at: float) -> Discovery:
         """Ask the cluster once. Raises KafkaException when it does not answer."""
@@ -71,9 +72,11 @@ class PartitionScout:
         topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
+        refusals = self._checks.refusals(wanted)
+        self._problems += [*refusals.values(), *self._checks.made_anew(wanted)]
         present: dict[str, list[int]] = {}
         for name, meta in wanted.items():
-            if not self._refused(name):
+            if name not in refusals:
                 present[name] = sorted(meta.partitions)
                 leaderless = [p.id for p in meta.partitions.values() if p.leader < 0]
                 if leaderless:
@@ -92,19 +95,6 @@ class PartitionScout:
                 self._problems.append(f"topic {entry.name} does not exist")
             elif entry.pattern is not None and not any(entry.matches(name) for name in topics):
                 self._problems.append(f"no topic matches the pattern {entry.pattern}")
-
-    def _refused(self, topic: str) -> bool:
-        if topic not in self._compacted:
-            try:
-                resource = ConfigResource(ResourceType.TOPIC, topic)
-                future = self._admin.describe_configs([resource], request_timeout=ANSWER_WITHIN_S)[resource]
-                self._compacted[topic] = "compact" in future.result()["cleanup.policy"].value
-            except KafkaException as failure:
-                log.warning("cleanup_policy_unknown", topic=topic, error=failure.args[0].str())
-                self._compacted[topic] = False
-        if self._compacted[topic]:
-            self._problems.append(f"topic {topic} is compacted and cannot be judged: exclude it, or drop `compact`")
-        return self._compacted[topic]
 
     def _starts(self, places: set[Place]) -> list[Found]:
         first = {place for place in places if self._at_first_look is not None and place in self._at_first_look}

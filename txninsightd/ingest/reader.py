@@ -46,6 +46,9 @@ class Scout(Protocol):
     def news(self) -> Discovery | None:
         """What was found since the last call."""
 
+    def stop(self) -> None:
+        """Look no more."""
+
 
 class Health(Protocol):
     """Where the work loop shows that it is alive."""
@@ -87,6 +90,8 @@ class Reader:
         """Work until `stopping` says so or the line ends, then send what is left."""
         while not stopping() and not self._line.closed:
             self.step()
+        if self._scout is not None:
+            self._scout.stop()
         self._consumer.close()
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
@@ -110,7 +115,7 @@ class Reader:
             else:
                 progress.tracker.failed()
         self._report(moved)
-        discovery = self._scout.news() if self._scout is not None else None
+        discovery = self._scout.news() if self._scout is not None and not self._paused else None
         if discovery is not None:
             self._line.send(discovery)
 
@@ -241,10 +246,11 @@ class Reader:
     # --- Telling ------------------------------------------------------------------------------------------------------
 
     def _report(self, batch: dict[Place, list[Any]]) -> None:
+        """While the outbox is full, what is not a record waits in the progress: the outbox stays bounded."""
         now = self._now()
         for place, progress in self._progress.items():
-            advanced = progress.tracker.reached(progress.frontier)
+            progress.tracker.reached(progress.frontier)
             records = batch.get(place)
-            if records or advanced or progress.gaps or progress.frontier > progress.reported:
+            if records or (progress.has_news and not self._paused):
                 self._line.send(self._builder.message(progress, records or [], now))
-                progress.reported = progress.frontier
+                progress.told()

@@ -27,12 +27,13 @@ NO_TIMESTAMP = 0
 class Progress:
     """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message."""
 
-    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "stride", "tracker")
+    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "reported_as_of", "stride", "tracker")
 
     def __init__(self, place: Place, start_offset: int) -> None:
         self.place = place
         self.frontier = start_offset
         self.reported = start_offset
+        self.reported_as_of = 0.0
         self.eof_offset = -1
         self.stride = 1
         self.gaps: list[int] = []
@@ -44,6 +45,16 @@ class Progress:
         if end > start:
             self.gaps += (start, end)
             self.frontier = end
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the aggregator does not know all yet."""
+        return bool(self.gaps) or self.frontier > self.reported or self.tracker.as_of > self.reported_as_of
+
+    def told(self) -> None:
+        """The aggregator has been told."""
+        self.reported = self.frontier
+        self.reported_as_of = self.tracker.as_of
 
     def take_gaps(self) -> list[int]:
         """The gaps since the last call."""

@@ -8,11 +8,14 @@ import os
 import socket
 
 import msgspec
+import structlog
 
 from txninsightd.vocabulary import FromParent, Starts
 
 MOST_BYTES = 1 << 17
 STARTS_A_MESSAGE = 250
+
+log = structlog.get_logger()
 
 
 def control_pair() -> tuple[socket.socket, socket.socket]:
@@ -30,7 +33,8 @@ def tell(end: socket.socket, message: FromParent | Starts, descriptor: int | Non
             end.send(body)
         else:
             socket.send_fds(end, [body], [descriptor])
-    except (BrokenPipeError, ConnectionResetError, TimeoutError):
+    except OSError as failure:
+        log.error("control_message_lost", message=type(message).__name__, error=str(failure))
         return False
     return True
 

@@ -3,7 +3,8 @@
 Receivers start first and stop last. A dead reader is restarted alone: it gets a new line, and the aggregator tells it
 where to go on. When the aggregator dies, everything is restarted, since all state was its own. Each restart waits
 longer than the one before; a child that dies too often ends the daemon with EXIT_GAVE_UP, one that says it can never
-work (EXIT_UNUSABLE) ends it at once. Signal handlers only take note; the loop does the rest.
+work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN at the first start) ends it at once. Signal handlers only take note; the
+loop does the rest.
 """
 
 import os
@@ -27,6 +28,7 @@ from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, Starts, S
 EXIT_GAVE_UP = 3
 EXIT_UNUSABLE = 4
 EXIT_KILLED = 5
+EXIT_CANNOT_LISTEN = 6
 
 log = structlog.get_logger()
 
@@ -97,6 +99,9 @@ class Parent:
                 if verdict:
                     self._kill_all()
                     return verdict
+        except BaseException:
+            self._kill_all()
+            raise
         finally:
             signal.set_wakeup_fd(-1)
         log.info("daemon_stopping", signal=signal.Signals(self._signals[0]).name)
@@ -108,6 +113,7 @@ class Parent:
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._signals.append(number))
 
@@ -231,7 +237,8 @@ class Parent:
         if self._aggregator_backoff.hopeless:
             log.error("gave_up", child="aggregator")
             return EXIT_GAVE_UP
-        return EXIT_UNUSABLE if code == EXIT_UNUSABLE else 0
+        first = self._aggregator_restarts == 0
+        return code if code == EXIT_UNUSABLE or (code == EXIT_CANNOT_LISTEN and first) else 0
 
     def _tell_family(self) -> None:
         status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]

@@ -1,0 +1,70 @@
+"""What may not be read as it stands: compacted topics, and topics that were made anew under a known name.
+
+A record that compaction removed looks like one that was never delivered, so a compacted topic cannot be judged; one
+whose policy cannot be learnt is not trusted. A topic that was deleted and made anew has another topic id (KIP-516): its
+offsets begin again, and nothing known of the old ones holds for them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+ANSWER_WITHIN_S = 5.0
+ASK_AGAIN_S = 60.0
+
+
+class TopicChecks:
+    """Knows policy and id of each topic; policies are asked for again after a minute."""
+
+    def __init__(self, admin: AdminClient, now: Callable[[], float]) -> None:
+        self._admin = admin
+        self._now = now
+        self._compacted: dict[str, bool] = {}
+        self._ask_at: dict[str, float] = {}
+        self._ids: dict[str, str] = {}
+
+    def refusals(self, topics: Iterable[str]) -> dict[str, str]:
+        """Of these existing topics, those that must not be read, each with the reason in words."""
+        names = sorted(topics)
+        refusals = self._ask_policies([name for name in names if self._now() >= self._ask_at.get(name, 0.0)])
+        for name in names:
+            if self._compacted.get(name):
+                refusals[name] = f"topic {name} is compacted and cannot be judged: exclude it, or drop `compact`"
+        return refusals
+
+    def made_anew(self, topics: Iterable[str]) -> list[str]:
+        """Of these existing topics, those whose id is no longer the one that was seen first, in words."""
+        names = sorted(topics)
+        problems = []
+        for name, future in self._describe(names).items():
+            try:
+                topic_id = str(future.result().topic_id)
+            except KafkaException:
+                continue  # deleted a moment ago, or not ours to describe: the next look tells
+            if self._ids.setdefault(name, topic_id) != topic_id:
+                problems.append(f"topic {name} was deleted and made anew: restart txninsightd to read the new one")
+        return problems
+
+    def _describe(self, names: list[str]) -> dict[str, Any]:
+        if not names:
+            return {}
+        answers: dict[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_WITHIN_S)
+        return answers
+
+    def _ask_policies(self, names: list[str]) -> dict[str, str]:
+        unknown = {}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        answers = self._admin.describe_configs(resources, request_timeout=ANSWER_WITHIN_S) if resources else {}
+        for resource, future in answers.items():
+            try:
+                self._compacted[resource.name] = "compact" in future.result()["cleanup.policy"].value
+                self._ask_at[resource.name] = self._now() + ASK_AGAIN_S
+            except (KafkaException, KeyError) as failure:
+                if resource.name not in self._compacted:
+                    unknown[resource.name] = (
+                        f"topic {resource.name} is not read, since its cleanup.policy cannot be learnt ({failure}): "
+                        "the principal needs DescribeConfigs"
+                    )
+        return unknown
