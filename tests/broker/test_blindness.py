@@ -279,4 +279,6 @@ def test_the_thresholds_do_work(watches: dict[str, Watch]) -> None:
         publish(on.broker.bootstrap, on.topics[0], [("left-open", json.dumps(LEFT_OPEN))])
     for watch in watches.values():
         daemon = watch.daemon
-        daemon.await_that(lambda daemon=daemon: daemon.transactions(cause="idle").keys() == {LEFT_OPEN["txn_id"]}, "it is idle")
+        daemon.await_that(
+            lambda daemon=daemon: daemon.transactions(cause="idle").keys() == {LEFT_OPEN["txn_id"]}, "it is idle"
+        )

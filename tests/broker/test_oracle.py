@@ -76,7 +76,9 @@ def run(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         "readers": {"monitors": 2, "validators": 2},
         "limits": {**sections["limits"], "queue_batches": 2, "batch_records": 100},
     }
-    live, again = (Daemon(tmp_path_factory.mktemp(n), broker.bootstrap, s) for n, s in (("live", sections), ("again", small)))
+    live, again = (
+        Daemon(tmp_path_factory.mktemp(n), broker.bootstrap, s) for n, s in (("live", sections), ("again", small))
+    )
     try:
         live.start().await_ready()
         publish(directory / "events.jsonl", broker.bootstrap)

@@ -44,9 +44,11 @@ def await_counted(daemon: Daemon, topic: str, written: Written) -> None:
     """Wait until everything is counted, and see that it is counted once."""
     finished = "txninsight_transactions_finished_total"
     daemon.await_that(
-        lambda: daemon.total(finished) >= written.closed + written.aborted
-        and daemon.total("txninsight_records_total", view="validator", topic=topic) >= written.committed
-        and not daemon.missing(),
+        lambda: (
+            daemon.total(finished) >= written.closed + written.aborted
+            and daemon.total("txninsight_records_total", view="validator", topic=topic) >= written.committed
+            and not daemon.missing()
+        ),
         f"{written} is counted",
     )
     assert daemon.total("txninsight_records_total", view="monitor", topic=topic, result="ok") == written.records

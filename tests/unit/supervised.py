@@ -57,7 +57,12 @@ def aggregator(control: socket.socket, starts: list[Found]) -> None:
             note("aggregator", "attached", child=f"{message.view}-{message.index}")
         elif isinstance(message, Family):
             children = message.children
-            note("aggregator", "family", up={c.name: c.up for c in children}, restarts={c.name: c.restarts for c in children})
+            note(
+                "aggregator",
+                "family",
+                up={c.name: c.up for c in children},
+                restarts={c.name: c.restarts for c in children},
+            )
         else:
             note("aggregator", "stopped")
             return

@@ -63,8 +63,10 @@ class Supervised:
     def await_started(self, times: int = 1) -> "Supervised":
         """Wait until every child has started and every reader is attached, so many times."""
         self.await_that(
-            lambda: all(len(self.notes(who=c, what="started")) >= times for c in CHILDREN)
-            and all(len(self.notes(what="attached", child=r)) >= times for r in READERS)
+            lambda: (
+                all(len(self.notes(who=c, what="started")) >= times for c in CHILDREN)
+                and all(len(self.notes(what="attached", child=r)) >= times for r in READERS)
+            )
         )
         return self
 
@@ -85,9 +87,7 @@ class Supervised:
 
     def living(self) -> list[str]:
         """Which of all the children that were ever started still live."""
-        return [
-            line["child"] for line in self.log(event="child_started") if Path(f"/proc/{line['pid']}").exists()
-        ]
+        return [line["child"] for line in self.log(event="child_started") if Path(f"/proc/{line['pid']}").exists()]
 
 
 Start = Callable[[str], Supervised]
