@@ -1,9 +1,9 @@
 """While we cannot see, nothing is stuck and nothing is aborted: our blindness is never taken for their silence.
 
-One experiment, in which traffic runs all the while. On one broker two daemons watch the same topics: the first's monitor
-is stopped for 20 s and resumed, the second's validator. Meanwhile another broker, watched by a third daemon, hangs
-for longer than every threshold and goes on, and is then killed and started again after as long. Its producers keep
-trying and go on. At the end one transaction is left open on purpose: the thresholds do work.
+One experiment, in which traffic runs all the while. On one broker two daemons watch the same topics: the monitor of the
+first is stopped for 20 s and resumed, and the validator of the second. Meanwhile another broker, watched by a third
+daemon, hangs for longer than every threshold and goes on, and is then killed and started again after as long. Its
+producers keep trying and go on. At the end one transaction is left open on purpose: the thresholds do work.
 
 Whether a verdict is false, the brokers' logs say. A machine may be so busy that a producer really falls silent for
 longer than a threshold; the log shows that, too, and only who is in it without having been slow is a false alarm.
@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_log
 from tests.broker.traffic import Traffic, publish
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Verdict
+from txninsightd.vocabulary import Place, Verdict
 
 READER_STOPPED_S = 20.0
 BROKER_HANGS_S = 17.0
@@ -109,6 +110,10 @@ class Watch:
         self.stuck_total = self.daemon.total("txninsight_stuck_total")
         self.late = sum(self.daemon.total("txninsight_anomalies_total", kind=k) for k in ("late_event", "late_retry"))
 
+    def await_idle(self, txn_id: str) -> None:
+        """Wait until this one, and no other, is idle."""
+        self.daemon.await_that(lambda: self.daemon.transactions(cause="idle").keys() == {txn_id}, f"{txn_id} is idle")
+
     def slow(self) -> set[str]:
         """Who really came close to a threshold, by the log; the broker's outages are not their fault."""
         return {
@@ -126,7 +131,7 @@ def silences(facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float
     for txn_id, times in stamps.items():
         times.sort()
         yield txn_id, times[0], times[-1], OVERDUE_AFTER_S
-        for before, after in zip(times, times[1:], strict=False):
+        for before, after in pairwise(times):
             yield txn_id, before, after, IDLE_AFTER_S
 
 
@@ -135,7 +140,7 @@ def waits_for_commit(logs: list[Log], facts: dict[Spot, Fact]) -> Iterator[tuple
     log_of = {log.place: log for log in logs}
     for spot, fact in facts.items():
         if fact.kind == "transaction_close":
-            decided_at = log_of[spot.topic, spot.partition].decided_at(spot.offset)
+            decided_at = log_of[Place(spot.topic, spot.partition)].decided_at(spot.offset)
             yield fact.txn_id, fact.record_ts, decided_at, COMMIT_PENDING_AFTER_S
 
 
@@ -278,7 +283,9 @@ def test_the_thresholds_do_work(watches: dict[str, Watch]) -> None:
     for on in {watch.broker.bootstrap: watch for watch in watches.values()}.values():
         publish(on.broker.bootstrap, on.topics[0], [("left-open", json.dumps(LEFT_OPEN))])
     for watch in watches.values():
-        daemon = watch.daemon
-        daemon.await_that(
-            lambda daemon=daemon: daemon.transactions(cause="idle").keys() == {LEFT_OPEN["txn_id"]}, "it is idle"
-        )
+        watch.await_idle(LEFT_OPEN["txn_id"])
+
+
+def test_they_stop_in_order_though_a_broker_is_down(watches: dict[str, Watch]) -> None:
+    watches["broker"].broker.kill()
+    assert {name: watch.daemon.stop() for name, watch in watches.items()} == dict.fromkeys(watches, 0)

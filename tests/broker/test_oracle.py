@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_log
 from tests.broker.scenarios import PROGRAMS, ROOT
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import Verdict
+
+SCENARIO = ROOT / "scenarios" / "oracle.yaml"
 
 SETTLED_ONCE = (
     "txninsight_transactions_opened_total",
@@ -94,8 +97,9 @@ def run(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 def simulate(directory: Path) -> dict[str, int]:
     """Write the scenario's events; gives the number of partitions by topic."""
-    command = [PROGRAMS / "txninsight-sim", ROOT / "scenarios" / "oracle.yaml", "--out", directory, "--quiet"]
-    subprocess.run([*command, "--daemon-config", directory / "sections.yaml"], check=True)
+    run_program(
+        "txninsight-sim", SCENARIO, "--out", directory, "--daemon-config", directory / "sections.yaml", "--quiet"
+    )
     with (directory / "events.jsonl").open() as lines:
         header = json.loads(next(lines))["header"]
     return {topic: described["partitions"] for topic, described in header["topics"].items()}
@@ -103,8 +107,12 @@ def simulate(directory: Path) -> dict[str, int]:
 
 def publish(events: Path, bootstrap: str) -> None:
     """Replay the events as fast as it goes."""
-    replay = [PROGRAMS / "txninsight-replay", events, "--bootstrap", bootstrap, "--strict", "--speed", "max"]
-    subprocess.run(replay, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    run_program("txninsight-replay", events, "--bootstrap", bootstrap, "--strict", "--speed", "max")
+
+
+def run_program(name: str, *arguments: str | Path) -> None:
+    """Run one of the installed programs to its end, which must be a good one."""
+    subprocess.run([PROGRAMS / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
 
 def finish(daemon: Daemon, facts: dict[Spot, Fact], published_at: float) -> Pass:
@@ -119,7 +127,7 @@ def finish(daemon: Daemon, facts: dict[Spot, Fact], published_at: float) -> Pass
 
 
 def outcomes(facts: dict[Spot, Fact]) -> Counter[str]:
-    """How many transactions are settled by what the log says: no event pending, and a committed close or all aborted."""
+    """How many transactions are settled, by the log: all events aborted, or a committed close and none pending."""
     lives: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts.values():
         lives[fact.txn_id].append(fact)
@@ -140,7 +148,7 @@ def outcomes(facts: dict[Spot, Fact]) -> Counter[str]:
 
 def test_the_run_is_dense_enough(run: Run) -> None:
     verdicts = Counter(fact.verdict for fact in run.facts.values())
-    switches = sum(a != b for log in run.logs for a, b in zip(log.producers, log.producers[1:], strict=False))
+    switches = sum(a != b for log in run.logs for a, b in pairwise(log.producers))
     assert len(run.facts) >= 100_000
     assert len(run.logs) == 6
     assert min(len(set(log.producers)) for log in run.logs) >= 10

@@ -120,7 +120,7 @@ def test_with_the_aggregator_all_begin_anew(broker: Broker, topic: MakeTopic, st
         os.kill(children["aggregator"], signal.SIGKILL)
     late = late.plus(write_transactions(broker.bootstrap, name, "later", 10))
     for which, daemon in daemons.items():
-        daemon.await_that(lambda d=daemon, b=before[which]: not set(b.values()) & set(d.pids().values()), "all are new")
+        daemon.await_gone(before[which].values())
         daemon.await_ready()
     await_counted(daemons["earliest"], name, early.plus(late))
     await_counted(daemons["latest"], name, late)

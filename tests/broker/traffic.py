@@ -23,6 +23,9 @@ HANG_GUARD_S = 120.0
 WAYS = ("commit", "commit", "abort", "abort_then_commit", "steps_first", "close_aborted_then_commit")
 """What becomes of a transaction; each producer draws from them."""
 
+Events = list[tuple[str, str | None]]
+"""Kind and step of each."""
+
 _serial = itertools.count()
 _quiet = logging.getLogger("txninsightd.tests.traffic")
 _quiet.propagate = False
@@ -146,8 +149,8 @@ class Writer(threading.Thread):
             self.failure = failure
 
     def _transaction(self, txn_id: str, way: str) -> None:
-        opening = [("transaction_open", None), ("step_open", "pay"), ("step_done", "pay")]
-        closing = [("transaction_close", None)]
+        opening: Events = [("transaction_open", None), ("step_open", "pay"), ("step_done", "pay")]
+        closing: Events = [("transaction_close", None)]
         if way in ("steps_first", "close_aborted_then_commit"):
             self._attempt(txn_id, opening, commit=True)
             if way == "close_aborted_then_commit":
@@ -159,7 +162,7 @@ class Writer(threading.Thread):
         if way != "abort":
             self._attempt(txn_id, opening + closing, commit=True)
 
-    def _attempt(self, txn_id: str, events: list[tuple[str, str | None]], *, commit: bool) -> None:
+    def _attempt(self, txn_id: str, events: Events, *, commit: bool) -> None:
         """One Kafka transaction of these events; done anew until it is decided as it should be."""
         while True:
             try:

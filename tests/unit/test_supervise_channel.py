@@ -95,7 +95,7 @@ def test_a_message_larger_than_the_pipe_arrives_whole(pair: Pair) -> None:
     reader.send(large)
     reader.send(coverage(1))
     assert reader.depth == 2
-    frames = []
+    frames: list[bytes] = []
     while len(frames) < 2:
         frames += aggregator.receive()
         reader.flush()

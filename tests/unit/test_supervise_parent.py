@@ -70,6 +70,10 @@ class Supervised:
         )
         return self
 
+    def await_attached(self, reader: str, times: int) -> None:
+        """Wait until the aggregator has been handed the line of this reader for the so-manieth time."""
+        self.await_that(lambda: len(self.notes(what="attached", child=reader)) == times)
+
     def kill(self, child: str) -> int:
         """kill -9; gives its process id."""
         pid = self.pids()[child]
@@ -146,7 +150,7 @@ def test_a_dead_reader_is_restarted_alone(start: Start) -> None:
     parent = start("none").await_started()
     before = parent.pids()
     parent.kill("monitor-1")
-    parent.await_that(lambda: len(parent.notes(what="attached", child="monitor-1")) == 2)
+    parent.await_attached("monitor-1", 2)
     after = parent.pids()
     assert {child for child in CHILDREN if before[child] != after[child]} == {"monitor-1"}
     parent.await_that(lambda: parent.notes(what="family")[-1]["restarts"]["monitor-1"] == 1)
@@ -231,7 +235,7 @@ def test_restarts_leak_no_descriptors(start: Start) -> None:
     held = descriptors(parent.process.pid)
     for times in (2, 3, 4, 5):
         parent.kill("monitor-0")
-        parent.await_that(lambda times=times: len(parent.notes(what="attached", child="monitor-0")) == times)
+        parent.await_attached("monitor-0", times)
     assert descriptors(parent.process.pid) == held
     started = [n["descriptors"] for n in parent.notes(who="monitor-0", what="started")]
     assert len(set(started[1:])) == 1
