@@ -1,4 +1,4 @@
-"""The plain model: DESIGN's rules in their most naive form, to hold the ledger against.
+"""The plain model: the rules of docs/lifecycle.md in their most naive form, to hold the ledger against.
 
 It keeps every sighting and every coverage that it was ever given, and after each message works everything out again
 from the beginning: positions, `as_of`s, the verdict of each event, states, causes, what may be settled and what would
