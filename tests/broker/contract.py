@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from txninsightd.ingest.settings import consumer_settings
-from txninsightd.tools.stack.broker import Broker, admin
+from txninsightd.tools.stack.broker import Broker, admin, create_topics
 from txninsightd.vocabulary import Place, Verdict, View
 
 HANG_GUARD_S = 60.0
@@ -102,26 +102,27 @@ class Seen(NamedTuple):
 
     what: str
     offset: int | None
+    partition: int = 0
 
 
-def records(*offsets: int) -> list[Seen]:
+def records(*offsets: int, partition: int = 0) -> list[Seen]:
     """Records of these offsets."""
-    return [Seen("record", offset) for offset in offsets]
+    return [Seen("record", offset, partition) for offset in offsets]
 
 
-def end(offset: int) -> list[Seen]:
+def end(offset: int, partition: int = 0) -> list[Seen]:
     """The end-of-partition event that carries this offset."""
-    return [Seen("_PARTITION_EOF", offset)]
+    return [Seen("_PARTITION_EOF", offset, partition)]
 
 
 class Watched:
-    """A consumer of one partition in one view; `seen` is all that it ever handed out, in order."""
+    """A consumer in one view, of a topic's partition 0 at first; `seen` is all that it ever handed out, in order."""
 
     def __init__(self, broker: Broker, view: View, topic: str, start: int = 0, reset: str = "error") -> None:
         self.partition = TopicPartition(topic, 0)
         self.seen: list[Seen] = []
         self.statistics: dict[str, Any] = {}
-        self.eof_offset = -1
+        self.eof_offsets: dict[int, int] = {}
         shipped = consumer_settings({"bootstrap.servers": broker.bootstrap}, view)
         watching = {"statistics.interval.ms": 50, "stats_cb": self._note_statistics, "auto.offset.reset": reset}
         self.consumer = Consumer({**shipped, **watching}, logger=_quiet)
@@ -134,7 +135,7 @@ class Watched:
     @property
     def frontier(self) -> int:
         """Below this the view has passed everything: what the verdicts rest on."""
-        return max(self.position, self.eof_offset)
+        return max(self.position, self.eof_offsets.get(0, -1))
 
     @property
     def delivered(self) -> list[int]:
@@ -151,18 +152,23 @@ class Watched:
         self.seen += taken
         return taken
 
-    def until(self, condition: Callable[[], object], what: str = "what the test waits for") -> list[Seen]:
-        """Consume until the condition holds; gives what came meanwhile."""
+    def until(self, condition: Callable[[], object], what: str = "what is waited for", most: int = 1000) -> list[Seen]:
+        """Consume, at most `most` events at a time, until the condition holds; gives what came meanwhile."""
         before = len(self.seen)
         deadline = time.monotonic() + HANG_GUARD_S
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come: {self.seen[-20:]}"
-            self.take()
+            self.take(most)
         return self.seen[before:]
 
-    def until_end(self, offset: int) -> list[Seen]:
+    def until_more(self, most: int) -> None:
+        """Consume until anything comes: one batch of at most `most` events."""
+        before = len(self.seen)
+        self.until(lambda: len(self.seen) > before, most=most)
+
+    def until_end(self, offset: int, partition: int = 0) -> list[Seen]:
         """Consume until the end-of-partition event with this offset has come."""
-        return self.until(lambda: self.eof_offset >= offset, f"the end at {offset}")
+        return self.until(lambda: self.eof_offsets.get(partition, -1) >= offset, f"the end at {offset}")
 
     def after_fetches(self, count: int = 4) -> list[Seen]:
         """Consume until the broker has answered some fetches that were sent from now on; gives what came meanwhile."""
@@ -187,10 +193,10 @@ class Watched:
 
     def _note(self, message: Any) -> Seen:
         if message.error() is None:
-            return Seen("record", message.offset())
-        seen = Seen(message.error().name(), message.offset())
+            return Seen("record", message.offset(), message.partition())
+        seen = Seen(message.error().name(), message.offset(), message.partition())
         if seen.what == "_PARTITION_EOF":
-            self.eof_offset = message.offset()
+            self.eof_offsets[message.partition()] = message.offset()
         return seen
 
 
@@ -214,6 +220,11 @@ def high_watermark(broker: Broker, place: Place) -> int:
     return _log_end(broker, place, IsolationLevel.READ_UNCOMMITTED)
 
 
+def group_ids(broker: Broker) -> set[str]:
+    """The consumer groups that the broker knows."""
+    return {group.group_id for group in _admin(broker.bootstrap).list_consumer_groups().result(HANG_GUARD_S).valid}
+
+
 @cache
 def _admin(bootstrap: str) -> AdminClient:
     """Held, since an admin client that is let go of never answers."""
@@ -230,6 +241,13 @@ def delete_before(broker: Broker, topic: str, offset: int, partition: int = 0) -
     """What retention does: records below the offset are gone, whatever was read of them."""
     for future in _admin(broker.bootstrap).delete_records([TopicPartition(topic, partition, offset)]).values():
         future.result(HANG_GUARD_S)
+
+
+def make_anew(broker: Broker, topic: str, partitions: int = 1) -> None:
+    """Delete a topic and create it again: the same name, another topic id, and offsets from 0 on."""
+    for future in _admin(broker.bootstrap).delete_topics([topic]).values():
+        future.result(HANG_GUARD_S)
+    create_topics(broker.bootstrap, {topic: partitions})
 
 
 def damage(broker: Broker, topic: str, first_byte: int) -> None:

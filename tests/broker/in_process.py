@@ -17,7 +17,6 @@ from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.events import Event
 from txninsightd.daemon import _counts, _ledger
 from txninsightd.ingest.assembly import make_reader
-from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import Found, Pause, Place, Verdict, View
@@ -43,9 +42,6 @@ class Work:
 
     def close(self) -> None:
         """End as a kill would: what was not sent is lost."""
-        scout = self.reader._scout
-        if isinstance(scout, PartitionScout):
-            scout.stop()
         self.line.close()
         self.reader.run(stopping=lambda: True)
 
@@ -59,8 +55,10 @@ class InProcess:
         self.work: dict[View, Work] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
         self.ledger = _ledger(config, starts, clock.now())
-        self.aggregator = Aggregator(self.ledger, self, _counts(config), clock.now, self._keep_starts)
         self.started: dict[Place, int] = {}
+        self.aggregator = Aggregator(
+            self.ledger, self, _counts(config), clock.now, self._keep_starts, config.discovery.every_s
+        )
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
 
