@@ -121,7 +121,7 @@ def test_receivers_start_first_and_stop_last(start: Start, number: int) -> None:
     parent = start("none").await_started()
     assert parent.stop(number) == 0
     order = parent.order()
-    assert order[0] == ("aggregator", "started")
+    assert parent.log(event="child_started")[0]["child"] == "aggregator"
     assert order[-1] == ("aggregator", "stopped")
     assert {who for who, what in order if what == "stopped"} == CHILDREN
     assert parent.living() == []
@@ -236,7 +236,7 @@ def test_restarts_leak_no_descriptors(start: Start) -> None:
     for times in (2, 3, 4, 5):
         parent.kill("monitor-0")
         parent.await_attached("monitor-0", times)
-    assert descriptors(parent.process.pid) == held
+    parent.await_that(lambda: descriptors(parent.process.pid) <= held)
     started = [n["descriptors"] for n in parent.notes(who="monitor-0", what="started")]
     assert len(set(started[1:])) == 1
     assert parent.stop() == 0
