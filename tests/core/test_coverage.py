@@ -145,7 +145,7 @@ def test_as_of_is_the_latest_answer_that_was_reached(told: list[tuple[str, int]]
             assert tracker.end_offset == end
         else:
             position = min(position + amount, end)
-        tracker.reached(position)
+        catch_up(tracker, position)
         # Few unreached answers are kept: then it may lag behind, but never claims more than was seen.
         unreached = [a for a in answers if a.end_offset > position]
         assert tracker.as_of <= plain_as_of(answers, position)
@@ -189,17 +189,40 @@ def test_an_outage_is_told_once_with_the_as_of_that_ends_it() -> None:
     assert (tracker.as_of, tracker.take_outage(), tracker.take_outage()) == (30, 10, 0)
 
 
-def test_an_outage_is_not_forgotten_with_a_dropped_answer() -> None:
+def catch_up(tracker: EndTracker, position: int) -> list[tuple[float, float]]:
+    """All that a reader tells while it stands there: (outage_from, as_of) of each advance."""
+    told = []
+    before = -1.0
+    while tracker.as_of > before:
+        before = tracker.as_of
+        tracker.reached(position)
+        told.append((tracker.take_outage(), tracker.as_of))
+    return told
+
+
+def test_an_outage_ends_with_the_first_answer_after_it() -> None:
+    # A reader that needs long to catch up after a short outage must not tell of a long one.
+    tracker = EndTracker()
+    tracker.answered(10.0, 0)
+    tracker.reached(0)
+    tracker.failed()
+    for moment in (15.0, 16.0, 600.0):
+        tracker.answered(moment, int(moment))
+    outages = [told for told in catch_up(tracker, 600) if told[0]]
+    assert (outages, tracker.as_of) == ([(10, 15)], 600)
+
+
+def test_an_outage_is_neither_forgotten_nor_prolonged_by_a_dropped_answer() -> None:
     tracker = EndTracker()
     tracker.answered(1.0, 0)
     tracker.reached(0)
     for moment in range(2, 2 + EndTracker.MOST_KEPT):
         tracker.answered(float(moment), 100 + moment)
     tracker.failed()
-    tracker.answered(50.0, 200)  # takes the place of an earlier answer
-    tracker.answered(51.0, 201)  # and this one its own
-    tracker.reached(300)
-    assert (tracker.as_of, tracker.take_outage()) == (51, float(1 + EndTracker.MOST_KEPT))
+    for moment in range(50, 90):
+        tracker.answered(float(moment), 200 + moment)
+    outages = [told for told in catch_up(tracker, 300) if told[0]]
+    assert (outages, tracker.as_of) == ([(1 + EndTracker.MOST_KEPT, 50)], 89)
 
 
 def test_a_broker_that_never_answered_is_no_outage() -> None:

@@ -192,6 +192,18 @@ def test_one_event_that_we_could_not_see_leaves_it_unknown() -> None:
     assert settled(both) == [Outcome.UNKNOWN]
 
 
+def test_a_step_after_all_was_lost_keeps_it_alive() -> None:
+    both = side_by_side(
+        discover(1000, A),
+        sight(A, 2, ev(0, OPEN, 100), ev(1, STEP_OPEN, 101)),
+        cover(A, 0, 2, [], 103, gaps=[1, 2]),
+        sight(A, 3, ev(2, STEP_OPEN, 104)),
+        sight(A, 3, as_of=110),
+    )
+    assert settled(both) == []
+    assert both.ledger.live["t"].state == State.OPEN
+
+
 def test_an_aborted_one_without_its_beginning_is_unknown() -> None:
     both = side_by_side(
         discover(1000, A), sight(A, 1, ev(0, STEP_OPEN, 101)), cover(A, 0, 1, [], 103), sight(A, 1, as_of=110)

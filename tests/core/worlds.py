@@ -420,8 +420,10 @@ class Pace:
             if ask.at > now or ask.end_offset > position:
                 break
             self.as_of = ask.at
-            outage_from = outage_from or ask.outage_from
             self._next += 1
+            if ask.outage_from:
+                outage_from = ask.outage_from
+                break
         answered = bisect_right(self._asks, now, key=lambda ask: ask.at)
         return self.as_of, self._asks[answered - 1].end_offset if answered else -1, outage_from
 
