@@ -17,7 +17,7 @@ EXIT_CODES = """exit codes:
   1  a fault in the daemon itself; the traceback is on standard error
   2  the configuration is not usable; one line for each fault on standard error
   3  a child process kept dying, and restarting it was given up
-  4  the installed Kafka client would give false verdicts
+  4  no usable Kafka client: it refuses kafka.client's properties, or is too old to be trusted
   5  a child did not stop in order, or not within supervise.stop_timeout_s
   6  http.listen cannot be listened on
 """

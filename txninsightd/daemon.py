@@ -15,9 +15,10 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 import structlog
 
@@ -38,6 +39,8 @@ DIRECTORY_PREFIX = "txninsightd-"
 AGGREGATOR_GC = (100_000, 20, 100)
 """Its garbage holds hardly any cycles: looking for them at the usual pace costs a third of its time, and stalls."""
 
+P = ParamSpec("P")
+
 log = structlog.get_logger()
 
 
@@ -48,10 +51,12 @@ def run_daemon(config: Config) -> int:
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
     started_at = clock.now()
 
+    @_failing_in_one_line
     def aggregator(control: socket.socket, starts: list[Found]) -> None:
         become("aggregator", on_terminate=None)
         sys.exit(run_aggregator(config, control, starts, started_at, directory))
 
+    @_failing_in_one_line
     def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
         run_reader(config, view, index, descriptor, known, directory)
 
@@ -69,6 +74,19 @@ def _counts(config: Config) -> dict[View, int]:
 def _limits(config: Config) -> Limits:
     s = config.supervise
     return Limits(s.backoff_initial_s, s.backoff_max_s, s.give_up_after, s.give_up_window_s, s.stop_timeout_s)
+
+
+def _failing_in_one_line(program: Callable[P, None]) -> Callable[P, None]:
+    """What ends a child is one line of the log, not a bare traceback."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            program(*args, **kwargs)
+        except Exception:
+            log.exception("child_failed")
+            sys.exit(1)
+
+    return run
 
 
 def _remove_leftovers() -> None:
@@ -92,14 +110,14 @@ def run_reader(
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
     from txninsightd.expose.worker_health import WorkerHealth
     from txninsightd.ingest.assembly import make_reader
-    from txninsightd.ingest.settings import UnsafeClient
+    from txninsightd.ingest.settings import UnusableClient
 
     places = {Place(f.topic, f.partition) for f in known}
     try:
         health = WorkerHealth(name, multiproc_dir)
         reader = make_reader(config, view, index, Channel(descriptor), health, places, clock.now)
-    except UnsafeClient as unsafe:
-        log.error("unsafe_client", error=str(unsafe))
+    except UnusableClient as unusable:
+        log.error("kafka_client_unusable", error=str(unusable))
         sys.exit(EXIT_UNUSABLE)
     reader.run(stopping=lambda: bool(stops))
 

@@ -262,6 +262,7 @@ class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
     found: list[Found]
     present: dict[str, list[int]]
     problems: list[str]  # in words, for /readyz; replaces the former ones
+    made_anew: list[str] = []  # topics whose id is no longer the one that was seen first
 
 
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):

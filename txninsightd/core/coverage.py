@@ -60,18 +60,25 @@ class EndTracker:
         outage_from = self._answered_at if self._failed else 0.0
         self.end_offset, self._answered_at, self._failed = end_offset, asked_at, False
         if len(self._ahead) >= self.MOST_KEPT:
-            outage_from = self._ahead.pop()[2] or outage_from
+            self._drop_one()
         self._ahead.append((asked_at, end_offset, outage_from))
 
     def failed(self) -> None:
         """The broker was asked and gave no answer."""
         self._failed = True
 
+    def _drop_one(self) -> None:
+        """The last answer that ended no outage; an outage must end with the answer that ended it."""
+        i = next((i for i in reversed(range(len(self._ahead))) if not self._ahead[i][2]), len(self._ahead) - 1)
+        del self._ahead[i]
+
     def reached(self, position: int) -> None:
-        """The reader has passed everything below `position`: `as_of` may advance by it."""
-        while self._ahead and self._ahead[0][1] <= position:
-            self.as_of, _, outage_from = self._ahead.popleft()
-            self.outage_from = self.outage_from or outage_from
+        """The reader has passed everything below `position`: `as_of` may advance, up to the end of the next outage.
+
+        It goes on from there once that outage was taken.
+        """
+        while self._ahead and self._ahead[0][1] <= position and not self.outage_from:
+            self.as_of, _, self.outage_from = self._ahead.popleft()
 
     def take_outage(self) -> float:
         """When the outage that ended before the present `as_of` began, told once; 0 without one."""
@@ -98,6 +105,7 @@ class Undelivered(NamedTuple):
 class PartitionState:
     """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds.
 
+    `gone`: no longer to be waited for. `void`: what is in the log now is not what was applied; nothing more is.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
     """
 
@@ -110,6 +118,7 @@ class PartitionState:
         self.validator_as_of = UNSEEN
         self.read_past = UNSEEN
         self.gone = False
+        self.void = False
         self.waiting_runs = 0
         self.monitor_end = -1
         self.validator_end = -1

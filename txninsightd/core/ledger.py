@@ -117,14 +117,26 @@ class Ledger:
         if not message.asked_at:
             return
         for place, partition in self.partitions.items():
-            partition.gone = place.partition not in message.present.get(place.topic, ())
+            if place.topic in message.made_anew and not partition.void:
+                self._void(partition, message.asked_at)
+            partition.gone = partition.void or place.partition not in message.present.get(place.topic, ())
         self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
         self._dirty.update(dict.fromkeys(self._horizon.advance(None)))
         self._evaluate_dirty()
 
+    def _void(self, partition: PartitionState, now: float) -> None:
+        """The topic was made anew: what has no verdict yet never gets one."""
+        start, end = partition.decided_offset, partition.monitor_offset
+        if end > start:
+            place = partition.place
+            self.covered(Coverage(place.topic, place.partition, start, end, now, 0.0, [], [start, end], -1, 0.0))
+        partition.void = True
+
     def sighted(self, message: Sightings) -> None:
         """Apply what a monitor saw; what it saw before changes nothing."""
         partition = self.partitions[Place(message.topic, message.partition)]
+        if partition.void:
+            return
         gap_is_new = bool(message.gaps) and message.gaps[-1] > partition.monitor_offset
         self._append_events(partition, message)
         if message.to_offset > partition.monitor_offset:
@@ -144,6 +156,8 @@ class Ledger:
     def covered(self, message: Coverage) -> None:
         """Apply what a validator passed."""
         partition = self.partitions[Place(message.topic, message.partition)]
+        if partition.void:
+            return
         self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
         self._note_outage(message)

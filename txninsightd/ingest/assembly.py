@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from txninsightd.config import Config
@@ -11,7 +11,7 @@ from txninsightd.ingest.complaints import Complaints, client_logger
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.reader import Health, Reader
-from txninsightd.ingest.settings import admin_settings, consumer_settings, require_safe_client
+from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
 from txninsightd.vocabulary import Line, Mapping, Place, View
 
@@ -19,16 +19,20 @@ from txninsightd.vocabulary import Line, Mapping, Place, View
 def make_reader(
     config: Config, view: View, index: int, line: Line, health: Health, known: Iterable[Place], now: Callable[[], float]
 ) -> Reader:
-    """A reader that is ready to run. `known`: partitions that were begun before. Raises UnsafeClient."""
+    """A reader that is ready to run. `known`: partitions that were begun before. Raises UnusableClient."""
     require_safe_client()
     logger = client_logger(now)
-    admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
+    try:
+        admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
+        consumer = Consumer(consumer_settings(config.kafka.client, view), logger=logger)
+    except (KafkaException, ValueError, TypeError) as refusal:
+        raise UnusableClient(f"correct kafka.client in the configuration: {refusal}") from refusal
     scout = None
     if view is View.MONITOR and index == 0:
         scout = PartitionScout(admin, config, known, now)
         scout.start()
     return Reader(
-        consumer=Consumer(consumer_settings(config.kafka.client, view), logger=logger),
+        consumer=consumer,
         builder=make_builder(config, view, now),
         questions=EndQuestions(admin, view, now),
         line=line,

@@ -73,7 +73,10 @@ class PartitionScout:
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
         refusals = self._checks.refusals(wanted)
-        self._problems += [*refusals.values(), *self._checks.made_anew(wanted)]
+        made_anew = self._checks.made_anew(wanted)
+        self._problems += refusals.values()
+        for name in made_anew:
+            self._problems.append(f"topic {name} was deleted and made anew: restart txninsightd to read the new one")
         present: dict[str, list[int]] = {}
         for name, meta in wanted.items():
             if name not in refusals:
@@ -87,7 +90,7 @@ class PartitionScout:
         found = self._starts(places - self._known)
         self._known.update(Place(f.topic, f.partition) for f in found)
         complete = places <= self._known
-        return Discovery(asked_at if complete else 0.0, found=found, present=present, problems=self._problems)
+        return Discovery(asked_at if complete else 0.0, found, present, self._problems, made_anew)
 
     def _name_missing(self, topics: dict[str, Any]) -> None:
         for entry in self._config.topics:

@@ -107,7 +107,9 @@ class Reader:
         records = self._take_batch()
         moved = self._sort(records)
         for answer in self._questions.poll(self._progress):
-            progress = self._progress[answer.place]
+            progress = self._progress.get(answer.place)
+            if progress is None:
+                continue
             if answer.end_offset is not None:
                 progress.tracker.answered(answer.asked_at, answer.end_offset)
             elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
@@ -226,6 +228,18 @@ class Reader:
         except KafkaException as failure:
             log.error("position_lost", topic=place.topic, partition=place.partition, error=str(failure))
             low = high = progress.frontier
+        if progress.frontier > high:
+            log.error(
+                "log_ends_before_position",
+                topic=place.topic,
+                partition=place.partition,
+                position=progress.frontier,
+                end_offset=high,
+                advice="the topic was made anew or truncated; the partition is left alone: restart txninsightd",
+            )
+            self._consumer.incremental_unassign([partition])
+            del self._progress[place]
+            return
         resume_at = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
         progress.stride *= 2
         log.warning(

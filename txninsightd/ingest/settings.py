@@ -16,15 +16,15 @@ OLDEST_LIBRDKAFKA = 0x020D02FF
 """2.13.2. Versions 2.2.0 to 2.13.0 moved the position past an end of partition: what is open would look aborted."""
 
 
-class UnsafeClient(Exception):
-    """The installed librdkafka would give false verdicts."""
+class UnusableClient(Exception):
+    """The installed Kafka client gives false verdicts, or refuses its settings."""
 
 
 def require_safe_client() -> None:
-    """Raises UnsafeClient where the installed librdkafka is older than the fix that verdicts rest on."""
+    """Raises UnusableClient where the installed librdkafka is older than the fix that verdicts rest on."""
     version, number = libversion()
     if number < OLDEST_LIBRDKAFKA:
-        raise UnsafeClient(f"librdkafka {version} gives false verdicts: install confluent-kafka >= 2.13.2")
+        raise UnusableClient(f"librdkafka {version} gives false verdicts: install confluent-kafka >= 2.13.2")
 
 
 def client_settings(client: Mapping[str, Any]) -> dict[str, Any]:

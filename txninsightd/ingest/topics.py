@@ -35,17 +35,17 @@ class TopicChecks:
         return refusals
 
     def made_anew(self, topics: Iterable[str]) -> list[str]:
-        """Of these existing topics, those whose id is no longer the one that was seen first, in words."""
+        """Of these existing topics, those whose id is no longer the one that was seen first."""
         names = sorted(topics)
-        problems = []
+        changed = []
         for name, future in self._describe(names).items():
             try:
                 topic_id = str(future.result().topic_id)
             except KafkaException:
                 continue  # deleted a moment ago, or not ours to describe: the next look tells
             if self._ids.setdefault(name, topic_id) != topic_id:
-                problems.append(f"topic {name} was deleted and made anew: restart txninsightd to read the new one")
-        return problems
+                changed.append(name)
+        return changed
 
     def _describe(self, names: list[str]) -> dict[str, Any]:
         if not names:
