@@ -2,8 +2,8 @@
 
 Each is a thread with a transactional producer of its own, as an application would write it: what can be tried again is
 tried again, what must be aborted is aborted and done anew, and a producer that can go on no more is replaced. A
-transaction takes about a second, in gaps of a quarter of a second. When told to stop, each ends what it has begun, so
-that nothing is left open. What happened in the end is for the broker's log to say (oracle.py).
+transaction takes about a second; gaps are drawn, so that at any moment some are open and others wait for their commit.
+When told to stop, each ends what it has begun, so that nothing is left open. What happened in the end is for the broker's log to say (oracle.py).
 """
 
 import itertools
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException, Producer
 
-GAP_S = 0.25
+SHORT_GAP_S = (0.05, 0.4)
+LONG_GAP_S = 1.0
 HANG_GUARD_S = 120.0
 
 WAYS = ("commit", "commit", "abort", "abort_then_commit", "steps_first", "close_aborted_then_commit")
@@ -99,7 +100,7 @@ class MustAbort(Exception):
 class Traffic:
     """`producers` threads that write opens and closes to the first topic, steps to the last."""
 
-    def __init__(self, bootstrap: str, topics: list[str], producers: int = 4) -> None:
+    def __init__(self, bootstrap: str, topics: list[str], producers: int = 6) -> None:
         self._writers = [Writer(bootstrap, topics, f"traffic-{next(_serial)}", i) for i in range(producers)]
 
     def start(self) -> "Traffic":
@@ -169,7 +170,7 @@ class Writer(threading.Thread):
                 self._retried(self._producer.begin_transaction)
                 for kind, step in events:
                     self._write(txn_id, kind, step)
-                    time.sleep(GAP_S)
+                    time.sleep(self._gap_s())
                 if commit:
                     self._retried(self._producer.commit_transaction)
                 else:
@@ -179,6 +180,9 @@ class Writer(threading.Thread):
                 self._give_up_attempt()
                 if not commit:
                     return
+
+    def _gap_s(self) -> float:
+        return LONG_GAP_S if self._draw.random() < 0.1 else self._draw.uniform(*SHORT_GAP_S)
 
     def _write(self, txn_id: str, kind: str, step: str | None) -> None:
         event: dict[str, Any] = {"event": kind, "txn_id": txn_id, "ts": time.time(), "txn_type": "traffic"}
