@@ -17,7 +17,15 @@ from functools import cache
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    OffsetSpec,
+    ResourceType,
+)
 
 from txninsightd.ingest.settings import consumer_settings
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
@@ -210,6 +218,12 @@ def both_views(broker: Broker, topic: str) -> Iterator[tuple[Watched, Watched]]:
 # --- The broker's side ------------------------------------------------------------------------------------------------
 
 
+@cache
+def admin_of(broker: Broker) -> AdminClient:
+    """Held, since an admin client that is let go of never answers."""
+    return admin(broker.bootstrap)
+
+
 def last_stable_offset(broker: Broker, place: Place) -> int:
     """Where the committed view's log ends."""
     return _log_end(broker, place, IsolationLevel.READ_COMMITTED)
@@ -222,32 +236,46 @@ def high_watermark(broker: Broker, place: Place) -> int:
 
 def group_ids(broker: Broker) -> set[str]:
     """The consumer groups that the broker knows."""
-    return {group.group_id for group in _admin(broker.bootstrap).list_consumer_groups().result(HANG_GUARD_S).valid}
-
-
-@cache
-def _admin(bootstrap: str) -> AdminClient:
-    """Held, since an admin client that is let go of never answers."""
-    return admin(bootstrap)
+    return {group.group_id for group in admin_of(broker).list_consumer_groups().result(HANG_GUARD_S).valid}
 
 
 def _log_end(broker: Broker, place: Place, isolation: IsolationLevel) -> int:
     wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest()}
-    answers = _admin(broker.bootstrap).list_offsets(wanted, isolation_level=isolation)
+    answers = admin_of(broker).list_offsets(wanted, isolation_level=isolation)
     return int(next(iter(answers.values())).result(HANG_GUARD_S).offset)
 
 
 def delete_before(broker: Broker, topic: str, offset: int, partition: int = 0) -> None:
     """What retention does: records below the offset are gone, whatever was read of them."""
-    for future in _admin(broker.bootstrap).delete_records([TopicPartition(topic, partition, offset)]).values():
+    for future in admin_of(broker).delete_records([TopicPartition(topic, partition, offset)]).values():
         future.result(HANG_GUARD_S)
 
 
-def make_anew(broker: Broker, topic: str, partitions: int = 1) -> None:
+def delete_topic(broker: Broker, topic: str) -> None:
+    for future in admin_of(broker).delete_topics([topic]).values():
+        future.result(HANG_GUARD_S)
+
+
+def make_anew(broker: Broker, topic: str) -> None:
     """Delete a topic and create it again: the same name, another topic id, and offsets from 0 on."""
-    for future in _admin(broker.bootstrap).delete_topics([topic]).values():
+    delete_topic(broker, topic)
+    create_topics(broker.bootstrap, {topic: 1})
+
+
+def add_partitions(broker: Broker, topic: str, total: int) -> None:
+    """Give a topic more partitions, and return once they can be written."""
+    for future in admin_of(broker).create_partitions([NewPartitions(topic, total)]).values():
         future.result(HANG_GUARD_S)
-    create_topics(broker.bootstrap, {topic: partitions})
+    deadline = time.monotonic() + HANG_GUARD_S
+    while len(admin_of(broker).list_topics(topic, HANG_GUARD_S).topics[topic].partitions) < total:
+        assert time.monotonic() < deadline, f"{topic} did not get its {total} partitions"
+
+
+def set_topic_config(broker: Broker, topic: str, name: str, value: str) -> None:
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    for future in admin_of(broker).incremental_alter_configs([resource]).values():
+        future.result(HANG_GUARD_S)
 
 
 def damage(broker: Broker, topic: str, first_byte: int) -> None:

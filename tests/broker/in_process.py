@@ -4,6 +4,8 @@ Everything is what ships: readers, lines, ledger, the wiring of `daemon`; only t
 out, so a test decides who works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
 """
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,11 @@ class Work:
 
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
+
+    def narrow_the_line(self) -> None:
+        """Let the line to the aggregator take little before it is full."""
+        with socket.socket(fileno=os.dup(self.line.fileno())) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     def close(self) -> None:
         """End as a kill would: what was not sent is lost."""
@@ -118,6 +125,10 @@ class InProcess:
         ends = {p: high_watermark(self.broker, p) for p in self.places(*topics)}
         partitions = self.ledger.partitions
         self.until(lambda: all(partitions[p].monitor_offset >= ends[p] for p in ends), f"a monitor that is at {ends}")
+
+    def until_missing(self, text: str) -> None:
+        """Until the daemon names this among what keeps it from being ready."""
+        self.until(lambda: any(text in each for each in self.aggregator.missing()), text)
 
     # --- What it knows ------------------------------------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ def test_the_statistics_know_the_last_stable_offset_in_a_committed_view_only(bro
 def test_this_client_is_safe_and_an_older_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.require_safe_client()
     monkeypatch.setattr(settings, "libversion", lambda: ("2.13.0", 0x020D00FF))
-    with pytest.raises(settings.UnsafeClient, match=r"2\.13\.0.*install confluent-kafka >= 2\.13\.2"):
+    with pytest.raises(settings.UnusableClient, match=r"2\.13\.0.*install confluent-kafka >= 2\.13\.2"):
         settings.require_safe_client()
 
 

@@ -1,0 +1,202 @@
+"""Which partitions are found in a real cluster, where both views begin to read them, and which topics are refused."""
+
+import json
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource
+
+from tests.broker.conftest import MakeTopic
+from tests.broker.contract import (
+    TransactionalWriter,
+    Writer,
+    add_partitions,
+    delete_before,
+    delete_topic,
+    set_topic_config,
+)
+from tests.broker.in_process import config_for, daemon_in_process
+from txninsightd import clock
+from txninsightd.config import Topic
+from txninsightd.config.model import Start
+from txninsightd.ingest import topics
+from txninsightd.ingest.discovery import PartitionScout
+from txninsightd.ingest.settings import admin_settings
+from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.vocabulary import Place, Verdict, View
+
+EARLIEST, LATEST, HALF_AN_HOUR_AGO = Start("earliest"), Start("latest"), Start("ago", 1800)
+COMMITTED = Verdict.COMMITTED
+
+
+def steps(count: int) -> list[str]:
+    """Events of one transaction that stays open."""
+    return [json.dumps({"event": "step_open", "txn_id": "T", "step": "pay"})] * count
+
+
+def minutes_ago(minutes: float) -> dict[str, int]:
+    """A record's timestamp, for `write`."""
+    return {"timestamp": int((time.time() - 60 * minutes) * 1000)}
+
+
+# --- Where to begin ---------------------------------------------------------------------------------------------------
+
+
+def test_earliest_is_where_the_log_begins(broker: Broker, topic: MakeTopic) -> None:
+    name = topic(2)
+    Writer(broker).write(name, *steps(5))
+    delete_before(broker, name, 3)
+    with daemon_in_process(broker, config_for(broker, name, start=EARLIEST)) as running:
+        running.until_decided(name)
+        assert running.started == {Place(name, 0): 3, Place(name, 1): 0}
+        assert running.verdicts("T") == {3: COMMITTED, 4: COMMITTED}
+        for view in View:
+            assert running.counted(view, name) == {"ok": 2}
+
+
+def test_latest_is_the_last_stable_offset_for_both_views(broker: Broker, topic: MakeTopic) -> None:
+    name, producer = topic(2), TransactionalWriter(broker)
+    producer.committed(name, *steps(2))
+    producer.begin()
+    producer.write(name, *steps(2))
+    with daemon_in_process(broker, config_for(broker, name, start=LATEST)) as running:
+        running.until_read(name)
+        assert running.started == {Place(name, 0): 3, Place(name, 1): 0}
+        producer.commit()
+        running.until_decided(name)
+        assert running.verdicts("T") == {3: COMMITTED, 4: COMMITTED}
+
+
+def test_a_moment_ago_is_the_first_record_after_it_or_else_the_last_stable_offset(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name, writer, producer = topic(4), Writer(broker), TransactionalWriter(broker)
+    for minutes in (120, 60, 20, 10):
+        writer.write(name, *steps(1), **minutes_ago(minutes))
+    writer.write(name, *steps(2), partition=1, **minutes_ago(60))
+    writer.write(name, *steps(1), partition=2, **minutes_ago(60))
+    producer.begin()
+    producer.write(name, *steps(1), partition=2, **minutes_ago(50))
+    with daemon_in_process(broker, config_for(broker, name, start=HALF_AN_HOUR_AGO)) as running:
+        running.until_read(name)
+        assert running.started == {Place(name, 0): 2, Place(name, 1): 2, Place(name, 2): 1, Place(name, 3): 0}
+        producer.commit()
+        running.until_decided(name)
+        assert {event.place.partition for event in running.events("T")} == {0, 2}
+        assert set(running.verdicts("T").values()) == {COMMITTED}
+
+
+def test_a_moment_inside_an_open_transaction_is_begun_from_and_judged_when_that_ends(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name, producer = topic(), TransactionalWriter(broker)
+    producer.begin()
+    producer.write(name, *steps(2), **minutes_ago(60))
+    producer.write(name, *steps(2), **minutes_ago(10))
+    with daemon_in_process(broker, config_for(broker, name, start=HALF_AN_HOUR_AGO)) as running:
+        running.until_read(name)
+        assert running.started == {Place(name, 0): 2}
+        assert set(running.verdicts("T").values()) == {Verdict.PENDING}
+        producer.commit()
+        running.until_decided(name)
+        assert running.verdicts("T") == {2: COMMITTED, 3: COMMITTED}
+
+
+# --- What appears later -----------------------------------------------------------------------------------------------
+
+
+def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    Writer(broker).write(name, *steps(3))
+    with daemon_in_process(broker, config_for(broker, name, start=LATEST)) as running:
+        running.until_decided(name)
+        add_partitions(broker, name, 3)
+        Writer(broker).write(name, *steps(2), partition=2)
+        running.until(lambda: len(running.places(name)) == 3, "the new partitions")
+        running.until_decided(name)
+        assert running.started == {Place(name, 0): 3, Place(name, 1): 0, Place(name, 2): 0}
+        assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
+
+
+@pytest.mark.parametrize("start", [EARLIEST, LATEST, HALF_AN_HOUR_AGO], ids=lambda start: start.kind)
+def test_a_missing_topic_is_named_and_read_from_its_beginning_once_it_is_there(
+    broker: Broker, topic: MakeTopic, start: Start
+) -> None:
+    name = f"{topic()}-later"
+    with daemon_in_process(broker, config_for(broker, name, start=start)) as running:
+        running.until_missing(f"topic {name} does not exist")
+        create_topics(broker.bootstrap, {name: 1})
+        Writer(broker).write(name, *steps(2), **minutes_ago(60))
+        running.until_decided(name)
+        assert running.started == {Place(name, 0): 0}
+        assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
+        assert not any("does not exist" in text for text in running.aggregator.missing())
+
+
+def test_a_pattern_names_itself_while_nothing_matches_and_takes_what_comes(broker: Broker, topic: MakeTopic) -> None:
+    stem = topic()
+    entry = Topic(pattern=f"{stem}-.*", exclude=(".*-private",))
+    with daemon_in_process(broker, config_for(broker, entry)) as running:
+        running.until_missing(f"no topic matches the pattern {stem}-.*")
+        create_topics(broker.bootstrap, {f"{stem}-private": 1, f"{stem}-a": 1, f"{stem}-b": 2})
+        running.until(lambda: len(running.started) == 3, "the partitions")
+        assert {place.topic for place in running.started} == {f"{stem}-a", f"{stem}-b"}
+
+
+def test_a_deleted_topic_is_named_and_no_longer_waited_for(broker: Broker, topic: MakeTopic) -> None:
+    name, other = topic(), topic()
+    with daemon_in_process(broker, config_for(broker, name, other)) as running:
+        running.until_decided(name, other)
+        delete_topic(broker, name)
+        running.until_missing(f"topic {name} does not exist")
+        assert {place.topic: p.gone for place, p in running.ledger.partitions.items()} == {name: True, other: False}
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_a_compacted_topic_is_refused_and_named_and_the_others_are_read(
+    broker: Broker, topic: MakeTopic, policy: str
+) -> None:
+    compacted, other = topic(config={"cleanup.policy": policy}), topic()
+    with daemon_in_process(broker, config_for(broker, compacted, other)) as running:
+        running.until_missing(f"topic {compacted} is compacted and cannot be judged")
+        running.until_decided(other)
+        assert set(running.ledger.partitions) == {Place(other, 0)}
+
+
+def test_a_topic_that_becomes_compacted_is_named_within_the_time_that_its_policy_is_trusted(
+    broker: Broker, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "ASK_AGAIN_S", 0.0)
+    name = topic()
+    with daemon_in_process(broker, config_for(broker, name)) as running:
+        running.until_decided(name)
+        set_topic_config(broker, name, "cleanup.policy", "compact")
+        running.until_missing(f"topic {name} is compacted and cannot be judged")
+
+
+class Forbidden(AdminClient):
+    """May not describe configs, as far as the caller can tell."""
+
+    def describe_configs(  # type: ignore[override]
+        self, resources: list[ConfigResource], **_: Any
+    ) -> dict[ConfigResource, "Future[Any]"]:
+        answers: dict[ConfigResource, Future[Any]] = {resource: Future() for resource in resources}
+        for future in answers.values():
+            future.set_exception(KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)))
+        return answers
+
+
+def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    config = config_for(broker, name)
+    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, [], clock.now).look(clock.now())
+    assert (refused.found, refused.present) == ([], {})
+    assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
+    allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, [], clock.now).look(clock.now())
+    assert (allowed.present, allowed.problems) == ({name: [0]}, [])
