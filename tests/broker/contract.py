@@ -97,9 +97,9 @@ class TransactionalWriter(Writer):
         ends = {place: high_watermark(self.broker, place) for place in self.places} if awaits_markers else {}
         end_transaction(HANG_GUARD_S)
         self.places.clear()
-        deadline = time.monotonic() + HANG_GUARD_S
-        while any(high_watermark(self.broker, place) == ends[place] for place in ends):
-            assert time.monotonic() < deadline, f"no marker of the transaction came behind {ends}"
+        ask_until(
+            lambda: all(high_watermark(self.broker, place) > ends[place] for place in ends), f"markers behind {ends}"
+        )
 
 
 # --- Consumers --------------------------------------------------------------------------------------------------------
@@ -218,6 +218,13 @@ def both_views(broker: Broker, topic: str) -> Iterator[tuple[Watched, Watched]]:
 # --- The broker's side ------------------------------------------------------------------------------------------------
 
 
+def ask_until(condition: Callable[[], object], what: str) -> None:
+    """Ask the broker again until the condition, which asks it, holds."""
+    deadline = time.monotonic() + HANG_GUARD_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+
+
 @cache
 def admin_of(broker: Broker) -> AdminClient:
     """Held, since an admin client that is let go of never answers."""
@@ -266,14 +273,30 @@ def add_partitions(broker: Broker, topic: str, total: int) -> None:
     """Give a topic more partitions, and return once they can be written."""
     for future in admin_of(broker).create_partitions([NewPartitions(topic, total)]).values():
         future.result(HANG_GUARD_S)
-    deadline = time.monotonic() + HANG_GUARD_S
-    while len(admin_of(broker).list_topics(topic, HANG_GUARD_S).topics[topic].partitions) < total:
-        assert time.monotonic() < deadline, f"{topic} did not get its {total} partitions"
+    ask_until(
+        lambda: len(admin_of(broker).list_topics(topic, HANG_GUARD_S).topics[topic].partitions) == total,
+        f"the {total} partitions of {topic}",
+    )
 
 
 def set_topic_config(broker: Broker, topic: str, name: str, value: str) -> None:
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    _alter(broker, ResourceType.TOPIC, topic, ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET))
+
+
+@contextmanager
+def eager_cleaner(broker: Broker) -> Iterator[None]:
+    """Have the broker look for logs to compact ten times a second, rather than every 15 s."""
+    setting, node = "log.cleaner.backoff.ms", "1"
+    _alter(broker, ResourceType.BROKER, node, ConfigEntry(setting, "100", incremental_operation=AlterConfigOpType.SET))
+    try:
+        yield
+    finally:
+        entry = ConfigEntry(setting, None, incremental_operation=AlterConfigOpType.DELETE)
+        _alter(broker, ResourceType.BROKER, node, entry)
+
+
+def _alter(broker: Broker, kind: ResourceType, name: str, entry: ConfigEntry) -> None:
+    resource = ConfigResource(kind, name, incremental_configs=[entry])
     for future in admin_of(broker).incremental_alter_configs([resource]).values():
         future.result(HANG_GUARD_S)
 

@@ -26,7 +26,7 @@ from txninsightd.ingest import topics
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.settings import admin_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Place, Verdict, View
+from txninsightd.vocabulary import Found, Place, Verdict, View
 
 EARLIEST, LATEST, HALF_AN_HOUR_AGO = Start("earliest"), Start("latest"), Start("ago", 1800)
 COMMITTED = Verdict.COMMITTED
@@ -121,19 +121,29 @@ def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker,
         assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
 
 
-@pytest.mark.parametrize("start", [EARLIEST, LATEST, HALF_AN_HOUR_AGO], ids=lambda start: start.kind)
-def test_a_missing_topic_is_named_and_read_from_its_beginning_once_it_is_there(
-    broker: Broker, topic: MakeTopic, start: Start
-) -> None:
+def test_a_missing_topic_is_named_and_read_once_it_is_there(broker: Broker, topic: MakeTopic) -> None:
     name = f"{topic()}-later"
-    with daemon_in_process(broker, config_for(broker, name, start=start)) as running:
+    with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_missing(f"topic {name} does not exist")
         create_topics(broker.bootstrap, {name: 1})
-        Writer(broker).write(name, *steps(2), **minutes_ago(60))
+        Writer(broker).write(name, *steps(2))
         running.until_decided(name)
-        assert running.started == {Place(name, 0): 0}
         assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
         assert not any("does not exist" in text for text in running.aggregator.missing())
+
+
+@pytest.mark.parametrize("also_there", [False, True], ids=["alone", "beside another"])
+@pytest.mark.parametrize("start", [EARLIEST, LATEST, HALF_AN_HOUR_AGO], ids=lambda start: start.kind)
+def test_what_was_not_there_at_the_first_look_is_read_from_its_beginning(
+    broker: Broker, topic: MakeTopic, start: Start, also_there: bool
+) -> None:
+    name = f"{topic()}-later"
+    config = config_for(broker, name, *([topic()] if also_there else []), start=start)
+    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, [], clock.now)
+    assert f"topic {name} does not exist" in scout.look(clock.now()).problems
+    create_topics(broker.bootstrap, {name: 1})
+    Writer(broker).write(name, *steps(2), **minutes_ago(60))
+    assert scout.look(clock.now()).found == [Found(name, 0, 0)]
 
 
 def test_a_pattern_names_itself_while_nothing_matches_and_takes_what_comes(broker: Broker, topic: MakeTopic) -> None:

@@ -16,8 +16,10 @@ from tests.broker.contract import (
     TransactionalWriter,
     Watched,
     Writer,
+    ask_until,
     damage,
     delete_before,
+    eager_cleaner,
     make_anew,
     records,
     segment_bytes,
@@ -56,6 +58,23 @@ def test_what_retention_took_is_an_error_where_earliest_would_skip_it_in_silence
         assert shipped.until_end(6)[:2] == records(4, 5)
     with Watched(broker, View.VALIDATOR, name, 1, reset="earliest") as careless:
         assert careless.until_end(6)[:2] == records(4, 5)
+
+
+def test_what_compaction_removed_looks_as_if_it_had_been_aborted(broker: Broker, topic: MakeTopic) -> None:
+    """Which is why compacted topics are refused."""
+    at_once = {"segment.ms": "1", "min.cleanable.dirty.ratio": "0.0", "max.compaction.lag.ms": "1"}
+    name, writer = topic(config={"cleanup.policy": "compact", **at_once}), Writer(broker)
+    for value in "abcd":
+        writer.write(name, value, key="k")
+    with eager_cleaner(broker):
+        ask_until(lambda: 0 not in delivered_below(broker, name, 4), "a cleaned log")
+
+
+def delivered_below(broker: Broker, topic: str, frontier: int) -> list[int]:
+    """What a validator that begins at 0 was handed out when it had come this far."""
+    with Watched(broker, View.VALIDATOR, topic) as validator:
+        validator.until(lambda: validator.frontier >= frontier)
+        return validator.delivered
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip"])
