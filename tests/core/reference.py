@@ -75,6 +75,7 @@ class Partition:
     sightings: list[Sightings] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
     gone: bool = False
+    void: bool = False
 
     def monitor_position(self) -> int:
         return max([self.start_offset, *(m.to_offset for m in self.sightings)])
@@ -348,6 +349,8 @@ class Plain:
             self._discovered(message)
         else:
             partition = self.partitions[Place(message.topic, message.partition)]
+            if partition.void:
+                return
             if isinstance(message, Sightings):
                 self._sighted(partition, message)
             else:
@@ -369,8 +372,19 @@ class Plain:
         if message.asked_at == 0:
             return  # the look was not complete
         for place, partition in self.partitions.items():
-            partition.gone = place.partition not in message.present.get(place.topic, [])
+            if place.topic in message.made_anew and not partition.void:
+                self._void(partition, message.asked_at)
+            partition.gone = partition.void or place.partition not in message.present.get(place.topic, [])
         self.discovered_at = max(self.discovered_at, message.asked_at)
+
+    def _void(self, partition: Partition, now: float) -> None:
+        """The topic was made anew: what is undecided stays unknown, and nothing more can be read."""
+        low, high, place = partition.decided_position(), partition.monitor_position(), partition.place
+        self.gaps.append(Gap(place, now, partition.monitor_as_of()))
+        if low < high:
+            self._covered(partition, Coverage(*place, low, high, now, UNSEEN, [], [low, high], -1, 0.0))
+            self._verdicts.pop(place, None)
+        partition.void = True
 
     def _sighted(self, partition: Partition, message: Sightings) -> None:
         known = partition.monitor_position()

@@ -1,5 +1,6 @@
 """Small stories that a ledger once told wrongly, each with what was wrong."""
 
+import msgspec
 import pytest
 
 from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
@@ -103,3 +104,19 @@ def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
         colocated=True,
     )
     assert [(e.outcome, e.late_events) for _, e in both.finished] == [(Outcome.UNKNOWN, 1)]
+
+
+def test_a_topic_made_anew_is_a_gap() -> None:
+    # What was in it and what comes after is never read, so silence there means nothing.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 1, ev(0, OPEN, 100), as_of=101),
+        sight(B, 2, ev(0, OPEN, 100, "aborted"), ev(1, OPEN, 101, "lost"), as_of=101),
+        cover(B, 0, 1, [], 102),
+    )
+    hand(both, msgspec.structs.replace(discover(1001, A, B, found=()), made_anew=["b"]))
+    hand(both, sight(B, 3, ev(2, OPEN, 200, "never"), as_of=900), sight(A, 1, as_of=900))
+    assert both.ledger.live["t"].cause is None
+    assert "never" not in both.ledger.live
+    hand(both, sight(A, 1, as_of=1100), discover(1200, A, found=()))
+    assert {name: e.outcome for name, e in both.finished} == {"aborted": Outcome.UNKNOWN, "lost": Outcome.UNKNOWN}

@@ -14,11 +14,11 @@ class Item:
         self.due_at = 0.0
 
 
-moments = st.integers(0, 40).map(lambda quarter: quarter / 4)
+ahead = st.integers(-4, 40).map(lambda quarter: quarter / 4)
 actions = st.one_of(
-    st.tuples(st.just("set"), st.integers(0, 4), moments),
-    st.tuples(st.just("drop"), st.integers(0, 4), moments),
-    st.tuples(st.just("due"), st.just(0), moments),
+    st.tuples(st.just("set"), st.integers(0, 4), ahead),
+    st.tuples(st.just("drop"), st.integers(0, 4), st.just(0.0)),
+    st.tuples(st.just("due"), st.just(0), st.integers(0, 8).map(lambda quarter: quarter / 4)),
 )
 
 
@@ -31,8 +31,8 @@ def test_due_are_just_those_whose_deadline_has_passed(told: list[tuple[str, int,
     for what, number, moment in told:
         item = items[number]
         if what == "set":
-            wheel.set(item, moment)
-            plain[item] = moment
+            wheel.set(item, now + moment)
+            plain[item] = now + moment
         elif what == "drop":
             drop(item)
             plain.pop(item, None)
@@ -62,3 +62,14 @@ def test_a_deadline_may_lie_before_the_epoch() -> None:
     wheel.set(item, -0.5)
     assert wheel.due(-0.5) == []  # strictly before
     assert wheel.due(0) == [item]
+
+
+def test_a_deadline_may_be_moved_either_way() -> None:
+    wheel: Deadlines[Item] = Deadlines()
+    sooner, later = Item(), Item()
+    wheel.set(sooner, 100)
+    wheel.set(sooner, 5)
+    wheel.set(later, 5)
+    wheel.set(later, 100)
+    assert wheel.due(6) == [sooner]
+    assert wheel.due(101) == [later]

@@ -54,6 +54,7 @@ MESSAGES = {
         st.lists(found, max_size=3),
         st.dictionaries(text, st.lists(st.integers(0, 9), max_size=3), max_size=3),
         st.lists(text, max_size=2),
+        st.lists(text, max_size=2),
     ),
     v.Assign: st.builds(v.Assign, st.lists(found, max_size=3)),
     v.Pause: st.builds(v.Pause, text, st.integers(0, 2**31 - 1), st.booleans()),

@@ -155,6 +155,11 @@ class World:
     outages: list[Outage]
     start_at: float = float("-inf")
     gone: dict[Place, float] = field(default_factory=dict)
+    anew: dict[str, float] = field(default_factory=dict)
+
+    def read_until(self, place: Place) -> float:
+        """When the readers can no longer read what was there."""
+        return min(self.gone.get(place, float("inf")), self.anew.get(place.topic, float("inf")))
 
     def start_offset(self, place: Place) -> int:
         """Where both views begin."""
@@ -192,7 +197,7 @@ class Style(NamedTuple):
     breaches: bool = False  # colocated, but an event may lie elsewhere all the same
     monitor_gaps: bool = True
     outages: bool = True
-    vanishing: bool = False  # partitions that are deleted
+    vanishing: bool = False  # partitions that are deleted, topics that are made anew
     odd_clocks: int = 8  # percent of records
 
 
@@ -357,10 +362,14 @@ def make_world(c: Chooser, style: Style) -> World:
         began = BEGIN + c.integer(0, span)
         world.outages.append(Outage(began, began + pick(c, (5.0, 12.0, 40.0))))
     if style.vanishing and len(world.logs) > 1 and chance(c, 40):
-        world.gone[pick(c, list(world.logs))] = BEGIN + c.integer(0, span + 20)
+        place, at = pick(c, list(world.logs)), BEGIN + c.integer(0, span + 20)
+        if chance(c, 40):
+            world.anew[place.topic] = at
+        else:
+            world.gone[place] = at
     if not style.colocated and len(world.logs) > 1 and chance(c, 15):
         young = list(world.logs.values())[-1]
-        if young.records and young.place not in world.gone:
+        if young.records and not world.gone and not world.anew:
             young.created_at = young.records[0].at
     return world
 
@@ -565,7 +574,8 @@ def discoveries(c: Chooser, world: World) -> list[Sent]:
             present.setdefault(place.topic, []).append(place.partition)
         found = [Found(*p, world.start_offset(p)) for p in places if p not in known]
         known.update(places)
-        sent.append(Sent(at, Discovery(at, found, present, [])))
+        anew = [topic for topic, made_at in world.anew.items() if made_at <= at]
+        sent.append(Sent(at, Discovery(at, found, present, [], anew)))
     return sent
 
 
@@ -588,7 +598,7 @@ def read_world(c: Chooser, world: World, style: Style) -> Streams:
         seen = _ranges(c, log, 12 if style.monitor_gaps else 0)
         missed = _ranges(c, log, 10)
         skipped = _ranges(c, log, 8)
-        until = world.gone.get(place, float("inf"))
+        until = world.read_until(place) + pick(c, (0.0, 20.0))
         for stream in (
             monitor_messages(c, world, place, begins[place], seen),
             validator_messages(c, world, place, begins[place], missed, skipped),
