@@ -24,6 +24,7 @@ from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import Verdict
 
 SCENARIO = ROOT / "scenarios" / "oracle.yaml"
+CRASH_AT_S = 130
 
 SETTLED_ONCE = (
     "txninsight_transactions_opened_total",
@@ -96,9 +97,16 @@ def run(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 
 def simulate(directory: Path) -> dict[str, int]:
-    """Write the scenario's events; gives the number of partitions by topic."""
+    """Write the scenario's events; gives the number of partitions by topic.
+
+    Its one crash comes earlier than in the file, so that much of the log lies behind the transaction left hanging.
+    """
+    scenario = directory / "oracle.yaml"
+    described = yaml.safe_load(SCENARIO.read_text())
+    described["flows"]["last"]["arrivals"]["from_s"] = CRASH_AT_S
+    scenario.write_text(yaml.safe_dump(described))
     run_program(
-        "txninsight-sim", SCENARIO, "--out", directory, "--daemon-config", directory / "sections.yaml", "--quiet"
+        "txninsight-sim", scenario, "--out", directory, "--daemon-config", directory / "sections.yaml", "--quiet"
     )
     with (directory / "events.jsonl").open() as lines:
         header = json.loads(next(lines))["header"]
@@ -154,7 +162,7 @@ def test_the_run_is_dense_enough(run: Run) -> None:
     assert min(len(set(log.producers)) for log in run.logs) >= 10
     assert switches > len(run.facts) / 10
     assert verdicts[Verdict.ABORTED] > len(run.facts) / 20
-    assert verdicts[Verdict.PENDING] > 10
+    assert verdicts[Verdict.PENDING] > 500
     assert verdicts[Verdict.UNKNOWN] == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.broker.daemon import HANG_GUARD_S, Daemon, free_port
-from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP
+from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
 GIVES_UP = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 3}
 
@@ -95,12 +95,11 @@ def test_a_port_that_is_freed_meanwhile_is_taken_again(daemon: Daemon) -> None:
     ],
     indirect=["daemon"],
 )
-def test_a_property_that_the_kafka_client_refuses_is_given_up_and_named(daemon: Daemon, named: str) -> None:
+def test_a_property_that_the_kafka_client_refuses_ends_it_at_once_and_is_named(daemon: Daemon, named: str) -> None:
     daemon.start()
-    assert exit_code(daemon) == EXIT_GAVE_UP
-    assert 3 <= len(deaths(daemon)) <= 5
-    assert {child for child, _ in deaths(daemon)} <= {"monitor-0", "validator-0"}
-    assert any(named in line.get("error", "") for line in daemon.log())
+    assert exit_code(daemon) == EXIT_UNUSABLE
+    assert len(deaths(daemon)) == 1
+    assert any(line["event"] == "kafka_client_unusable" and named in line["error"] for line in daemon.log())
     assert daemon.pids() == {}
 
 
