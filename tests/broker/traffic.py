@@ -3,7 +3,8 @@
 Each is a thread with a transactional producer of its own, as an application would write it: what can be tried again is
 tried again, what must be aborted is aborted and done anew, and a producer that can go on no more is replaced. A
 transaction takes about a second; gaps are drawn, so that at any moment some are open and others wait for their commit.
-When told to stop, each ends what it has begun, so that nothing is left open. What happened in the end is for the broker's log to say (oracle.py).
+When told to stop, each ends what it has begun, so that nothing is left open. What happened in the end is for the
+broker's log to say (oracle.py). For counting there is `write_transactions`, for mere volume `publish`.
 """
 
 import itertools
