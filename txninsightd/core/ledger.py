@@ -52,6 +52,10 @@ from txninsightd.vocabulary import (
 )
 
 
+NOT_KNOWN = 0.0
+"""A moment in a message that its sender does not know."""
+
+
 class Rules(NamedTuple):
     """What the operator decides. `*_s` in seconds."""
 
@@ -129,7 +133,10 @@ class Ledger:
         start, end = partition.decided_offset, partition.monitor_offset
         if end > start:
             place = partition.place
-            self.covered(Coverage(place.topic, place.partition, start, end, now, 0.0, [], [start, end], -1, 0.0))
+            gap = [start, end]
+            self.covered(Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], gap, -1, NOT_KNOWN))
+        self._horizon.gap(partition, now)
+        self._dirty.update(dict.fromkeys(self.stuck.values()))
         partition.void = True
 
     def sighted(self, message: Sightings) -> None:
@@ -148,7 +155,7 @@ class Ledger:
             self._horizon.gap(partition, message.read_at)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         self._note_outage(message)
-        if message.as_of > partition.monitor_as_of:
+        if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
             partition.monitor_as_of = message.as_of
             self._dirty.update(dict.fromkeys(self._horizon.advance(partition)))
         self._apply(partition)
@@ -161,7 +168,7 @@ class Ledger:
         self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
         self._note_outage(message)
-        if message.as_of > partition.validator_as_of:
+        if message.as_of > max(partition.validator_as_of, NOT_KNOWN):
             partition.validator_as_of = message.as_of
         self._apply(partition)
 

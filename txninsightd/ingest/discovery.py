@@ -85,7 +85,7 @@ class PartitionScout:
                 if leaderless:
                     self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
         places = {Place(name, partition) for name, partitions in present.items() for partition in partitions}
-        if self._at_first_look is None and places:
+        if self._at_first_look is None:
             self._at_first_look = places
         found = self._starts(places - self._known)
         self._known.update(Place(f.topic, f.partition) for f in found)
