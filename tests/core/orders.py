@@ -1,9 +1,14 @@
 """The property: the same world, read and delivered in different orders, settles the same.
 
-DESIGN's preconditions are judged here from the world's truth (when each record was appended) and from what the streams
-of messages will once have said, not from anything that a ledger did. A transaction that meets them must come to the
-same end in every order of arrival. The others may have events that count or are late, but nothing of them is raised
-from the dead or counted twice; that is held for all.
+It is promised to a transaction whose every event was appended before the first of its committed or unknown closes was
+decided; which (not colocated) is stamped before its deciding close + `settle_lateness_s` and precedes in its partition
+every record stamped later than that; and of which all that was tried again, after everything before it had been
+aborted, was appended within `retry_grace_s` of that abort. Colocated, the first of these is not even needed: what lies
+beyond the close is late wherever it is met.
+
+These preconditions are judged here from the world's truth (when each record was appended) and from what the streams of
+messages will once have said, not from anything that a ledger did. Transactions that do not meet them may have events
+that count or are late, but nothing of them is raised from the dead or counted twice; that is held for all.
 """
 
 from collections.abc import Iterator

@@ -87,10 +87,10 @@ class Partition:
         return min(self.monitor_position(), self.validator_position())
 
     def monitor_as_of(self) -> float:
-        return max((m.as_of for m in self.sightings), default=UNSEEN)
+        return max((m.as_of for m in self.sightings if m.as_of), default=UNSEEN)
 
     def validator_as_of(self) -> float:
-        return max((m.as_of for m in self.coverage), default=UNSEEN)
+        return max((m.as_of for m in self.coverage if m.as_of), default=UNSEEN)
 
     def both_as_of(self) -> float:
         return min(self.monitor_as_of(), self.validator_as_of())
