@@ -51,7 +51,6 @@ from txninsightd.vocabulary import (
     Verdict,
 )
 
-
 NOT_KNOWN = 0.0
 """A moment in a message that its sender does not know."""
 
