@@ -1,9 +1,10 @@
 """While we cannot see, nothing is stuck and nothing is aborted: our blindness is never taken for their silence.
 
-One experiment, in which traffic runs all the while. On one broker two daemons watch the same topics: the monitor of the
-first is stopped for 20 s and resumed, and the validator of the second. Meanwhile another broker, watched by a third
-daemon, hangs for longer than every threshold and goes on, and is then killed and started again after as long. Its
-producers keep trying and go on. At the end one transaction is left open on purpose: the thresholds do work.
+One experiment, in which traffic runs all the while. On one broker three daemons watch the same topics: the monitor of
+the first is stopped for 20 s and resumed, the validator of the second, the aggregator of the third. Meanwhile another
+broker, watched by a fourth daemon, hangs for longer than every threshold and goes on, and is then killed and started
+again after as long. Its producers keep trying and go on. At the end one transaction is left open on purpose: the
+thresholds do work.
 
 Whether a verdict is false, the brokers' logs say. A machine may be so busy that a producer really falls silent for
 longer than a threshold; the log shows that, too, and only who is in it without having been slow is a false alarm.
@@ -67,6 +68,7 @@ class Watch:
         self.broker = broker
         self.topics = topics
         self.daemon = Daemon(directory, broker.bootstrap, {**SECTIONS, "topics": topics})
+        self.answers = True
         self.outages: list[Outage] = []
         self.down_since = float("inf")
         self.ever_aborted: set[str] = set()
@@ -82,6 +84,8 @@ class Watch:
 
     def look(self) -> None:
         """Note who is called aborted just now, and what is missing."""
+        if not self.answers:
+            return
         self.ever_aborted |= self.daemon.transactions(state="aborted").keys()
         self.missing += self.daemon.missing()
         for partition in self.daemon.get("/api/v1/partitions"):
@@ -165,10 +169,10 @@ def frail(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def watches(broker: Broker, frail: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Watch]]:
-    """All three daemons, after all of it."""
+    """All four daemons, after all of it."""
     with ExitStack() as ends:
         made = {}
-        names = {"monitor": broker, "validator": broker, "broker": frail}
+        names = {"monitor": broker, "validator": broker, "aggregator": broker, "broker": frail}
         topics: dict[str, list[str]] = {}
         for name, on in names.items():
             if on.bootstrap not in topics:
@@ -189,7 +193,9 @@ def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
     for traffic in traffics:
         traffic.start()
     hold(watches, 3)
-    stopped = [watches[name].children_before[f"{name}-0"] for name in ("monitor", "validator")]
+    children = {"monitor": "monitor-0", "validator": "validator-0", "aggregator": "aggregator"}
+    stopped = [watches[name].children_before[child] for name, child in children.items()]
+    watches["aggregator"].answers = False
     frozen = watches["broker"]
     for pid in (*stopped, frozen.broker.pid):
         os.kill(pid, signal.SIGSTOP)
@@ -200,6 +206,7 @@ def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
     hold(watches, READER_STOPPED_S - BROKER_HANGS_S)
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
+    watches["aggregator"].answers = True
     hold(watches, RETRY_GRACE_S + 2)
     frozen.broker.kill()
     frozen.broker_is_down()
@@ -226,7 +233,7 @@ def hold(watches: dict[str, Watch], seconds: float) -> None:
 
 # --- What must be so --------------------------------------------------------------------------------------------------
 
-ALL = pytest.mark.parametrize("name", ["monitor", "validator", "broker"])
+ALL = pytest.mark.parametrize("name", ["monitor", "validator", "aggregator", "broker"])
 
 
 @ALL
@@ -266,7 +273,8 @@ def test_every_verdict_is_the_logs(watches: dict[str, Watch], name: str) -> None
 @ALL
 def test_readiness_named_the_blind_view(watches: dict[str, Watch], name: str) -> None:
     blind = {text.partition(" has seen nothing newer")[0] for text in watches[name].missing if "nothing newer" in text}
-    assert blind == {f"the {v}" for v in (("monitor", "validator") if name == "broker" else (name,))}
+    expected = {"monitor": {name}, "validator": {name}, "aggregator": set(), "broker": {"monitor", "validator"}}[name]
+    assert blind == {f"the {view}" for view in expected}
     assert any("does not answer" in text for text in watches[name].missing) == (name == "broker")
 
 

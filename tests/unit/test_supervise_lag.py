@@ -1,4 +1,4 @@
-"""A supervised aggregator that stood still takes in its lines one after the other: order between views means nothing."""
+"""A supervised aggregator that stood still takes in one line after the other: order between views means nothing."""
 
 from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, A, B, cover, discover, ev, side_by_side, sight
 
