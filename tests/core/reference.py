@@ -507,7 +507,8 @@ class Plain:
             return self._stuck_close(seen, thresholds.commit_pending_after_s)
         if state == State.ABORTED and not maybe_unread and any(s.stands for s in seen):
             due = self.due(max(s.decided_at for s in seen if not s.stands), self.rules.retry_grace_s)
-            if horizon > due:
+            pending = [s.event.place for s in seen if s.verdict is Verdict.PENDING]
+            if min([horizon, *(self.partitions[place].both_as_of() for place in pending)]) > due:
                 return Cause.NEVER_COMMITTED, due
         return None
 

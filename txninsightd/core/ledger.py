@@ -100,6 +100,7 @@ class Ledger:
         self._horizon = Horizon(rules.colocated, rules.settle_max_s)
         self._settlement = Settlement(rules.colocated, rules.settle_max_s, self._horizon)
         self._dirty: dict[Transaction, None] = {}
+        self._await_validator: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
 
     # --- What comes in ------------------------------------------------------------------------------------------------
@@ -282,6 +283,8 @@ class Ledger:
         """Bring verdicts, states and causes up to date after a message about this partition."""
         self._decide(partition)
         self._look_at_front(partition)
+        self._dirty.update(self._await_validator)
+        self._await_validator.clear()
         for close in partition.close_deadlines.due(partition.both_as_of):
             self._dirty[close.txn] = None
         self._evaluate_dirty()
@@ -370,7 +373,11 @@ class Ledger:
             return None
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
-            self._horizon.wheel(txn).set(txn, self._due_after(latest_abort(life), self.rules.retry_grace_s))
+            due_at = self._due_after(latest_abort(life), self.rules.retry_grace_s)
+            if self._horizon.of(txn) > due_at:
+                self._await_validator[txn] = None
+            else:
+                self._horizon.wheel(txn).set(txn, due_at)
         return stuck
 
     def _due_after(self, reference: float, wait_s: float) -> float:

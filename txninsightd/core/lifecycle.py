@@ -189,7 +189,9 @@ def _never_committed(s: Situation) -> float | None:
     if s.state is not State.ABORTED or s.maybe_unread or not any(j.stands for j in s.life):
         return None
     since = s.due_after(latest_abort(s.life), s.retry_grace_s)
-    return since if s.horizon > since else None
+    # What still pends may turn out aborted too, and then nothing was left behind: the validator must have had its say.
+    seen = [s.both_as_of(j.event.place) for j in s.life if j.verdict is Verdict.PENDING]
+    return since if min([s.horizon, *seen]) > since else None
 
 
 class CauseRule(NamedTuple):
@@ -216,7 +218,7 @@ CAUSES = (
     ),
     CauseRule(
         Cause.NEVER_COMMITTED,
-        "its close was aborted, `retry_grace_s` has passed, nothing was tried again, and events of it stand",
+        "its close was aborted, `retry_grace_s` has passed in both views, nothing was tried again, and events stand",
         _never_committed,
     ),
 )
