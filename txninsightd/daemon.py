@@ -61,13 +61,14 @@ def run_daemon(config: Config) -> int:
         run_reader(config, view, index, descriptor, known, directory)
 
     try:
-        parent = Parent(Programs(aggregator, reader), _counts(config), _limits(config), clock.now)
+        parent = Parent(Programs(aggregator, reader), reader_counts(config), _limits(config), clock.now)
         return parent.run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _counts(config: Config) -> dict[View, int]:
+def reader_counts(config: Config) -> dict[View, int]:
+    """How many readers share each view."""
     return {View.MONITOR: config.readers.monitors, View.VALIDATOR: config.readers.validators}
 
 
@@ -146,9 +147,9 @@ async def _aggregate(
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     aggregator = Aggregator(
-        ledger=_ledger(config, starts, started_at),
+        ledger=make_ledger(config, starts, started_at),
         loop=loop,
-        counts=_counts(config),
+        counts=reader_counts(config),
         now=clock.now,
         keep_starts=lambda found: _keep_starts(control, found),
         discover_every_s=config.discovery.every_s,
@@ -174,7 +175,8 @@ async def _aggregate(
     return 0
 
 
-def _ledger(config: Config, starts: list[Found], started_at: float) -> "Ledger":
+def make_ledger(config: Config, starts: list[Found], started_at: float) -> "Ledger":
+    """An empty ledger with the operator's rules; `starts`: partitions that were begun before."""
     from txninsightd.core.figures import Figures
     from txninsightd.core.ledger import Ledger, Rules
     from txninsightd.core.transaction import UNSEEN

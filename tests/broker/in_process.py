@@ -17,7 +17,7 @@ from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.events import Event
-from txninsightd.daemon import _counts, _ledger
+from txninsightd.daemon import make_ledger, reader_counts
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
@@ -61,10 +61,10 @@ class InProcess:
         self.config = config
         self.work: dict[View, Work] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self.ledger = _ledger(config, starts, clock.now())
+        self.ledger = make_ledger(config, starts, clock.now())
         self.started: dict[Place, int] = {}
         self.aggregator = Aggregator(
-            self.ledger, self, _counts(config), clock.now, self._keep_starts, config.discovery.every_s
+            self.ledger, self, reader_counts(config), clock.now, self._keep_starts, config.discovery.every_s
         )
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
