@@ -6,7 +6,6 @@ against truth.jsonl, which the simulator wrote from what it had injected, withou
 
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
