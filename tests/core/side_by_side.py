@@ -172,7 +172,7 @@ def no_leftovers(ledger: Ledger) -> None:
     assert not ledger.stuck
     assert not ledger._dirty
     horizon, settlement = ledger._horizon, ledger._settlement
-    wheels = [horizon._everywhere.wheel, *(d.wheel for d in horizon._domains.values()), settlement._timeouts]
+    wheels = [horizon._everywhere.wheel, *(d.wheel for d in horizon._domains.values())]
     wheels += [p.close_deadlines for p in ledger.partitions.values()]  # type: ignore[list-item]
     for wheel in wheels:
         assert not [item for bucket in wheel._buckets.values() for item in bucket]

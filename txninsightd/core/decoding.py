@@ -5,11 +5,10 @@ fields, so that everything else in a record is skipped without being built. Too 
 without a kind that we know (tombstones too): `foreign`. All else that cannot be read as an event: `malformed`.
 """
 
-import math
 from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -18,14 +17,17 @@ from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Map
 MOST_TEXT_CHARS = 1024
 """A txn_id, type, step or status longer than this is malformed."""
 
+MOST_SIGNATURES = 10_000
+"""As many distinct signatures are kept at a time."""
+
 LATEST_TS = 253_402_300_800.0
 """The year 10000: a larger number of seconds is a number of something else."""
 
 Headers = list[tuple[str, bytes | None]] | None
 
 
-class Decoded(NamedTuple):
-    """An event. `ts` is in epoch seconds."""
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """An event. `ts` is in epoch seconds. A decoder gives the same object for equal signatures, as long as it can."""
 
     txn_id: str
     signature: Signature
@@ -50,6 +52,7 @@ class Decoder:
         shape = _Shape()
         self._fields = attrgetter(*(shape.add(source, kind) for source, kind in zip(fields, types, strict=True)))
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape.struct()).decode
+        self._signatures: dict[Words, tuple[Signature, Signature]] = {}
 
     def decode(
         self, value: bytes | None, key: bytes | None, headers: Headers, record_ts: float, kept_time: bool = False
@@ -61,19 +64,36 @@ class Decoder:
             return RecordResult.OVERSIZED
         try:
             word, txn_id, ts, txn_type, step, status = self._fields(self._decode(value))
-            kind = self._kinds.get(word)
-            if kind is None:
-                return RecordResult.FOREIGN
+            words = (word, step, txn_type, status, kept_time)
+            signatures = self._signatures.get(words)
+            if signatures is None:
+                kind = self._kinds.get(word)
+                if kind is None:
+                    return RecordResult.FOREIGN
+                signatures = self._sign(kind, words)
             at = record_ts if ts is None else self._seconds(ts)
-            future = at > record_ts + self._future_tolerance_s
-            signature = Signature(kind, _text(step), _text(txn_type), _text(status), future, kept_time)
-            return Decoded(self._txn_id(txn_id, key, headers), signature, record_ts if future else at)
+            txn_id = self._txn_id(txn_id, key, headers)
+            if at > record_ts + self._future_tolerance_s:
+                return Decoded(txn_id, signatures[1], record_ts)
+            return Decoded(txn_id, signatures[0], at)
         except (_Unreadable, ValueError, RecursionError, OverflowError):
             return RecordResult.MALFORMED
 
+    def _sign(self, kind: Kind, words: "Words") -> tuple[Signature, Signature]:
+        """The signature of these words, and that of an event that has them but is stamped in the future."""
+        _, step, txn_type, status, kept_time = words
+        said = (kind, _text(step), _text(txn_type), _text(status))
+        if len(self._signatures) >= MOST_SIGNATURES:
+            self._signatures.clear()
+        self._signatures[words] = signatures = (Signature(*said, False, kept_time), Signature(*said, True, kept_time))
+        return signatures
+
     def _txn_id(self, found: str | int | None, key: bytes | None, headers: Headers) -> str:
         source = self._txn_id_from
-        if isinstance(source, FromKey):
+        if isinstance(source, FromPath):
+            if found.__class__ is str and 0 < len(found) <= MOST_TEXT_CHARS:
+                return found
+        elif isinstance(source, FromKey):
             found = key.decode() if key is not None else None
         elif isinstance(source, FromHeader):
             values = [value for name, value in headers or () if name == source.name and value is not None]
@@ -91,12 +111,14 @@ class Decoder:
             seconds = moment.timestamp()
         else:
             seconds = ts / self._ts_divisor
-        if not 0 <= seconds < LATEST_TS or math.isnan(seconds):
+        if not 0 <= seconds < LATEST_TS:
             raise _Unreadable
         return seconds
 
 
 Text = str | int | None
+Words = tuple[Text, Text, Text, Text, bool]
+"""What a record says of event, step, txn_type and status; and whether it was replayed with its original time."""
 
 
 def _text(found: str | int | None) -> str | None:

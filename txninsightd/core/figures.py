@@ -8,7 +8,8 @@ value that comes from events passes a `LabelCap` first.
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from txninsightd.vocabulary import OVERFLOW, Anomaly
 
@@ -45,7 +46,7 @@ class PairCap:
     def __init__(self, most: int, second: LabelCap) -> None:
         self._most = most
         self._second = second
-        self._known: set[tuple[str, str]] = set()
+        self._known: dict[tuple[str, str | None], str] = {}
         self._cut = 0
 
     @property
@@ -54,17 +55,21 @@ class PairCap:
         return self._cut + self._second.cut
 
     def __call__(self, first: str, value: str | None) -> str:
+        label = self._known.get((first, value))
+        return label if label is not None else self._name(first, value)
+
+    def _name(self, first: str, value: str | None) -> str:
         label = self._second(value)
-        if (first, label) in self._known or label == OVERFLOW:
+        if label == OVERFLOW:
             return label
         if len(self._known) >= self._most:
             self._cut += 1
             return OVERFLOW
-        self._known.add((first, label))
+        self._known[first, value] = label
         return label
 
 
-class Exemplar(NamedTuple):
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
     """One transaction that fell into a bucket."""
 
     txn_id: str
@@ -92,7 +97,7 @@ class Histogram:
             self.exemplars[i] = Exemplar(exemplar[0], value, exemplar[1])
 
 
-class Shown(NamedTuple):
+class Shown(msgspec.Struct, frozen=True, gc=False):
     """What a live transaction contributes to the gauges. `opened_s`: the whole second of its open, None without one."""
 
     txn_type: str

@@ -1,31 +1,71 @@
 """The end of a transaction: its outcome and figures, counted once; then a while in the archive, then only a hash."""
 
 from collections import OrderedDict
-from typing import NamedTuple
+
+import msgspec
 
 from txninsightd.core.events import Judged
 from txninsightd.core.figures import Figures
-from txninsightd.core.kpis import Kpis, common_anomalies, first_committed_close, kpis_of, type_of
+from txninsightd.core.kpis import (
+    Kpis,
+    StepFigure,
+    common_anomalies,
+    first_committed_close,
+    in_order,
+    kpis_of,
+    measure,
+    type_of,
+)
 from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
 from txninsightd.core.remembered import Remembered
-from txninsightd.core.transaction import Transaction
-from txninsightd.vocabulary import Anomaly, Kind, Outcome
+from txninsightd.core.transaction import NO_NOTES, Transaction
+from txninsightd.vocabulary import Anomaly, Kind, Outcome, Verdict
 
 MOST_EXEMPLAR_CHARS = 100
 """OpenMetrics allows 128 characters for an exemplar's labels, names included."""
 
 
-class Finished(NamedTuple):
-    """A settled transaction. `late_events`: sightings beyond the close that ended it (colocated only)."""
+class Finished(msgspec.Struct, frozen=True, gc=False):
+    """A settled transaction. `late_events`: sightings beyond the close that ended it (colocated only).
+
+    `doubtful_life`: its events with their verdicts, None where all are committed.
+    """
 
     txn: Transaction
-    life: list[Judged]
+    doubtful_life: list[Judged] | None
     outcome: Outcome
     attempts: int
     kpis: Kpis
     commit_delay_s: float | None
     late_events: int
     settled_at: float
+
+    @property
+    def life(self) -> list[Judged]:
+        """Its events with their verdicts."""
+        if self.doubtful_life is not None:
+            return self.doubtful_life
+        return [Judged(event, Verdict.COMMITTED) for event in self.txn.events]
+
+
+def is_plain(txn: Transaction, colocated: bool) -> bool:
+    """Whether a closed transaction went as it should: all committed (the caller knows), one close, and no more."""
+    if txn.doubtful or txn.future or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
+        return False
+    events = txn.events
+    return not colocated or (
+        events[-1].signature.kind == Kind.TRANSACTION_CLOSE and all(event.place is events[0].place for event in events)
+    )
+
+
+def finish_plain(txn: Transaction, now: float) -> Finished:
+    """Evaluate a transaction of which `is_plain` holds."""
+    kpis = measure(in_order(txn.events), txn.sighted_open, txn.partial)
+    if txn.early:
+        kpis.anomalies.discard(Anomaly.CLOSE_WITHOUT_OPEN)
+    [note] = txn.notes.values()
+    txn.notes = NO_NOTES
+    return Finished(txn, None, Outcome.CLOSED, 1, kpis, max(0.0, note.decided_at - note.sighted_at), 0, now)
 
 
 def finish(
@@ -67,13 +107,14 @@ def record(figures: Figures, finished: Finished) -> None:
         figures.durations[label].observe(kpis.duration_s, exemplar)
     if finished.commit_delay_s is not None:
         figures.commit_delays[label].observe(finished.commit_delay_s, exemplar)
-    for figure in kpis.step_durations:
-        figures.step_durations[label, figures.steps(label, figure.step)].observe(figure.seconds)
-    for figure in kpis.step_gaps:
-        figures.step_gaps[label, figures.steps(label, figure.step)].observe(figure.seconds)
+    for step, seconds in kpis.step_durations:
+        figures.step_durations[label, figures.steps(label, step)].observe(seconds)
+    for step, seconds in kpis.step_gaps:
+        figures.step_gaps[label, figures.steps(label, step)].observe(seconds)
     for anomaly in kpis.anomalies:
         figures.anomalies[anomaly.value] += 1
-    figures.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events
+    if finished.late_events:
+        figures.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events
     figures.settled_by_timeout += finished.txn.overtime
 
 
@@ -96,7 +137,7 @@ class Archive:
         txn_id = finished.txn.txn_id
         self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
         self.lingering.pop(txn_id, None)
-        self.lingering[txn_id] = finished
+        self.lingering[txn_id] = _slim(finished)
         if len(self.lingering) > self._most_lingering:
             self.lingering.popitem(last=False)
 
@@ -109,3 +150,22 @@ class Archive:
         while self.lingering and now - next(iter(self.lingering.values())).settled_at > self._linger_s:
             self.lingering.popitem(last=False)
         self._remembered.age(now)
+
+
+NO_FIGURES: list[StepFigure] = []
+NO_ANOMALIES: set[Anomaly] = set()
+
+
+def _slim(finished: Finished) -> Finished:
+    """The same without what only the histograms need."""
+    kpis = finished.kpis
+    return Finished(
+        finished.txn,
+        finished.doubtful_life,
+        finished.outcome,
+        finished.attempts,
+        Kpis(kpis.duration_s, kpis.status, NO_FIGURES, NO_FIGURES, kpis.anomalies or NO_ANOMALIES),
+        finished.commit_delay_s,
+        finished.late_events,
+        finished.settled_at,
+    )

@@ -6,22 +6,20 @@ nor the broker's batching can change them. A figure that would be negative is no
 before it to its open.
 """
 
-from collections import defaultdict
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+
+import msgspec
 
 from txninsightd.core.events import Event, Judged, Life, event_order
 from txninsightd.vocabulary import Anomaly, Kind, Verdict
 
+OPEN, STEP_OPEN, STEP_DONE, CLOSE = map(int, Kind)
 
-class StepFigure(NamedTuple):
-    """One duration or gap of one step, in seconds."""
-
-    step: str | None
-    seconds: float
+StepFigure = tuple[str | None, float]
+"""One duration or gap of one step, in seconds."""
 
 
-class Kpis(NamedTuple):
+class Kpis(msgspec.Struct, frozen=True, gc=False):
     """The figures of one closed transaction. `duration_s` is None where no honest one exists."""
 
     duration_s: float | None
@@ -31,47 +29,60 @@ class Kpis(NamedTuple):
     anomalies: set[Anomaly]
 
 
-def committed_events(life: Life) -> list[Event]:
-    """The committed events of a life, ordered."""
-    return sorted((j.event for j in life if j.verdict is Verdict.COMMITTED), key=event_order)
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """Events as figures are taken from them."""
+    return sorted(events, key=event_order)
 
 
 def kpis_of(life: Life, partial: bool) -> Kpis:
     """The figures and anomalies of a closed life (one that has a committed close)."""
-    events = committed_events(life)
+    committed = in_order(j.event for j in life if j.verdict is Verdict.COMMITTED)
+    return measure(committed, any(j.kind == Kind.TRANSACTION_OPEN for j in life), partial)
+
+
+def measure(events: list[Event], open_sighted: bool, partial: bool) -> Kpis:
+    """The same from the committed events, in order. `open_sighted`: whether an open was, committed or not."""
+    opens: list[float] = []
+    closes: list[Event] = []
+    opened: dict[str | None, list[float]] = {}
+    done: dict[str | None, list[float]] = {}
+    gaps: list[StepFigure] = []
+    before = None
+    for event in events:
+        signature, ts = event.signature, event.ts
+        kind = signature.kind
+        if kind == STEP_OPEN:
+            opened.setdefault(signature.step, []).append(ts)
+            if before is not None:
+                gaps.append((signature.step, ts - before))
+        elif kind == STEP_DONE:
+            done.setdefault(signature.step, []).append(ts)
+        elif kind == OPEN:
+            opens.append(ts)
+        else:
+            closes.append(event)
+        before = ts
     anomalies: set[Anomaly] = set()
-    opens = [e for e in events if e.signature.kind == Kind.TRANSACTION_OPEN]
-    closing = [e for e in events if e.signature.kind == Kind.TRANSACTION_CLOSE]
-    durations = _step_durations(events, anomalies)
-    _judge_ends(life, opens, closing, anomalies)
-    if any(e.signature.kind != Kind.TRANSACTION_CLOSE and event_order(e) > event_order(closing[0]) for e in events):
-        anomalies.add(Anomaly.EVENT_AFTER_CLOSE)
-    duration = None if partial or not opens else closing[0].ts - opens[0].ts
+    durations = _step_durations(opened, done, anomalies)
+    duration = None if partial or not opens else closes[0].ts - opens[0]
     if duration is not None and duration < 0:
         anomalies.add(Anomaly.NEGATIVE_GAP)
         duration = None
-    return Kpis(duration, closing[0].signature.status, durations, _step_gaps(events), anomalies)
-
-
-def _judge_ends(life: Life, opens: list[Event], closing: list[Event], anomalies: set[Anomaly]) -> None:
+    if not opens:
+        anomalies.add(Anomaly.OPEN_NOT_COMMITTED if open_sighted else Anomaly.CLOSE_WITHOUT_OPEN)
     if len(opens) > 1:
         anomalies.add(Anomaly.DUPLICATE_OPEN)
-    if len(closing) > 1:
+    if len(closes) > 1:
         anomalies.add(Anomaly.DUPLICATE_CLOSE)
-    if not opens:
-        sighted = any(j.kind == Kind.TRANSACTION_OPEN for j in life)
-        anomalies.add(Anomaly.OPEN_NOT_COMMITTED if sighted else Anomaly.CLOSE_WITHOUT_OPEN)
+    if any(e.signature.kind != CLOSE for e in events[events.index(closes[0]) :]):
+        anomalies.add(Anomaly.EVENT_AFTER_CLOSE)
+    return Kpis(duration, closes[0].signature.status, durations, gaps, anomalies)
 
 
-def _step_durations(events: list[Event], anomalies: set[Anomaly]) -> list[StepFigure]:
-    opened: dict[str | None, list[float]] = defaultdict(list)
-    done: dict[str | None, list[float]] = defaultdict(list)
-    for event in events:
-        kind = event.signature.kind
-        if kind == Kind.STEP_OPEN:
-            opened[event.signature.step].append(event.ts)
-        elif kind == Kind.STEP_DONE:
-            done[event.signature.step].append(event.ts)
+Moments = Mapping[str | None, list[float]]
+
+
+def _step_durations(opened: Moments, done: Moments, anomalies: set[Anomaly]) -> list[StepFigure]:
     figures = []
     for step, starts in opened.items():
         ends = done.get(step, [])
@@ -81,18 +92,10 @@ def _step_durations(events: list[Event], anomalies: set[Anomaly]) -> list[StepFi
             if end < start:
                 anomalies.add(Anomaly.NEGATIVE_GAP)
             else:
-                figures.append(StepFigure(step, end - start))
+                figures.append((step, end - start))
     if any(len(ends) > len(opened.get(step, ())) for step, ends in done.items()):
         anomalies.add(Anomaly.DONE_WITHOUT_OPEN)
     return figures
-
-
-def _step_gaps(events: list[Event]) -> list[StepFigure]:
-    return [
-        StepFigure(event.signature.step, event.ts - before.ts)
-        for before, event in pairwise(events)
-        if event.signature.kind == Kind.STEP_OPEN
-    ]
 
 
 def common_anomalies(life: Life, colocated: bool, late_retry: bool) -> set[Anomaly]:

@@ -22,7 +22,7 @@ from txninsightd.core.coverage import PartitionState
 from txninsightd.core.deadlines import drop
 from txninsightd.core.events import Event, Judged
 from txninsightd.core.figures import Figures, Shown
-from txninsightd.core.finished import Archive, Finished, finish, record
+from txninsightd.core.finished import Archive, Finished, finish, finish_plain, is_plain, record
 from txninsightd.core.horizon import Horizon
 from txninsightd.core.kpis import type_of
 from txninsightd.core.lifecycle import (
@@ -53,6 +53,10 @@ from txninsightd.vocabulary import (
 
 NOT_KNOWN = 0.0
 """A moment in a message that its sender does not know."""
+
+
+ENDED = (State.CLOSED, State.UNKNOWN)
+STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
 
 
 class Rules(NamedTuple):
@@ -206,7 +210,7 @@ class Ledger:
         """The inner loop: everything here is paid for once an event."""
         live, dirty, place, start_at = self.live, self._dirty, partition.place, self.start_at
         signatures = [self._intern(Signature(*s)) for s in message.signatures]
-        plain = [s.kind in (Kind.STEP_OPEN, Kind.STEP_DONE) and not s.kept_time for s in signatures]
+        plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         applied = partition.monitor_offset
         for offset, txn_id, index, ts, record_ts in zip(
             message.offsets,
@@ -265,6 +269,8 @@ class Ledger:
         kind = event.signature.kind
         if event.signature.kept_time:
             txn.replayed = True
+        if event.signature.future:
+            txn.future = True
         if kind == Kind.TRANSACTION_OPEN:
             txn.sighted_open = True
             txn.opened_at = min(txn.opened_at, event.ts)
@@ -350,7 +356,7 @@ class Ledger:
         return State.OPEN if life is None else state_of(life)
 
     def _stuck(self, txn: Transaction, life: list[Judged] | None) -> Stuck | None:
-        if txn.partial or txn.replayed or txn.state in (State.CLOSED, State.UNKNOWN):
+        if txn.partial or txn.replayed or txn.state in ENDED:
             return None
         thresholds = self.rules.thresholds(txn.txn_type)
         if txn.state is State.TENTATIVELY_CLOSED:
@@ -447,9 +453,9 @@ class Ledger:
 
     def _prepare_ending(self, txn: Transaction, life: list[Judged] | None) -> None:
         ending = None
-        if txn.state in (State.CLOSED, State.UNKNOWN) or (self.rules.colocated and txn.unknown_close):
-            event, note = min(txn.decided_closes(), key=lambda c: (c[0].record_ts, c[0].place, c[0].offset))
-            ending = Ending(event.record_ts + self.rules.settle_lateness_s, note.decided_at, wholly_aborted=False)
+        if txn.deciding is not None and (txn.state in ENDED or self.rules.colocated):
+            record_ts, _, _, decided_at = txn.deciding
+            ending = Ending(record_ts + self.rules.settle_lateness_s, decided_at, wholly_aborted=False)
         elif life is not None and not any(j.stands for j in life):
             decided_at = latest_abort(life)
             ending = Ending(self._due_after(decided_at, self.rules.retry_grace_s), decided_at, wholly_aborted=True)
@@ -460,8 +466,11 @@ class Ledger:
         drop(txn)
         self._set_cause(txn, None)
         assert txn.ending is not None
-        unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
-        finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
+        if txn.committed_close and is_plain(txn, self.rules.colocated):
+            finished = finish_plain(txn, now)
+        else:
+            unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
+            finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
         txn.ending = None
         del self.live[txn.txn_id]
         self.figures.show(txn.shown, None)

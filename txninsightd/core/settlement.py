@@ -4,8 +4,9 @@ A closed one (or one whose close has an unknown verdict) is ripe when none of it
 partition (a) has a monitor `as_of` beyond the moment at which the close was decided, or (b) was read past the close's
 record timestamp + lateness. (a) serves the live case, (b) lets a backlog settle while it is read. Two heaps serve
 both: by decided_at against the smallest `as_of`; and by record timestamp + lateness against the smallest "read past" of
-those partitions whose `as_of` does not suffice. A wholly aborted one is ripe by (a) alone, a grace later. Where events
-are colocated, a closed one is ripe at once.
+those partitions whose `as_of` does not suffice. What was decided at one moment, and what is keyed to one second, is
+kept together, so that the heaps hold moments and not transactions. A wholly aborted one is ripe by (a) alone, a grace
+later. Where events are colocated, a closed one is ripe at once.
 
 To settle later than one could is allowed, to settle with another result is not. `settle_max_s` bounds the wait.
 """
@@ -14,16 +15,76 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate, count
+from math import ceil
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
-from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.horizon import Horizon
 from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
 from txninsightd.vocabulary import Place
 
 Queue = list[tuple[float, int, Transaction, Ending]]
+
+
+class Cohort:
+    """Closed transactions that wait together; `decided_at` is that of the latest."""
+
+    __slots__ = ("decided_at", "waiting")
+
+    def __init__(self) -> None:
+        self.decided_at = UNSEEN
+        self.waiting: list[tuple[Transaction, Ending]] = []
+
+    def add(self, txn: Transaction, ending: Ending) -> None:
+        """Let one more wait."""
+        self.waiting.append((txn, ending))
+        if ending.decided_at > self.decided_at:
+            self.decided_at = ending.decided_at
+
+    def __bool__(self) -> bool:
+        """Whether anybody still waits; those who do not are let go of."""
+        waiting = self.waiting
+        while waiting and waiting[-1][0].ending is not waiting[-1][1]:
+            waiting.pop()
+        return bool(waiting)
+
+
+class Cohorts:
+    """Cohorts by a moment, earliest first."""
+
+    def __init__(self) -> None:
+        self._moments: list[float] = []
+        self._cohorts: dict[float, Cohort] = {}
+
+    def at(self, moment: float) -> Cohort:
+        """The cohort of this moment."""
+        cohort = self._cohorts.get(moment)
+        if cohort is None:
+            cohort = self._cohorts[moment] = Cohort()
+            heappush(self._moments, moment)
+        return cohort
+
+    def first(self) -> tuple[float, Cohort] | None:
+        """The earliest moment at which somebody still waits, and the cohort; None when nobody does."""
+        while self._moments:
+            cohort = self._cohorts[self._moments[0]]
+            if cohort:
+                return self._moments[0], cohort
+            self.take_first()
+        return None
+
+    def take_first(self) -> list[tuple[Transaction, Ending]]:
+        """Take out the earliest cohort."""
+        return self._cohorts.pop(heappop(self._moments)).waiting
+
+    def take_before(self, moment: float) -> Iterator[tuple[Transaction, Ending]]:
+        """Take out all whose moment lies before this one."""
+        while (first := self.first()) is not None and first[0] < moment:
+            yield from self.take_first()
+
+    def __len__(self) -> int:
+        return sum(len(cohort.waiting) for cohort in self._cohorts.values())
 
 
 class Seen(NamedTuple):
@@ -45,9 +106,8 @@ class Settlement:
         self._colocated = colocated
         self._settle_max_s = settle_max_s
         self._horizon = horizon
-        self._timeouts: Deadlines[Transaction] = Deadlines()
-        self._by_decided: Queue = []
-        self._by_key: Queue = []
+        self._by_decided = Cohorts()
+        self._by_key = Cohorts()
         self._aborted: dict[Place | None, Queue] = {}
         self._ready: list[tuple[Transaction, Ending]] = []
         self._parked: dict[Place, Queue] = {}
@@ -65,26 +125,23 @@ class Settlement:
             txn.ending = ending
             if ending is not None:
                 self._enqueue(txn, ending)
-        if ending is not None and not ending.wholly_aborted and not self._colocated:
-            self._timeouts.set(txn, ending.decided_at + self._settle_max_s)
 
     def _enqueue(self, txn: Transaction, ending: Ending) -> None:
-        serial = next(self._serial)
         if ending.wholly_aborted:
             queue = self._aborted.setdefault(txn.events[0].place if self._colocated else None, [])
-            heappush(queue, (ending.key, serial, txn, ending))
+            heappush(queue, (ending.key, next(self._serial), txn, ending))
         elif self._colocated:
             self._ready.append((txn, ending))
         else:
-            heappush(self._by_decided, (ending.decided_at, serial, txn, ending))
-            heappush(self._by_key, (ending.key, serial, txn, ending))
+            self._by_decided.at(ending.decided_at).add(txn, ending)
+            self._by_key.at(ceil(ending.key)).add(txn, ending)
 
     def overdue(self, now: float) -> None:
         """Let those that have waited for `settle_max_s` pass, whatever else may still be unread."""
-        for txn in self._timeouts.due(now):
-            if txn.ending is not None:
+        for txn, ending in self._by_decided.take_before(now - self._settle_max_s):
+            if txn.ending is ending:
                 txn.overtime = True
-                self._ready.append((txn, txn.ending))
+                self._ready.append((txn, ending))
 
     def decided(self, partition: PartitionState) -> None:
         """Verdicts have come in this partition: who waited for one of its own may be ripe now."""
@@ -104,7 +161,6 @@ class Settlement:
             if pending is None:
                 yield txn
             else:
-                drop(txn)
                 place, offset = pending
                 heappush(self._parked.setdefault(place, []), (offset, next(self._serial), txn, ending))
 
@@ -115,20 +171,17 @@ class Settlement:
             as_of = self._horizon.seen_everywhere() if place is None else partitions[place].monitor_as_of
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
-        if self._by_decided:
+        if not self._colocated:
             yield from self._closed(partitions)
 
     def _closed(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
-        by_decided, by_key = self._by_decided, self._by_key
         seen = self._seen(partitions)
-        while by_decided and (by_decided[0][0] < seen.as_ofs[0] or by_decided[0][2].ending is not by_decided[0][3]):
-            yield heappop(by_decided)[2:]
-        while by_key:
-            key, _, txn, ending = by_key[0]
-            if txn.ending is ending and key >= seen.read_past_where_not_seen(ending.decided_at):
+        yield from self._by_decided.take_before(seen.as_ofs[0])
+        while (first := self._by_key.first()) is not None:
+            key, cohort = first
+            if key >= seen.read_past_where_not_seen(cohort.decided_at):
                 return
-            heappop(by_key)
-            yield txn, ending
+            yield from self._by_key.take_first()
 
     def _seen(self, partitions: Mapping[Place, PartitionState]) -> Seen:
         discovered_at = self._horizon.discovered_at
@@ -138,7 +191,12 @@ class Settlement:
 
 
 def _own_pending(txn: Transaction, partitions: Mapping[Place, PartitionState]) -> tuple[Place, int] | None:
+    """The first of its sightings that has no verdict yet."""
+    place, decided_offset = None, 0
     for event in txn.events:
-        if event.offset >= partitions[event.place].decided_offset:
+        if event.place is not place:
+            place = event.place
+            decided_offset = partitions[place].decided_offset
+        if event.offset >= decided_offset:
             return event.place, event.offset
     return None

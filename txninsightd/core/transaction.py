@@ -5,19 +5,19 @@ committed, unless a note says otherwise; decided closes always have a note. So a
 holds its events and nothing else.
 """
 
-from typing import NamedTuple
+import msgspec
 
 from txninsightd.core.deadlines import Bucket
 from txninsightd.core.events import Event
 from txninsightd.core.figures import Shown
 from txninsightd.core.lifecycle import NEVER
-from txninsightd.vocabulary import Cause, Kind, Place, State, Verdict
+from txninsightd.vocabulary import Cause, Place, State, Verdict
 
 UNSEEN = float("-inf")
 """The moment of what was never seen."""
 
 
-class Note(NamedTuple):
+class Note(msgspec.Struct, frozen=True, gc=False):
     """What the committed view said of one event. `sighted_at`: of closes, when the monitor read it."""
 
     verdict: Verdict
@@ -40,7 +40,7 @@ class PendingClose:
         self.due_at = 0.0
 
 
-class Ending(NamedTuple):
+class Ending(msgspec.Struct, frozen=True, gc=False):
     """What a transaction that may settle waits for.
 
     Closed, or a close of unknown verdict: every partition seen beyond `decided_at`, or read past `key` (record
@@ -51,6 +51,9 @@ class Ending(NamedTuple):
     decided_at: float
     wholly_aborted: bool
 
+
+Deciding = tuple[float, Place, int, float]
+"""Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset); its decided_at."""
 
 NO_NOTES: dict[tuple[Place, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
@@ -65,11 +68,13 @@ class Transaction:
         "causes",
         "committed_close",
         "counted_open",
+        "deciding",
         "doubtful",
         "due_at",
         "early",
         "ending",
         "events",
+        "future",
         "last_at",
         "late_retry",
         "notes",
@@ -95,6 +100,7 @@ class Transaction:
         self.notes = NO_NOTES
         self.pending_closes = NO_CLOSES
         self.committed_close = False
+        self.deciding: Deciding | None = None
         self.unknown_close = False
         self.doubtful = False  # something of it was aborted, or its verdict is unknown
         self.simple = False  # open, not stuck, nothing noted: a further step changes nothing
@@ -104,6 +110,7 @@ class Transaction:
         self.counted_open = False
         self.early = False  # an event of it was stamped before the moment at which we started to read
         self.replayed = False
+        self.future = False  # an event of it was clamped
         self.retype = False
         self.late_retry = late_retry
         self.state = State.OPEN
@@ -141,17 +148,11 @@ class Transaction:
         """One of its closes has its verdict."""
         self.pending_closes.remove(close)
         self.note(close.place, close.offset, note)
+        if note.verdict is not Verdict.ABORTED:
+            deciding = (close.record_ts, close.place, close.offset, note.decided_at)
+            if self.deciding is None or deciding < self.deciding:
+                self.deciding = deciding
         if note.verdict is Verdict.COMMITTED:
             self.committed_close = True
         elif note.verdict is Verdict.UNKNOWN:
             self.unknown_close = True
-
-    def decided_closes(self) -> list[tuple[Event, Note]]:
-        """Its committed and unknown closes."""
-        found = []
-        for event in self.events:
-            if event.signature.kind == Kind.TRANSACTION_CLOSE:
-                note = self.notes.get((event.place, event.offset))
-                if note is not None and note.verdict is not Verdict.ABORTED:
-                    found.append((event, note))
-        return found

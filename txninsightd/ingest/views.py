@@ -17,7 +17,6 @@ from txninsightd.vocabulary import (
     Place,
     RecordResult,
     Sightings,
-    Signature,
 )
 
 NO_TIMESTAMP = 0
@@ -92,6 +91,8 @@ class MonitorBuilder:
         columns = _Columns(now, now + self._future_tolerance_s)
         for record in records:
             self._take(decoder, columns, record)
+        if columns.offsets:
+            columns.results[RecordResult.OK.value] = len(columns.offsets)
         gaps = progress.take_gaps()
         if gaps:
             columns.results[RecordResult.GAP.value] = sum(gaps[1::2]) - sum(gaps[::2])
@@ -103,14 +104,14 @@ class MonitorBuilder:
             read_at=now,
             as_of=tracker.as_of,
             low_timestamp=columns.low_timestamp(),
-            signatures=list(columns.signatures),
+            signatures=columns.signatures,
             offsets=columns.offsets,
             txn_ids=columns.txn_ids,
             signature_indexes=columns.indexes,
             timestamps=columns.timestamps,
             record_timestamps=columns.record_timestamps,
             gaps=gaps,
-            results=dict(columns.results),
+            results=columns.results,
             end_offset=tracker.end_offset,
             outage_from=tracker.take_outage(),
         )
@@ -140,7 +141,8 @@ class _Columns:
         self.indexes: list[int] = []
         self.timestamps: list[float] = []
         self.record_timestamps: list[float] = []
-        self.signatures: dict[Signature, int] = {}
+        self.signatures: list[tuple[int, str | None, str | None, str | None, bool, bool]] = []
+        self._index_of: dict[int, int] = {}
         self.results: Counter[str] = Counter()
 
     def record_ts(self, record: Any) -> float:
@@ -160,10 +162,13 @@ class _Columns:
 
     def add(self, offset: int, record_ts: float, event: Decoded) -> None:
         """Append one sighting."""
-        self.results[RecordResult.OK.value] += 1
         self.offsets.append(offset)
         self.txn_ids.append(event.txn_id)
-        self.indexes.append(self.signatures.setdefault(event.signature, len(self.signatures)))
+        index = self._index_of.get(id(event.signature))
+        if index is None:
+            index = self._index_of[id(event.signature)] = len(self.signatures)
+            self.signatures.append(event.signature)
+        self.indexes.append(index)
         self.timestamps.append(event.ts)
         self.record_timestamps.append(record_ts)
 
