@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Mapping, RecordResult, Signature
+from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Mapping, RecordResult, Signature
 
 MOST_TEXT_CHARS = 1024
 """A txn_id, type, step or status longer than this is malformed."""
