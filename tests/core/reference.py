@@ -6,6 +6,7 @@ come of it. Nothing here is fast, nothing is remembered but what was received, w
 maximum of the horizon. It shares no code with the core but the words of the vocabulary and the operator's rules.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -588,7 +589,8 @@ class Plain:
         return all(c is None or c.decided_at < self.discovered_at for c in closes)
 
     def _read_past_by_all(self, close: Seen) -> bool:
-        key = close.event.record_ts + self.rules.settle_lateness_s
+        # The ledger may wait for the next whole second.
+        key = math.ceil(close.event.record_ts + self.rules.settle_lateness_s)
         return all(p.read_past() > key for p in self.present())
 
     def _all_read(self, close: Seen) -> bool:

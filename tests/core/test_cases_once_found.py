@@ -120,3 +120,14 @@ def test_a_topic_made_anew_is_a_gap() -> None:
     assert "never" not in both.ledger.live
     hand(both, sight(A, 1, as_of=1100), discover(1200, A, found=()))
     assert {name: e.outcome for name, e in both.finished} == {"aborted": Outcome.UNKNOWN, "lost": Outcome.UNKNOWN}
+
+
+def test_a_topic_made_anew_is_no_catch_up() -> None:
+    # Partition a was never seen. It vanished in the look that found b made anew, and half of that look was judged.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(B, 2, ev(0, OPEN, 100), ev(1, OPEN, 101, "u"), as_of=101),
+        cover(B, 0, 1, [0], 102, as_of=101),
+    )
+    hand(both, msgspec.structs.replace(discover(1001, B, found=()), made_anew=["b"]))
+    assert not both.ledger.caught_up

@@ -261,7 +261,7 @@ class Writer:
     def write(self) -> None:
         c = self.c
         for _ in range(c.integer(2, self.style.most_actions)):
-            self.now += pick(c, (0.0, 1.0, 0.0, 1.0, 2.0, 5.0))
+            self.now += pick(c, (0.0, 1.0, 0.0, 1.0, 2.0, 5.0, 0.25))
             roll = c.integer(0, 99)
             if roll < 64:
                 self._write_event()
