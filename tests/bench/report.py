@@ -119,16 +119,19 @@ def _commit() -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The tables."""
-    parts = [_conditions(report["facts"]), _cpu_table(report), _yardsticks(report), _memory_table(report)]
+    parts = [_conditions(report), _cpu_table(report), _yardsticks(report), _memory_table(report)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _conditions(f: Mapping[str, Any]) -> str:
+def _conditions(report: Mapping[str, Any]) -> str:
+    f = report["facts"]
+    runs = max((figure["runs"] for figure in report["variants"].values()), default=0)
     return (
         f"Measured {f['date'][:10]} at {f['commit']}: {f['cpu']}, {f['cores']} cores shared with the broker, "
         f"{f['memory_bytes'] / 2**30:.0f} GiB, Linux {f['kernel']}; Python {f['python']}, "
         f"confluent-kafka {f['confluent-kafka']}, librdkafka {f['librdkafka']}, msgspec {f['msgspec']}, "
-        f"Kafka {f['kafka']}. Load average at the end: {f['load_average']:.1f}."
+        f"Kafka {f['kafka']}. Runs of each variant, of which medians are shown: {runs}. "
+        f"Load average at the end: {f['load_average']:.1f}."
     )
 
 
