@@ -10,7 +10,6 @@ and prometheus_client decides at its import whether it writes the workers' files
 """
 
 import asyncio
-import gc
 import os
 import shutil
 import socket
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
     from txninsightd.core.ledger import Ledger
 
 DIRECTORY_PREFIX = "txninsightd-"
-
-AGGREGATOR_GC = (100_000, 20, 100)
-"""Its garbage holds hardly any cycles: looking for them at the usual pace costs a third of its time, and stalls."""
 
 P = ParamSpec("P")
 
@@ -132,9 +128,6 @@ def run_aggregator(
     """The aggregator, from after the fork to its end; gives the exit code."""
     import uvloop
 
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*AGGREGATOR_GC)
     return uvloop.run(_aggregate(config, control, starts, started_at, multiproc_dir))
 
 

@@ -238,7 +238,10 @@ class Ledger:
                 txn.early = True
                 txn.simple = False
             if signature.txn_type is not txn.txn_type and signature.txn_type is not None:
-                txn.retype = True
+                if txn.txn_type is None:
+                    txn.txn_type = signature.txn_type
+                else:
+                    txn.retype = True
                 txn.simple = False
             if not (txn.simple and plain[index]):
                 dirty[txn] = None

@@ -137,24 +137,23 @@ class Reader:
         if new:
             self._consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.start_offset) for s in new])
             log.info("partitions_assigned", count=len(new), total=len(self._progress))
-        if self._paused:
-            self._consumer.pause(self._partitions(self._progress))
 
     def _hold(self, place: Place, held: bool) -> None:
         """Keep one partition back, whatever the outbox says."""
         if place not in self._progress or held == (place in self._held):
             return
         (self._held.add if held else self._held.discard)(place)
-        if not self._paused:
-            (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
+        (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
 
     def _apply_back_pressure(self) -> None:
+        """A paused consumer is one that is not asked: what librdkafka has prefetched is bounded; it fetches no more.
+
+        Its own pause() would throw the prefetched records away, to be fetched again a moment later.
+        """
         if not self._paused and self._line.depth >= self._queue_batches:
-            self._consumer.pause(self._partitions(self._progress))
             self._paused = True
             log.debug("consumer_paused", queue_depth=self._line.depth)
         elif self._paused and self._line.depth <= self._queue_batches // 2:
-            self._consumer.resume(self._partitions(p for p in self._progress if p not in self._held))
             self._paused = False
             log.debug("consumer_resumed", queue_depth=self._line.depth)
 
@@ -165,8 +164,8 @@ class Reader:
 
     def _take_batch(self) -> list[Any]:
         if self._paused:
-            select.select([self._line.fileno()], [self._line.fileno()], [], POLL_S)
-            return self._consumer.consume(self._batch_records, 0)
+            select.select([], [self._line.fileno()], [], POLL_S)
+            return []
         first = self._consumer.poll(POLL_S)
         if first is None:
             return []
@@ -254,7 +253,7 @@ class Reader:
         progress.add_gap(progress.frontier, resume_at)
         self._consumer.incremental_unassign([partition])
         self._consumer.incremental_assign([TopicPartition(place.topic, place.partition, resume_at)])
-        if self._paused or place in self._held:
+        if place in self._held:
             self._consumer.pause([partition])
 
     # --- Telling ------------------------------------------------------------------------------------------------------
