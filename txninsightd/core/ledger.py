@@ -134,11 +134,10 @@ class Ledger:
 
     def _void(self, partition: PartitionState, now: float) -> None:
         """The topic was made anew: what has no verdict yet never gets one."""
-        start, end = partition.decided_offset, partition.monitor_offset
-        if end > start:
-            place = partition.place
-            gap = [start, end]
-            self.covered(Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], gap, -1, NOT_KNOWN))
+        place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
+        unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1, NOT_KNOWN)
+        self.figures.count_records("validator", place.topic, partition.cover(unreadable))
+        self._decide(partition)
         self._horizon.gap(partition, now)
         self._dirty.update(dict.fromkeys(self.stuck.values()))
         partition.void = True
