@@ -77,6 +77,7 @@ class Partition:
     coverage: list[Coverage] = field(default_factory=list)
     gone: bool = False
     void: bool = False
+    absent_at: float = UNSEEN  # at this look it was not there
 
     def monitor_position(self) -> int:
         return max([self.start_offset, *(m.to_offset for m in self.sightings)])
@@ -92,6 +93,10 @@ class Partition:
 
     def validator_as_of(self) -> float:
         return max((m.as_of for m in self.coverage if m.as_of), default=UNSEEN)
+
+    def seen_until(self) -> float:
+        """Up to when nothing of it was unread: what was not there held nothing."""
+        return max(self.absent_at, self.monitor_as_of())
 
     def both_as_of(self) -> float:
         return min(self.monitor_as_of(), self.validator_as_of())
@@ -369,7 +374,7 @@ class Plain:
     def _discovered(self, message: Discovery) -> None:
         for found in message.found:
             place = Place(found.topic, found.partition)
-            self.partitions.setdefault(place, Partition(place, found.start_offset))
+            self.partitions.setdefault(place, Partition(place, found.start_offset, absent_at=self.discovered_at))
         if message.asked_at == 0:
             return  # the look was not complete
         for place, partition in self.partitions.items():
@@ -381,7 +386,7 @@ class Plain:
     def _void(self, partition: Partition, now: float) -> None:
         """The topic was made anew: what is undecided stays unknown, and nothing more can be read."""
         low, high, place = partition.decided_position(), partition.monitor_position(), partition.place
-        self.gaps.append(Gap(place, now, partition.monitor_as_of()))
+        self.gaps.append(Gap(place, now, partition.seen_until()))
         if low < high:
             self._covered(partition, Coverage(*place, low, high, now, UNSEEN, [], [low, high], -1, 0.0))
             self._verdicts.pop(place, None)
@@ -390,7 +395,7 @@ class Plain:
     def _sighted(self, partition: Partition, message: Sightings) -> None:
         known = partition.monitor_position()
         if message.gaps and message.gaps[-1] > known:
-            self.gaps.append(Gap(partition.place, message.read_at, partition.monitor_as_of()))
+            self.gaps.append(Gap(partition.place, message.read_at, partition.seen_until()))
         columns = zip(
             message.offsets,
             message.txn_ids,

@@ -131,3 +131,17 @@ def test_a_topic_made_anew_is_no_catch_up() -> None:
     )
     hand(both, msgspec.structs.replace(discover(1001, B, found=()), made_anew=["b"]))
     assert not both.ledger.caught_up
+
+
+@pytest.mark.parametrize("gap_comes_first", [True, False])
+def test_a_gap_in_a_partition_that_was_not_there_yet_leaves_an_abort_known(gap_comes_first: bool) -> None:
+    # Partition b was not there when the grace was over; a gap at its very beginning says nothing of that time.
+    both = side_by_side(
+        discover(200, A),
+        sight(A, 1, ev(0, OPEN, 100)),
+        cover(A, 0, 1, [], 101, as_of=101),
+    )
+    seen = sight(A, 1, as_of=190)
+    young = [discover(300, A, B, found=(B,)), sight(B, 2, gaps=[0, 1], read_at=301), sight(B, 2, as_of=302)]
+    hand(both, *([*young, seen] if gap_comes_first else [seen, *young]))
+    assert [e.outcome for _, e in both.finished] == [Outcome.ABORTED]
