@@ -241,6 +241,7 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     gaps: list[int]
     end_offset: int  # the last stable offset as last answered by the broker; -1: never answered
     outage_from: float
+    stable_offset: int = -1  # the last stable offset in the answer that `as_of` rests on; -1: none yet
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True):

@@ -56,7 +56,8 @@ def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, floa
 
 def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: float, **more: Any) -> Coverage:
     """A validator's message: it has passed [low, high), and these offsets were delivered."""
-    fields: dict[str, Any] = {"as_of": 0.0, "gaps": [], "end_offset": high, "outage_from": 0.0} | more
+    usual = {"as_of": 0.0, "gaps": [], "end_offset": high, "outage_from": 0.0, "stable_offset": high}
+    fields: dict[str, Any] = usual | more
     return Coverage(
         topic=place.topic,
         partition=place.partition,

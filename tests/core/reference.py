@@ -85,6 +85,11 @@ class Partition:
     def validator_position(self) -> int:
         return max([self.start_offset, *(m.to_offset for m in self.coverage)])
 
+    def last_stable_offset(self) -> int:
+        """Where the validator stands, if an answer that it has reached says that no more is stable; else -1."""
+        reached = max((m.stable_offset for m in self.coverage), default=-1)
+        return reached if reached == self.validator_position() else -1
+
     def decided_position(self) -> int:
         return min(self.monitor_position(), self.validator_position())
 
@@ -519,15 +524,15 @@ class Plain:
         return None
 
     def _stuck_close(self, seen: list[Seen], commit_pending_after_s: float) -> tuple[Cause, float] | None:
-        at_frontier, behind = [], []
+        at_lso, behind = [], []
         for s in of_kind(seen, CLOSE, Verdict.PENDING):
             partition = self.partitions[s.event.place]
             due = self.due(s.event.record_ts, commit_pending_after_s)
             if partition.both_as_of() > due:
-                (at_frontier if s.event.offset == partition.validator_position() else behind).append(due)
+                (at_lso if s.event.offset == partition.last_stable_offset() else behind).append(due)
         if behind:
             return Cause.UNDECIDED, min(behind)
-        return (Cause.COMMIT_PENDING, min(at_frontier)) if at_frontier else None
+        return (Cause.COMMIT_PENDING, min(at_lso)) if at_lso else None
 
     def _look_at(self, life: Life) -> None:
         label = type_of(life.sightings) or "unspecified"

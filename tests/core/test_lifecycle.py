@@ -184,7 +184,7 @@ def test_what_lies_beyond_the_first_decided_close_does_not_count() -> None:
 THRESHOLDS = Thresholds(idle_after_s=10, overdue_after_s=50, commit_pending_after_s=5)
 
 
-def stuck(words: list[str], *, horizon: float = 0, both: float = 0, frontier: int = 0, **more: object) -> Stuck | None:
+def stuck(words: list[str], *, horizon: float = 0, both: float = 0, lso: int = 0, **more: object) -> Stuck | None:
     """The cause of a life, its grace being 6 seconds; verdicts were given at 100."""
     events = life(*words)
     situation = Situation(
@@ -194,7 +194,7 @@ def stuck(words: list[str], *, horizon: float = 0, both: float = 0, frontier: in
         retry_grace_s=6,
         horizon=horizon,
         both_as_of=lambda place: both,
-        frontier=lambda place: frontier,
+        last_stable_offset=lambda place: lso,
         maybe_unread=False,
     )
     return lifecycle.cause_of(replace(situation, **more))  # type: ignore[arg-type]
@@ -218,13 +218,13 @@ def test_overdue_counts_from_the_earliest_standing_open() -> None:
 
 def test_a_late_pending_close_is_told_by_where_it_lies() -> None:
     words = ["o+ @a:1 10", "c~ @a:5 20"]
-    assert stuck(words, both=25, frontier=5) is None
-    assert stuck(words, both=26, frontier=5) == (Cause.COMMIT_PENDING, 25)  # at the LSO: its own producer holds it
-    assert stuck(words, both=26, frontier=4) == (Cause.UNDECIDED, 25)  # behind something else
-    assert stuck(words, horizon=999, both=25, frontier=4) is None  # neither idle nor overdue: it is not Open
-    assert stuck(words, both=26, frontier=4, maybe_unread=True) == (Cause.UNDECIDED, 25)  # a gap suspends not this
+    assert stuck(words, both=25, lso=5) is None
+    assert stuck(words, both=26, lso=5) == (Cause.COMMIT_PENDING, 25)  # at the LSO: its own producer holds it
+    assert stuck(words, both=26, lso=4) == (Cause.UNDECIDED, 25)  # behind something else
+    assert stuck(words, horizon=999, both=25, lso=4) is None  # neither idle nor overdue: it is not Open
+    assert stuck(words, both=26, lso=4, maybe_unread=True) == (Cause.UNDECIDED, 25)  # a gap suspends not this
     two = ["c~ @a:5 30", "c~ @b:7 20"]
-    assert stuck(two, both=40, frontier=7) == (Cause.UNDECIDED, 35)  # the first cause that holds, of any close
+    assert stuck(two, both=40, lso=7) == (Cause.UNDECIDED, 35)  # the first cause that holds, of any close
 
 
 def test_never_committed_needs_an_aborted_close_and_something_left_behind() -> None:

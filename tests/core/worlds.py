@@ -420,6 +420,7 @@ class Pace:
         self._asks = asks
         self._next = 0
         self.as_of = 0.0
+        self.reached_offset = -1
 
     def reached(self, position: int, now: float) -> tuple[float, int, float]:
         """(as_of, end offset as last answered, outage that ended before this as_of)."""
@@ -429,6 +430,7 @@ class Pace:
             if ask.at > now or ask.end_offset > position:
                 break
             self.as_of = ask.at
+            self.reached_offset = ask.end_offset
             self._next += 1
             if ask.outage_from:
                 outage_from = ask.outage_from
@@ -551,7 +553,8 @@ def validator_messages(
         delivered = [o for o in range(low, upto) if log.records[o].delivered and o not in hidden]
         as_of, end_offset, outage_from = pace.reached(upto, at)
         coverage = Coverage(
-            place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset, outage_from
+            *(place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset, outage_from),
+            stable_offset=pace.reached_offset,
         )
         sent.append(Sent(at, coverage))
         position = upto

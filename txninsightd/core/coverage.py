@@ -48,6 +48,7 @@ class EndTracker:
     def __init__(self) -> None:
         self.as_of = 0.0
         self.end_offset = -1
+        self.reached_offset = -1
         self.outage_from = 0.0
         self._answered_at = 0.0
         self._failed = False
@@ -78,7 +79,7 @@ class EndTracker:
         It goes on from there once that outage was taken.
         """
         while self._ahead and self._ahead[0][1] <= position and not self.outage_from:
-            self.as_of, _, self.outage_from = self._ahead.popleft()
+            self.as_of, self.reached_offset, self.outage_from = self._ahead.popleft()
 
     def take_outage(self) -> float:
         """When the outage that ended before the present `as_of` began, told once; 0 without one."""
@@ -105,7 +106,8 @@ class Undelivered(NamedTuple):
 class PartitionState:
     """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds.
 
-    `gone`: no longer to be waited for. `void`: what is in the log now is not what was applied; nothing more is.
+    `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: what is in the
+    log now is not what was applied, and nothing more is.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
     """
 
@@ -117,11 +119,13 @@ class PartitionState:
         self.monitor_as_of = UNSEEN
         self.validator_as_of = UNSEEN
         self.read_past = UNSEEN
+        self.absent_at = UNSEEN
         self.gone = False
         self.void = False
         self.waiting_runs = 0
         self.monitor_end = -1
         self.validator_end = -1
+        self.stable_offset = -1
         self.waiting_since = 0.0
         self.pending_closes: deque[PendingClose] = deque()
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
@@ -132,6 +136,11 @@ class PartitionState:
     def both_as_of(self) -> float:
         """The moment up to which neither view has anything unread."""
         return min(self.monitor_as_of, self.validator_as_of)
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Where the validator stands, if the broker said that no more is stable; -1 while it may be on its way."""
+        return self.validator_offset if self.stable_offset == self.validator_offset else -1
 
     def undecided_records(self) -> int:
         """How many applied sightings have no verdict yet."""

@@ -103,7 +103,9 @@ class Horizon:
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed something in this partition that it could not read."""
-        self._domains[partition.place].add_gap(partition.place, passed_at, partition.monitor_as_of)
+        self._domains[partition.place].add_gap(
+            partition.place, passed_at, max(partition.monitor_as_of, partition.absent_at)
+        )
 
     def maybe_unread(self, txn: Transaction) -> bool:
         """Whether events of the transaction may lie in a gap."""

@@ -121,7 +121,7 @@ class Ledger:
         for found in message.found:
             place = Place(found.topic, found.partition)
             if place not in self.partitions:
-                self.add_partition(place, found.start_offset)
+                self.add_partition(place, found.start_offset).absent_at = self._horizon.discovered_at
         if not message.asked_at:
             return
         for place, partition in self.partitions.items():
@@ -170,6 +170,7 @@ class Ledger:
             return
         self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
+        partition.stable_offset = max(partition.stable_offset, message.stable_offset)
         self._note_outage(message)
         if message.as_of > max(partition.validator_as_of, NOT_KNOWN):
             partition.validator_as_of = message.as_of
@@ -413,7 +414,7 @@ class Ledger:
                 retry_grace_s=self.rules.retry_grace_s,
                 horizon=self._horizon.of(txn),
                 both_as_of=lambda place: self.partitions[place].both_as_of,
-                frontier=lambda place: self.partitions[place].validator_offset,
+                last_stable_offset=lambda place: self.partitions[place].last_stable_offset,
                 maybe_unread=self._horizon.maybe_unread(txn),
                 outages=self._horizon.outages,
             )

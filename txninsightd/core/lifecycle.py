@@ -109,8 +109,8 @@ class Situation:
     """A transaction, and how far we have seen. Moments are seconds since the epoch.
 
     `horizon` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
-    smaller of both views' there; `frontier(place)` the validator's position, which is the last stable offset once
-    `both_as_of` has moved. `maybe_unread`: events of it may lie where the monitor could not read.
+    smaller of both views' there; `last_stable_offset(place)` is -1 while the validator is on its way to it.
+    `maybe_unread`: events of it may lie where the monitor could not read.
     """
 
     life: Life
@@ -119,7 +119,7 @@ class Situation:
     retry_grace_s: float
     horizon: float
     both_as_of: Callable[[Place], float]
-    frontier: Callable[[Place], int]
+    last_stable_offset: Callable[[Place], int]
     maybe_unread: bool
     outages: Sequence[Outage] = ()
 
@@ -164,25 +164,25 @@ def _overdue(s: Situation) -> float | None:
     return since if s.horizon > since else None
 
 
-def _late_closes(s: Situation, at_frontier: bool) -> float | None:
-    """Since when the earliest of its pending closes waits for too long, of those that do (not) lie at the frontier."""
+def _late_closes(s: Situation, at_lso: bool) -> float | None:
+    """Since when the earliest of its pending closes waits for too long, of those that do (not) lie at the LSO."""
     if s.state is not State.TENTATIVELY_CLOSED:
         return None
     late = []
     for j in closes(s.life, Verdict.PENDING):
         due = s.due_after(j.event.record_ts, s.thresholds.commit_pending_after_s)
-        if s.both_as_of(j.event.place) > due and (j.event.offset == s.frontier(j.event.place)) == at_frontier:
+        if s.both_as_of(j.event.place) > due and (j.event.offset == s.last_stable_offset(j.event.place)) == at_lso:
             late.append(due)
     return min(late, default=None)
 
 
 def _undecided(s: Situation) -> float | None:
     # Who holds the last stable offset back is not known here, unless the close itself lies at it.
-    return _late_closes(s, at_frontier=False)
+    return _late_closes(s, at_lso=False)
 
 
 def _commit_pending(s: Situation) -> float | None:
-    return _late_closes(s, at_frontier=True)
+    return _late_closes(s, at_lso=True)
 
 
 def _never_committed(s: Situation) -> float | None:

@@ -190,4 +190,5 @@ class ValidatorBuilder:
             gaps=progress.take_gaps(),
             end_offset=tracker.end_offset,
             outage_from=tracker.take_outage(),
+            stable_offset=tracker.reached_offset,
         )
