@@ -16,7 +16,7 @@ BIN := .venv/bin
 STACK := $(BIN)/python -m txninsightd.tools.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down watch test test-fast test-full check fix bench clean lock kafka-sums
+.PHONY: help venv demo up down watch test test-fast test-full check fix bench docs clean lock kafka-sums
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -61,8 +61,11 @@ fix: venv ## let ruff mend what it can
 bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
 	@$(BIN)/python -m tests.bench
 
+docs: venv ## write docs/lifecycle.md anew from the tables in the code
+	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md
+
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
-	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf demo kafka-data log supervisord.conf supervisord.pid txninsight.yaml || true
+	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench demo kafka-data log supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows

@@ -34,6 +34,23 @@ replayed ones never are. `blocked` needs to know who holds the last stable offse
 
 """
 
+PROMISE = """
+## What is promised
+
+Outcome, attempts, figures and anomalies of a transaction are emitted once, when the outcome is final and nothing that
+was written before can still be unread. They do not depend on the order in which the views and the partitions are read,
+provided that
+
+- every event was appended before the first of its committed or unknown closes was decided;
+- (unless `events.colocated`) no event is stamped later than its deciding close's record by `state.settle_lateness_s` or
+  more, and each precedes in its partition every record stamped later than that;
+- what was tried again after everything before it had been aborted was appended within `state.retry_grace_s` of that
+  abort.
+
+In every other history an event may count or be late (`late_event`), but nothing is ever raised from the dead or counted
+twice. `tests/core/test_order_of_arrival.py` holds this on random worlds.
+"""
+
 NAMES = {Kind.TRANSACTION_OPEN: "an open", Kind.STEP_OPEN: "a step", Kind.TRANSACTION_CLOSE: "a close"}
 PLACE = Place("t", 0)
 
@@ -79,7 +96,7 @@ def document() -> str:
         lines.append(f"    {before.value} --> {after.value}: {', '.join(sorted(happened))}")
     lines += ["```", CAUSES_HEAD + "| cause | holds when |", "|---|---|"]
     lines += [f"| {rule.cause.value} | {rule.condition} |" for rule in CAUSES]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + PROMISE
 
 
 if __name__ == "__main__":
