@@ -43,7 +43,7 @@ test: venv ## all tests, those on a real Kafka broker included
 	@$(BIN)/pytest -m "not full"
 
 test-fast: venv ## the tests that need no broker
-	@$(BIN)/pytest -m "not broker and not full"
+	@$(BIN)/pytest -m "not broker and not slow and not full"
 
 test-full: venv ## all tests in their long form
 	@$(BIN)/pytest

@@ -136,7 +136,10 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
 # --- The scenarios that ship ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=SCENARIOS, ids=lambda path: path.stem)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem == "oracle" else ()) for p in SCENARIOS],
+)
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Lines, Lines, dict[str, Any]]:

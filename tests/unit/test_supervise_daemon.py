@@ -103,6 +103,7 @@ def test_a_property_that_the_kafka_client_refuses_ends_it_at_once_and_is_named(d
     assert daemon.pids() == {}
 
 
+@pytest.mark.slow
 def test_it_waits_for_a_broker_that_is_not_there_and_stops_in_order(daemon: Daemon) -> None:
     daemon.start()
     daemon.await_that(lambda: daemon.status("/readyz") == 503, "it answers, but is not ready")

@@ -136,8 +136,9 @@ def _create_missing(settings: Settings, partitions: Mapping[str, int]) -> None:
 
 
 def _await_daemon(settings: Settings, supervisor: Supervisor) -> None:
+    """Until it is ready, and has lived for long enough to be started again by supervisor should it die."""
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while (missing := _missing(settings.url)) != []:
+    while (missing := _missing(settings.url)) != [] or supervisor.state(DAEMON) == "STARTING":
         supervisor.require_alive(DAEMON)
         if time.monotonic() > deadline:
             reason = ", ".join(missing) if missing else "it does not answer"
