@@ -73,6 +73,8 @@ class Outcome(StrEnum):
     CLOSED = "closed"
     ABORTED = "aborted"
     UNKNOWN = "unknown"
+    EVICTED = "evicted"  # given up to keep within a limit
+    FORGOTTEN = "forgotten"  # ended by the operator
 
 
 class Anomaly(StrEnum):

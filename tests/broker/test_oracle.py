@@ -119,11 +119,14 @@ def run_program(name: str, *arguments: str | Path) -> None:
 
 
 def finish(daemon: Daemon, facts: dict[Spot, Fact], published_at: float) -> Pass:
-    """Wait until the daemon has read and settled everything, ask it for everything, and stop it."""
+    """Wait until all is read and settled and every grace for a retry is over; ask for everything, and stop it."""
     daemon.await_read(published_at)
     expected = sum(outcomes(facts).values())
     daemon.await_that(
         lambda: daemon.total("txninsight_transactions_finished_total") >= expected, f"{expected} transactions settled"
+    )
+    daemon.await_that(
+        lambda: daemon.total("txninsight_transactions", state="aborted") == 0, "nobody may still be tried again"
     )
     details = daemon.details({fact.txn_id for fact in facts.values()})
     return Pass(details, daemon.metrics(), daemon.stop())

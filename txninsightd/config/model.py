@@ -116,8 +116,10 @@ class EventsConfig(msgspec.Struct, frozen=True):
 
 
 class StateConfig(msgspec.Struct, frozen=True):
-    """When a transaction settles and how long it is kept."""
+    """Where state is kept over restarts, when a transaction settles and how long it is kept."""
 
+    directory: str = "/var/lib/txninsightd"
+    checkpoint_every_s: float = 10
     linger_s: float = 900
     settle_lateness_s: float = 60
     settle_max_s: float = 600
@@ -143,6 +145,10 @@ class LimitsConfig(msgspec.Struct, frozen=True):
     label_values: int = 200
     lingering: int = 100_000
     remembered_ids: int = 5_000_000
+    open_transactions: int = 1_000_000
+    events_per_transaction: int = 10_000
+    undecided_records: int = 2_000_000
+    prefetch_bytes: int = 67_108_864
 
 
 class SuperviseConfig(msgspec.Struct, frozen=True):
@@ -153,6 +159,7 @@ class SuperviseConfig(msgspec.Struct, frozen=True):
     give_up_after: int = 8
     give_up_window_s: float = 300
     stop_timeout_s: float = 20
+    heartbeat_timeout_s: float = 10
 
 
 class LogConfig(msgspec.Struct, frozen=True):
