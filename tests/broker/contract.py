@@ -1,4 +1,4 @@
-"""What the contract tests stand on: producers, consumers whose every event is noted, and Kafka's own verdicts.
+"""What the contract tests stand on: producers, consumers whose every event is noted, and what is done to a broker.
 
 The consumers have the settings that ship (`ingest.settings`), so it is those that the tests pin. Nothing sleeps: a test
 waits for an event, and where it must show that *nothing* comes, it waits until the consumer has asked the broker a few
@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,11 +28,12 @@ from confluent_kafka.admin import (
 
 from txninsightd.ingest.settings import consumer_settings
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
-from txninsightd.vocabulary import Place, Verdict, View
+from txninsightd.vocabulary import Place, View
 
 HANG_GUARD_S = 60.0
 POLL_S = 0.02
 NEVER_READ = -1001
+BATCH_HEADER_BYTES = 61
 
 _serial = itertools.count()
 _quiet = logging.getLogger("txninsightd.tests.kafka-clients")
@@ -314,29 +314,3 @@ def damage(broker: Broker, topic: str, first_byte: int) -> None:
 def segment_bytes(broker: Broker, topic: str) -> int:
     """How long the log of a topic's partition 0 is."""
     return (broker.log_dir / f"{topic}-0" / "00000000000000000000.log").stat().st_size
-
-
-BATCH_HEADER_BYTES = 61
-BATCH = re.compile(r"^baseOffset: .* producerId: (-?\d+) .*isTransactional: (\w+) isControl: (\w+)")
-RECORD = re.compile(r"^\| offset: (\d+) ")
-MARKER = re.compile(r"endTxnMarker: (COMMIT|ABORT)")
-
-
-def kafkas_verdicts(broker: Broker, topic: str, partition: int = 0) -> dict[int, Verdict]:
-    """Each record's fate as the control records in the broker's own log tell it. The log has one segment."""
-    segment = broker.log_dir / f"{topic}-{partition}" / "00000000000000000000.log"
-    dump = broker.run_tool("kafka.tools.DumpLogSegments", "--files", str(segment), "--print-data-log")
-    verdicts: dict[int, Verdict] = {}
-    open_offsets: dict[str, list[int]] = {}
-    producer_id, is_transactional, is_control = "", False, False
-    for line in dump.splitlines():
-        if batch := BATCH.match(line):
-            producer_id, is_transactional, is_control = batch[1], batch[2] == "true", batch[3] == "true"
-        elif (record := RECORD.match(line)) and not is_control:
-            verdicts[int(record[1])] = Verdict.PENDING if is_transactional else Verdict.COMMITTED
-            if is_transactional:
-                open_offsets.setdefault(producer_id, []).append(int(record[1]))
-        elif record and (marker := MARKER.search(line)):
-            verdict = Verdict.COMMITTED if marker[1] == "COMMIT" else Verdict.ABORTED
-            verdicts.update(dict.fromkeys(open_offsets.pop(producer_id, ()), verdict))
-    return verdicts

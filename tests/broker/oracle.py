@@ -16,7 +16,7 @@ from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import Place, Verdict
 
 BATCH = re.compile(r"producerId: (-?\d+) .* isTransactional: (true|false) isControl: (true|false) ")
-RECORD = re.compile(r"\| offset: (\d+) CreateTime: (-?\d+) ")
+RECORD = re.compile(r"\| offset: (\d+) (?:CreateTime|LogAppendTime): (-?\d+) ")
 PAYLOAD = " payload: "
 MARKER = " endTxnMarker: "
 
@@ -53,13 +53,13 @@ class Log:
         self.place = place
         self.producers: list[int] = []
         self.ended: list[Ended] = []
-        self._events: dict[int, tuple[dict[str, Any], float]] = {}
+        self._records: dict[int, tuple[str, float]] = {}
         self._open: dict[int, list[int]] = {}
         self._aborted: set[int] = set()
 
     def record(self, offset: int, record_ts: float, producer_id: int, transactional: bool, payload: str) -> None:
         """A data record."""
-        self._events[offset] = json.loads(payload), record_ts
+        self._records[offset] = payload, record_ts
         self.producers.append(producer_id)
         if transactional:
             self._open.setdefault(producer_id, []).append(offset)
@@ -76,14 +76,22 @@ class Log:
         """When the last stable offset passed a decided record: all transactions that were open then had ended."""
         return max((e.ended_at for e in self.ended if e.first_offset <= offset < e.marker_offset), default=0.0)
 
-    def facts(self) -> dict[Spot, Fact]:
-        """All data records."""
+    def verdicts(self) -> dict[int, Verdict]:
+        """By offset, what becomes of each data record."""
         stable = min((offsets[0] for offsets in self._open.values()), default=None)
-        facts = {}
-        for offset, (event, record_ts) in self._events.items():
-            verdict = Verdict.ABORTED if offset in self._aborted else Verdict.COMMITTED
+        verdicts = {}
+        for offset in self._records:
+            verdicts[offset] = Verdict.ABORTED if offset in self._aborted else Verdict.COMMITTED
             if stable is not None and offset >= stable:
-                verdict = Verdict.PENDING
+                verdicts[offset] = Verdict.PENDING
+        return verdicts
+
+    def facts(self) -> dict[Spot, Fact]:
+        """All data records, each an event."""
+        facts = {}
+        for offset, verdict in self.verdicts().items():
+            payload, record_ts = self._records[offset]
+            event = json.loads(payload)
             facts[Spot(*self.place, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
         return facts
 

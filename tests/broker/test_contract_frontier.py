@@ -20,10 +20,10 @@ from tests.broker.contract import (
     both_views,
     end,
     high_watermark,
-    kafkas_verdicts,
     last_stable_offset,
     records,
 )
+from tests.broker.oracle import read_logs
 from txninsightd.ingest import settings
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import Place, Verdict, View
@@ -184,7 +184,8 @@ def test_judged_by_the_frontier_every_record_is_what_kafkas_own_log_dump_says(br
     """A few thousand records of five interleaved producers, read in batches of several sizes."""
     name = topic()
     fill(broker, name, random.Random(7))
-    truth = kafkas_verdicts(broker, name)
+    [log] = read_logs(broker, [name])
+    truth = log.verdicts()
     decided_end = last_stable_offset(broker, Place(name, 0))
     assert len(truth) > 2000
     assert set(truth.values()) == {Verdict.COMMITTED, Verdict.ABORTED, Verdict.PENDING}

@@ -37,6 +37,7 @@ class Broker:
     """A broker that keeps all that is its own in `data_dir` and listens on the loopback interface.
 
     `libs` is the folder of `jars.ensure_jars`; `properties` are added to server.properties and win over its own.
+    `cluster_id` is for the brokers of one cluster.
     The data outlives `stop` and `kill`: the next `start` finds it, on the same port.
     """
 
@@ -49,6 +50,7 @@ class Broker:
         *,
         heap: str = "512m",
         properties: Mapping[str, str] | None = None,
+        cluster_id: str | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.libs = libs.absolute()
@@ -56,6 +58,7 @@ class Broker:
         self.controller_port = controller_port
         self.heap = heap
         self.properties = dict(properties or {})
+        self.cluster_id = cluster_id or new_cluster_id()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -102,12 +105,21 @@ class Broker:
             self.run_tool(
                 "kafka.tools.StorageTool",
                 "format",
-                f"--cluster-id={_new_cluster_id()}",
+                f"--cluster-id={self.cluster_id}",
                 f"--config={self.properties_file}",
             )
 
     def start(self) -> None:
         """Prepare, start, and return once the broker answers."""
+        self.launch()
+        try:
+            self.await_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        """Prepare and start; it does not answer yet."""
         if self.is_running():
             raise StackError(f"the broker at {self.bootstrap} runs already")
         self.prepare()
@@ -120,11 +132,6 @@ class Broker:
                 stderr=output,
                 cwd=self.data_dir,
             )
-        try:
-            self.await_ready()
-        except BaseException:
-            self.kill()
-            raise
 
     def await_ready(self, require_alive: Callable[[], None] | None = None, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return once the broker answers; raise StackError when its process ends first, or past the time-out.
@@ -233,7 +240,7 @@ def create_topics(bootstrap: str, partitions: Mapping[str, int], config: Mapping
     `config` are topic properties such as cleanup.policy, for all of them.
     """
     client = admin(bootstrap)
-    new = [NewTopic(name, count, 1, config=dict(config or {})) for name, count in partitions.items()]
+    new = [NewTopic(name, count, config=dict(config or {})) for name, count in partitions.items()]
     for name, future in client.create_topics(new).items():
         try:
             future.result()
@@ -261,5 +268,6 @@ def _answers(client: AdminClient) -> bool:
         return False
 
 
-def _new_cluster_id() -> str:
+def new_cluster_id() -> str:
+    """One that no other cluster has."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
