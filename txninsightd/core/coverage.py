@@ -11,7 +11,8 @@ that nobody ever delivers and nobody ever sights, so they need no treatment of t
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines
@@ -131,6 +132,25 @@ class PartitionState:
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
         self._waiting: deque[Coverage] = deque()
         self._sighted: deque[Sighted] = deque()
+
+    @property
+    def waiting(self) -> Iterable[Coverage]:
+        """What the validator passed and the monitor did not yet."""
+        return self._waiting
+
+    @property
+    def sighted(self) -> Iterable[Sighted]:
+        """The sightings that await their verdicts, batch by batch; the first ones may have theirs."""
+        return self._sighted
+
+    def resume(self, waiting: Iterable[Coverage], sighted: Iterable[Sighted]) -> None:
+        """Take up what waited before a restart."""
+        self._waiting.extend(waiting)
+        self._sighted.extend(sighted)
+
+    def order_pending_closes(self) -> None:
+        """Bring the pending closes into the order of their offsets, which is that of their verdicts."""
+        self.pending_closes = deque(sorted(self.pending_closes, key=attrgetter("offset")))
 
     @property
     def both_as_of(self) -> float:

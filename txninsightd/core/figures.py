@@ -29,6 +29,15 @@ class LabelCap:
         self._known: dict[str | None, str] = {None: UNNAMED, "": UNNAMED}
         self.cut = 0
 
+    def saved(self) -> tuple[list[str], int]:
+        """The values that keep their names, and how often one was cut."""
+        return [value for value in self._known if value], self.cut
+
+    def resume(self, known: list[str], cut: int) -> None:
+        """Go on with the names of before a restart; those that are named always stay named."""
+        self._known.update({value: value for value in known})
+        self.cut = cut
+
     def __call__(self, value: str | None) -> str:
         label = self._known.get(value)
         if label is not None:
@@ -53,6 +62,20 @@ class PairCap:
     def cut(self) -> int:
         """How often a value was cut."""
         return self._cut + self._second.cut
+
+    def saved(self) -> tuple[list[tuple[str, str | None, str]], int, list[str], int]:
+        """The pairs that are named, how often one was not, and the same of the second label alone."""
+        return (
+            [(first, value, label) for (first, value), label in self._known.items()],
+            self._cut,
+            *self._second.saved(),
+        )
+
+    def resume(self, pairs: list[tuple[str, str | None, str]], cut: int, known: list[str], known_cut: int) -> None:
+        """Go on with the names of before a restart."""
+        self._known = {(first, value): label for first, value, label in pairs}
+        self._cut = cut
+        self._second.resume(known, known_cut)
 
     def __call__(self, first: str, value: str | None) -> str:
         label = self._known.get((first, value))
@@ -111,6 +134,7 @@ class Figures:
     """All counters, histograms and live gauges of transactions. `txn_types`: those that are named always."""
 
     def __init__(self, bounds: Sequence[float], most_label_values: int, txn_types: Iterable[str] = ()) -> None:
+        self.bounds = tuple(bounds)
         self.txn_types = LabelCap(most_label_values)
         for name in txn_types:
             self.txn_types(name)

@@ -132,6 +132,15 @@ class Archive:
         """How many ids are remembered."""
         return len(self._remembered)
 
+    @property
+    def memory(self) -> Remembered:
+        """The ids that are remembered."""
+        return self._remembered
+
+    def resume(self, finished: Finished) -> None:
+        """Let one linger on as it did before a restart."""
+        self.lingering[finished.txn.txn_id] = finished
+
     def add(self, finished: Finished, now: float) -> None:
         """Keep a settled transaction."""
         txn_id = finished.txn.txn_id

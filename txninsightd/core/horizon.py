@@ -9,7 +9,7 @@ transaction that may have lived then may be missing. While the broker did not an
 write either: a wait that was running when it began goes on after it, and lasts at least a grace longer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
@@ -68,6 +68,21 @@ class Horizon:
         """A partition that may carry events from now on."""
         self._partitions.append(partition)
         self._domains[partition.place] = Domain() if self._colocated else self._everywhere
+
+    def domains(self) -> Iterator[tuple[Place | None, Domain]]:
+        """All domains: by partition where events are colocated, else the one that is all of them."""
+        yield None, self._everywhere
+        if self._colocated:
+            yield from self._domains.items()
+
+    def resume(
+        self, discovered_at: float, outages: list[Outage], domains: list[tuple[Place | None, float, list[Gap]]]
+    ) -> None:
+        """Go on from where it was before a restart."""
+        self.discovered_at, self.outages = discovered_at, outages
+        for place, as_of, gaps in domains:
+            domain = self._everywhere if place is None else self._domains[place]
+            domain.as_of, domain.gaps = as_of, gaps
 
     def of(self, txn: Transaction) -> float:
         """The moment up to which nothing of this transaction can be unread."""

@@ -14,7 +14,7 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from sys import intern
 from typing import NamedTuple
 
@@ -106,6 +106,30 @@ class Ledger:
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
+
+    # --- What a checkpoint needs --------------------------------------------------------------------------------------
+
+    @property
+    def horizon(self) -> Horizon:
+        """How far we have seen."""
+        return self._horizon
+
+    @property
+    def settlement(self) -> Settlement:
+        """Who waits to be settled."""
+        return self._settlement
+
+    def asking_validator(self) -> Iterable[Transaction]:
+        """Those that are looked at again as soon as the validator has seen more."""
+        return self._await_validator.keys()
+
+    def ask_validator(self, txn: Transaction) -> None:
+        """Look at this one again as soon as the validator has seen more."""
+        self._await_validator[txn] = None
+
+    def shared(self, signature: Signature) -> Signature:
+        """The one instance of equal signatures."""
+        return self._intern(signature)
 
     # --- What comes in ------------------------------------------------------------------------------------------------
 
@@ -278,7 +302,7 @@ class Ledger:
             txn.sighted_open = True
             txn.opened_at = min(txn.opened_at, event.ts)
         elif kind == Kind.TRANSACTION_CLOSE:
-            partition.pending_closes.append(txn.add_pending_close(event, sighted_at))
+            partition.pending_closes.append(txn.await_verdict(event.place, event.offset, event.record_ts, sighted_at))
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 

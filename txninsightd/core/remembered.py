@@ -8,6 +8,7 @@ lowest bit of a stored hash says whether the transaction ended as Aborted: only 
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -36,6 +37,25 @@ class Remembered:
         self._young: dict[int, int] = {}
         self._young_since = 0.0
         self._sealed: deque[Generation] = deque()
+
+    @property
+    def young(self) -> dict[int, int]:
+        """The youngest generation: hash to bit."""
+        return self._young
+
+    @property
+    def young_since(self) -> float:
+        """When the youngest generation began."""
+        return self._young_since
+
+    @property
+    def sealed(self) -> Iterable[Generation]:
+        """The older generations, oldest first."""
+        return self._sealed
+
+    def resume(self, young: dict[int, int], young_since: float, sealed: Iterable[Generation]) -> None:
+        """Remember what was remembered before a restart."""
+        self._young, self._young_since, self._sealed = young, young_since, deque(sealed)
 
     def __len__(self) -> int:
         return len(self._young) + sum(len(g.hashes) for g in self._sealed)

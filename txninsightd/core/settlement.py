@@ -126,6 +126,19 @@ class Settlement:
             if ending is not None:
                 self._enqueue(txn, ending)
 
+    def final(self) -> set[Transaction]:
+        """Those that wait for nothing any more but for the verdicts of their own events."""
+        parked = [(txn, ending) for queue in self._parked.values() for _, _, txn, ending in queue]
+        return {txn for txn, ending in parked + self._ready if txn.ending is ending}
+
+    def resume(self, txn: Transaction, ending: Ending, final: bool) -> None:
+        """Let a transaction wait on as it did before a restart; `final`: for verdicts only."""
+        txn.ending = ending
+        if final:
+            self._ready.append((txn, ending))
+        else:
+            self._enqueue(txn, ending)
+
     def _enqueue(self, txn: Transaction, ending: Ending) -> None:
         if ending.wholly_aborted:
             queue = self._aborted.setdefault(txn.events[0].place if self._colocated else None, [])

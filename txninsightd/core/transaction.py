@@ -30,11 +30,11 @@ class PendingClose:
 
     __slots__ = ("bucket", "due_at", "offset", "place", "record_ts", "sighted_at", "txn")
 
-    def __init__(self, txn: "Transaction", event: Event, sighted_at: float) -> None:
+    def __init__(self, txn: "Transaction", place: Place, offset: int, record_ts: float, sighted_at: float) -> None:
         self.txn = txn
-        self.place = event.place
-        self.offset = event.offset
-        self.record_ts = event.record_ts
+        self.place = place
+        self.offset = offset
+        self.record_ts = record_ts
         self.sighted_at = sighted_at
         self.bucket: Bucket | None = None
         self.due_at = 0.0
@@ -128,9 +128,9 @@ class Transaction:
         """Whether its beginning was not seen: no duration, never stuck."""
         return self.early or not self.sighted_open
 
-    def add_pending_close(self, event: Event, sighted_at: float) -> PendingClose:
-        """A close was sighted and has no verdict yet."""
-        close = PendingClose(self, event, sighted_at)
+    def await_verdict(self, place: Place, offset: int, record_ts: float, sighted_at: float) -> PendingClose:
+        """A close of it was sighted there and has no verdict yet."""
+        close = PendingClose(self, place, offset, record_ts, sighted_at)
         if self.pending_closes is NO_CLOSES:
             self.pending_closes = []
         self.pending_closes.append(close)

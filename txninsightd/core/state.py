@@ -1,0 +1,547 @@
+"""The ledger's state as bytes, and back: what a checkpoint holds.
+
+A ledger that is dumped between two messages and restored behaves, message for message, as the one that was not. What
+can be worked out again is left out: wheels are filled from the moments at which something falls due, the queues of
+those that wait to be settled from their endings. All else is saved as it stands, so nothing is judged twice.
+
+The first chunk is the *head* (partitions, horizon, figures, what is remembered); each further one holds some thousand
+transactions as columns: live ones first, in the order in which they came, then those that linger in the archive. Most
+transactions are plain, open ones, which need no more than their columns; what else one may have stands in its `Rest`.
+Every chunk is MessagePack. `VERSION` changes when an older program could no longer read it.
+"""
+
+import gc
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, islice
+from math import isnan, nan
+from sys import intern
+from typing import Any
+
+import msgspec
+
+from txninsightd.core.coverage import PartitionState, Sighted
+from txninsightd.core.events import Event, Judged
+from txninsightd.core.figures import Exemplar, Histogram, Shown
+from txninsightd.core.finished import NO_FIGURES, Finished
+from txninsightd.core.horizon import Gap
+from txninsightd.core.kpis import Kpis
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.lifecycle import Outage
+from txninsightd.core.remembered import Generation
+from txninsightd.core.transaction import Ending, Note, Transaction
+from txninsightd.vocabulary import Anomaly, Cause, Coverage, Outcome, Place, Signature, State, Verdict
+
+VERSION = 1
+TRANSACTIONS_A_CHUNK = 10_000
+
+FLAGS = (
+    "committed_close",
+    "unknown_close",
+    "doubtful",
+    "simple",
+    "early",
+    "future",
+    "replayed",
+    "sighted_open",
+    "counted_open",
+    "late_retry",
+    "overtime",
+)
+"""The yes-or-no fields of a transaction, lowest bit first."""
+
+PARTITION_FIELDS = (
+    "monitor_offset",
+    "validator_offset",
+    "decided_offset",
+    "monitor_as_of",
+    "validator_as_of",
+    "read_past",
+    "absent_at",
+    "gone",
+    "void",
+    "waiting_runs",
+    "monitor_end",
+    "validator_end",
+    "stable_offset",
+    "waiting_since",
+)
+
+COUNTERS = ("opened", "finished", "stuck", "anomalies", "records", "live", "live_stuck", "live_partial")
+HISTOGRAMS = ("durations", "commit_delays", "step_durations", "step_gaps")
+
+NO_SECOND = -(1 << 62)
+
+
+class Unusable(Exception):
+    """The bytes are no state that this program can read."""
+
+
+# --- What is written --------------------------------------------------------------------------------------------------
+
+
+class SavedPartition(msgspec.Struct, array_like=True):
+    """`fields`: those named in PARTITION_FIELDS. `domain`: its own horizon, where events are colocated."""
+
+    place: Place
+    fields: dict[str, Any]
+    waiting: list[Coverage]
+    sighted: list[Sighted]
+
+
+class SavedDomain(msgspec.Struct, array_like=True):
+    """How far one domain was seen, and where not. `place`: of the one partition that it is; None: all of them."""
+
+    place: Place | None
+    as_of: float
+    gaps: list[Gap]
+
+
+class SavedHistogram(msgspec.Struct, array_like=True):
+    """One histogram; `exemplars` by the number of the bucket."""
+
+    labels: Any
+    counts: list[int]
+    sum: float
+    exemplars: dict[int, Exemplar]
+
+
+class SavedFigures(msgspec.Struct):
+    """All figures: counters as pairs of labels and count, the labels that got a name."""
+
+    bounds: list[float]
+    counters: dict[str, list[tuple[Any, int]]]
+    histograms: dict[str, list[SavedHistogram]]
+    opened_seconds: list[tuple[str, list[tuple[int, int]]]]
+    settled_by_timeout: int
+    txn_types: tuple[list[str], int]
+    pairs: dict[str, tuple[list[tuple[str, str | None, str]], int, list[str], int]]
+
+
+class SavedMemory(msgspec.Struct):
+    """The ids that are remembered: the young as pairs, the sealed generations as eight bytes an id."""
+
+    young: bytes
+    young_since: float
+    sealed: list[tuple[bytes, float]]
+
+
+class Head(msgspec.Struct):
+    """All that is not a transaction. `rules`: those under which the state came about."""
+
+    rules: bytes
+    start_at: float
+    caught_up: bool
+    discovered_at: float
+    outages: list[Outage]
+    domains: list[SavedDomain]
+    partitions: list[SavedPartition]
+    figures: SavedFigures
+    memory: SavedMemory
+    live: int
+    lingering: int
+
+
+class SavedEnd(msgspec.Struct, array_like=True):
+    """How a transaction that lingers ended; `verdicts` of its events, None where all were committed."""
+
+    outcome: Outcome
+    attempts: int
+    duration_s: float | None
+    status: str | None
+    anomalies: set[Anomaly]
+    commit_delay_s: float | None
+    late_events: int
+    settled_at: float
+    verdicts: list[tuple[Verdict, float]] | None
+
+
+class Rest(msgspec.Struct, omit_defaults=True):
+    """What a plain open transaction does not have. Places are numbers in the head's list of partitions."""
+
+    state: State = State.OPEN
+    cause: Cause | None = None
+    since: float = 0.0
+    causes: tuple[Cause, ...] = ()
+    ending: tuple[float, float, bool] | None = None
+    final: bool = False
+    asks_validator: bool = False
+    deciding: tuple[float, int, int, float] | None = None
+    notes: list[tuple[int, int, Verdict, float, float]] = []
+    closes: list[tuple[int, int, float, float, float | None]] = []
+    end: SavedEnd | None = None
+
+
+PLAIN = Rest()
+
+
+class Chunk(msgspec.Struct):
+    """Some transactions, as columns of native 32- and 64-bit numbers. A `due_at` that is not a number: none."""
+
+    txn_ids: list[str]
+    txn_types: list[str | None]
+    type_numbers: bytes
+    flags: bytes
+    last_at: bytes
+    opened_at: bytes
+    due_at: bytes
+    shown: list[tuple[str, str | None, str | None, bool] | None]
+    shown_numbers: bytes
+    opened_seconds: bytes
+    event_counts: bytes
+    signatures: list[Signature]
+    signature_numbers: bytes
+    place_numbers: bytes
+    offsets: bytes
+    timestamps: bytes
+    record_timestamps: bytes
+    rest: dict[int, Rest]
+
+
+# --- Out --------------------------------------------------------------------------------------------------------------
+
+
+def dump(ledger: Ledger) -> Iterator[bytes]:
+    """The state in chunks. Only between two messages, after `settle`; the ledger must not change until the last."""
+    encode = msgspec.msgpack.Encoder().encode
+    yield encode(_head(ledger))
+    numbers = {place: i for i, place in enumerate(ledger.partitions)}
+    final = ledger.settlement.final()
+    asking = ledger.asking_validator()
+    live = iter(ledger.live.values())
+    while some := list(islice(live, TRANSACTIONS_A_CHUNK)):
+        rests = {i: _rest(txn, numbers, txn in final, txn in asking) for i, txn in enumerate(some)}
+        yield encode(_chunk(some, [txn.events for txn in some], rests, numbers))
+    lingering = iter(ledger.archive.lingering.values())
+    while ended := list(islice(lingering, TRANSACTIONS_A_CHUNK)):
+        rests = {i: _rest_of_ended(finished, numbers) for i, finished in enumerate(ended)}
+        lives = [[j.event for j in f.doubtful_life] if f.doubtful_life is not None else f.txn.events for f in ended]
+        yield encode(_chunk([f.txn for f in ended], lives, rests, numbers))
+
+
+def _head(ledger: Ledger) -> Head:
+    horizon = ledger.horizon
+    return Head(
+        rules=msgspec.msgpack.encode(ledger.rules),
+        start_at=ledger.start_at,
+        caught_up=ledger.caught_up,
+        discovered_at=horizon.discovered_at,
+        outages=horizon.outages,
+        domains=[SavedDomain(place, domain.as_of, domain.gaps) for place, domain in horizon.domains()],
+        partitions=[_saved_partition(p) for p in ledger.partitions.values()],
+        figures=_saved_figures(ledger),
+        memory=_saved_memory(ledger),
+        live=len(ledger.live),
+        lingering=len(ledger.archive.lingering),
+    )
+
+
+def _saved_partition(partition: PartitionState) -> SavedPartition:
+    fields = {name: getattr(partition, name) for name in PARTITION_FIELDS}
+    return SavedPartition(partition.place, fields, list(partition.waiting), list(partition.sighted))
+
+
+def _saved_figures(ledger: Ledger) -> SavedFigures:
+    figures = ledger.figures
+    return SavedFigures(
+        bounds=list(figures.bounds),
+        counters={name: list(getattr(figures, name).items()) for name in COUNTERS},
+        histograms={
+            name: [SavedHistogram(k, h.counts, h.sum, h.exemplars) for k, h in getattr(figures, name).items()]
+            for name in HISTOGRAMS
+        },
+        opened_seconds=[(txn_type, list(seconds.items())) for txn_type, seconds in figures.opened_seconds.items()],
+        settled_by_timeout=figures.settled_by_timeout,
+        txn_types=figures.txn_types.saved(),
+        pairs={name: getattr(figures, name).saved() for name in ("steps", "statuses")},
+    )
+
+
+def _saved_memory(ledger: Ledger) -> SavedMemory:
+    memory = ledger.archive.memory
+    young = array("Q", (h | bit for h, bit in memory.young.items()))
+    return SavedMemory(young.tobytes(), memory.young_since, [(g.hashes.tobytes(), g.sealed_at) for g in memory.sealed])
+
+
+def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, asks_validator: bool) -> Rest:
+    if txn.simple and not txn.causes:
+        return PLAIN
+    rest = _verdicts(txn, numbers)
+    rest.ending = (txn.ending.key, txn.ending.decided_at, txn.ending.wholly_aborted) if txn.ending else None
+    rest.final, rest.asks_validator = final, asks_validator
+    rest.closes = [
+        (numbers[c.place], c.offset, c.record_ts, c.sighted_at, None if c.bucket is None else c.due_at)
+        for c in txn.pending_closes
+    ]
+    return rest
+
+
+def _verdicts(txn: Transaction, numbers: dict[Place, int]) -> Rest:
+    rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
+    rest.notes = [
+        (numbers[place], offset, note.verdict, note.decided_at, note.sighted_at)
+        for (place, offset), note in txn.notes.items()
+    ]
+    if txn.deciding is not None:
+        record_ts, place, offset, decided_at = txn.deciding
+        rest.deciding = (record_ts, numbers[place], offset, decided_at)
+    return rest
+
+
+def _rest_of_ended(finished: Finished, numbers: dict[Place, int]) -> Rest:
+    rest, kpis, life = _verdicts(finished.txn, numbers), finished.kpis, finished.doubtful_life
+    rest.end = SavedEnd(
+        finished.outcome,
+        finished.attempts,
+        kpis.duration_s,
+        kpis.status,
+        kpis.anomalies,
+        finished.commit_delay_s,
+        finished.late_events,
+        finished.settled_at,
+        [(j.verdict, j.decided_at) for j in life] if life is not None else None,
+    )
+    return rest
+
+
+class Table:
+    """Distinct values, and the number of each in the order in which they were met."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+
+    def column(self, values: Iterable[Any]) -> bytes:
+        """The numbers of these values, those that are new included."""
+        numbers = self.numbers
+        return array("I", [numbers.setdefault(value, len(numbers)) for value in values]).tobytes()
+
+
+def _chunk(
+    txns: list[Transaction], lives: list[list[Event]], rests: dict[int, Rest], numbers: dict[Place, int]
+) -> Chunk:
+    events = [event for life in lives for event in life]
+    types, shown, signatures = Table(), Table(), Table()
+    return Chunk(
+        txn_ids=[txn.txn_id for txn in txns],
+        type_numbers=types.column(txn.txn_type for txn in txns),
+        txn_types=list(types.numbers),
+        flags=array("I", map(_flags, txns)).tobytes(),
+        last_at=array("d", [txn.last_at for txn in txns]).tobytes(),
+        opened_at=array("d", [txn.opened_at for txn in txns]).tobytes(),
+        due_at=array("d", [nan if txn.bucket is None else txn.due_at for txn in txns]).tobytes(),
+        shown_numbers=shown.column(_shown(txn.shown) for txn in txns),
+        shown=list(shown.numbers),
+        opened_seconds=array("q", [_opened_second(txn.shown) for txn in txns]).tobytes(),
+        event_counts=array("I", map(len, lives)).tobytes(),
+        signature_numbers=signatures.column(event.signature for event in events),
+        signatures=list(signatures.numbers),
+        place_numbers=array("I", [numbers[event.place] for event in events]).tobytes(),
+        offsets=array("q", [event.offset for event in events]).tobytes(),
+        timestamps=array("d", [event.ts for event in events]).tobytes(),
+        record_timestamps=array("d", [event.record_ts for event in events]).tobytes(),
+        rest={i: rest for i, rest in rests.items() if rest is not PLAIN},
+    )
+
+
+def _flags(txn: Transaction) -> int:
+    return sum(1 << i for i, name in enumerate(FLAGS) if getattr(txn, name))
+
+
+def _shown(shown: Shown | None) -> tuple[str, str | None, str | None, bool] | None:
+    return (shown.txn_type, shown.state, shown.cause, shown.partial) if shown is not None else None
+
+
+def _opened_second(shown: Shown | None) -> int:
+    return shown.opened_s if shown is not None and shown.opened_s is not None else NO_SECOND
+
+
+# --- In ---------------------------------------------------------------------------------------------------------------
+
+
+def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
+    """Bring an empty ledger to the state that was dumped; its rules and its buckets stay what they are.
+
+    Raises Unusable when the bytes cannot be read; the ledger is then spoilt. Histograms of other buckets begin anew.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        _restore(iter(chunks), ledger)
+    except (msgspec.MsgspecError, ValueError, KeyError, IndexError, StopIteration) as failure:
+        raise Unusable(f"{type(failure).__name__}: {failure}") from failure
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
+    head = msgspec.msgpack.decode(next(chunks), type=Head)
+    ledger.start_at, ledger.caught_up = head.start_at, head.caught_up
+    for saved in head.partitions:
+        _restore_partition(ledger, saved)
+    ledger.horizon.resume(head.discovered_at, head.outages, [(d.place, d.as_of, d.gaps) for d in head.domains])
+    _restore_figures(ledger, head.figures)
+    _restore_memory(ledger, head.memory)
+    places = list(ledger.partitions)
+    decoder = msgspec.msgpack.Decoder(Chunk)
+    for chunk in map(decoder.decode, chunks):
+        if len(ledger.live) < head.live:
+            _restore_live(ledger, chunk, places)
+        else:
+            _restore_ended(ledger, chunk, places)
+    if (len(ledger.live), len(ledger.archive.lingering)) != (head.live, head.lingering):
+        raise ValueError(f"{len(ledger.live)} of {head.live} live transactions")
+    for partition in ledger.partitions.values():
+        partition.order_pending_closes()
+
+
+def _restore_partition(ledger: Ledger, saved: SavedPartition) -> None:
+    partition = ledger.add_partition(saved.place, 0)
+    for name in PARTITION_FIELDS:
+        setattr(partition, name, saved.fields[name])
+    partition.resume(saved.waiting, saved.sighted)
+
+
+def _restore_figures(ledger: Ledger, saved: SavedFigures) -> None:
+    figures = ledger.figures
+    for name in COUNTERS:
+        counter: Counter[Any] = getattr(figures, name)
+        counter.clear()
+        counter.update({_labels(labels): count for labels, count in saved.counters[name]})
+    if saved.bounds == list(figures.bounds):
+        for name in HISTOGRAMS:
+            for h in saved.histograms[name]:
+                histogram: Histogram = getattr(figures, name)[_labels(h.labels)]
+                histogram.counts, histogram.sum, histogram.exemplars = h.counts, h.sum, h.exemplars
+    for txn_type, seconds in saved.opened_seconds:
+        figures.opened_seconds[txn_type].update(dict(seconds))
+    figures.settled_by_timeout = saved.settled_by_timeout
+    figures.txn_types.resume(*saved.txn_types)
+    for name, pairs in saved.pairs.items():
+        getattr(figures, name).resume(*pairs)
+
+
+def _labels(labels: Any) -> Any:
+    return tuple(labels) if isinstance(labels, list) else labels
+
+
+def _restore_memory(ledger: Ledger, saved: SavedMemory) -> None:
+    young = _numbers("Q", saved.young)
+    sealed = [Generation(_numbers("Q", hashes), sealed_at) for hashes, sealed_at in saved.sealed]
+    ledger.archive.memory.resume({number & ~1: number & 1 for number in young}, saved.young_since, sealed)
+
+
+def _numbers(kind: str, data: bytes) -> "array[Any]":
+    numbers: array[Any] = array(kind)
+    numbers.frombytes(data)
+    return numbers
+
+
+def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[Event]]:
+    """The events of each transaction of a chunk."""
+    signatures = [ledger.shared(signature) for signature in chunk.signatures]
+    events = list(
+        map(
+            Event,
+            _numbers("d", chunk.timestamps),
+            map(places.__getitem__, _numbers("I", chunk.place_numbers)),
+            _numbers("q", chunk.offsets),
+            _numbers("d", chunk.record_timestamps),
+            map(signatures.__getitem__, _numbers("I", chunk.signature_numbers)),
+        )
+    )
+    ends = list(accumulate(_numbers("I", chunk.event_counts)))
+    if not len(ends) == len(chunk.txn_ids) or (ends and ends[-1] != len(events)):
+        raise ValueError("columns of different lengths")
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield events[start:end]
+
+
+def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[tuple[Transaction, Rest]]:
+    """The transactions of a chunk, without what has to do with others."""
+    types = [intern(name) if name is not None else None for name in chunk.txn_types]
+    flags = {number: _flags_set(number) for number in set(_numbers("I", chunk.flags))}
+    rest = chunk.rest
+    columns = zip(
+        chunk.txn_ids,
+        _numbers("I", chunk.type_numbers),
+        _numbers("I", chunk.flags),
+        _numbers("d", chunk.last_at),
+        _numbers("d", chunk.opened_at),
+        _lives(ledger, chunk, places),
+        strict=True,
+    )
+    for i, (txn_id, type_number, flag_bits, last_at, opened_at, events) in enumerate(columns):
+        txn = Transaction(txn_id, late_retry=False)
+        txn.txn_type = types[type_number]
+        txn.events, txn.last_at, txn.opened_at = events, last_at, opened_at
+        for name in flags[flag_bits]:
+            setattr(txn, name, True)
+        more = rest.get(i, PLAIN)
+        if more is not PLAIN:
+            _restore_verdicts(txn, more, places)
+        yield txn, more
+
+
+def _flags_set(number: int) -> list[str]:
+    return [name for i, name in enumerate(FLAGS) if number >> i & 1]
+
+
+def _restore_verdicts(txn: Transaction, rest: Rest, places: list[Place]) -> None:
+    txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
+    if rest.notes:
+        txn.notes = {
+            (places[p], offset): Note(verdict, decided_at, sighted_at)
+            for p, offset, verdict, decided_at, sighted_at in rest.notes
+        }
+    if rest.deciding is not None:
+        record_ts, p, offset, decided_at = rest.deciding
+        txn.deciding = (record_ts, places[p], offset, decided_at)
+
+
+def _restore_live(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
+    live, wheel = ledger.live, ledger.horizon.wheel
+    due_ats, shown_numbers = _numbers("d", chunk.due_at), _numbers("I", chunk.shown_numbers)
+    opened_seconds = _numbers("q", chunk.opened_seconds)
+    for i, (txn, rest) in enumerate(_transactions(ledger, chunk, places)):
+        live[txn.txn_id] = txn
+        shown = chunk.shown[shown_numbers[i]]
+        if shown is not None:
+            txn_type, state, cause, partial = shown
+            second = opened_seconds[i]
+            txn.shown = Shown(txn_type, state, cause, second if second != NO_SECOND else None, partial)
+        if not isnan(due_ats[i]):
+            wheel(txn).set(txn, due_ats[i])
+        if rest is not PLAIN:
+            _restore_waits(ledger, txn, rest, places)
+
+
+def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Place]) -> None:
+    """What the transaction waits for, and who waits for it."""
+    for p, offset, record_ts, sighted_at, due_at in rest.closes:
+        close = txn.await_verdict(places[p], offset, record_ts, sighted_at)
+        partition = ledger.partitions[places[p]]
+        partition.pending_closes.append(close)
+        if due_at is not None:
+            partition.close_deadlines.set(close, due_at)
+    if txn.cause is not None:
+        ledger.stuck[txn.txn_id] = txn
+    if rest.asks_validator:
+        ledger.ask_validator(txn)
+    if rest.ending is not None:
+        ledger.settlement.resume(txn, Ending(*rest.ending), rest.final)
+
+
+def _restore_ended(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
+    for txn, rest in _transactions(ledger, chunk, places):
+        end = rest.end
+        if end is None:
+            raise ValueError("a transaction that lingers has no end")
+        life = None
+        if end.verdicts is not None:
+            life = [Judged(e, *verdict) for e, verdict in zip(txn.events, end.verdicts, strict=True)]
+        kpis = Kpis(end.duration_s, end.status, NO_FIGURES, NO_FIGURES, end.anomalies)
+        ledger.archive.resume(
+            Finished(txn, life, end.outcome, end.attempts, kpis, end.commit_delay_s, end.late_events, end.settled_at)
+        )
