@@ -502,19 +502,30 @@ def _restore_verdicts(txn: Transaction, rest: Rest, places: list[Place]) -> None
 
 def _restore_live(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
     live, wheel = ledger.live, ledger.horizon.wheel
-    due_ats, shown_numbers = _numbers("d", chunk.due_at), _numbers("I", chunk.shown_numbers)
-    opened_seconds = _numbers("q", chunk.opened_seconds)
-    for i, (txn, rest) in enumerate(_transactions(ledger, chunk, places)):
+    due_ats, shown = _numbers("d", chunk.due_at), _restored_shown(chunk)
+    for (txn, rest), shown_as, due_at in zip(_transactions(ledger, chunk, places), shown, due_ats, strict=True):
         live[txn.txn_id] = txn
-        shown = chunk.shown[shown_numbers[i]]
-        if shown is not None:
-            txn_type, state, cause, partial = shown
-            second = opened_seconds[i]
-            txn.shown = Shown(txn_type, state, cause, second if second != NO_SECOND else None, partial)
-        if not isnan(due_ats[i]):
-            wheel(txn).set(txn, due_ats[i])
+        txn.shown = shown_as
+        if not isnan(due_at):
+            wheel(txn).set(txn, due_at)
         if rest is not PLAIN:
             _restore_waits(ledger, txn, rest, places)
+
+
+def _restored_shown(chunk: Chunk) -> Iterator[Shown | None]:
+    """What each contributes to the gauges; those that contribute the same share it."""
+    known: dict[tuple[int, int], Shown | None] = {}
+    for key in zip(_numbers("I", chunk.shown_numbers), _numbers("q", chunk.opened_seconds), strict=True):
+        if key not in known:
+            known[key] = _make_shown(chunk.shown[key[0]], key[1])
+        yield known[key]
+
+
+def _make_shown(told: tuple[str, str | None, str | None, bool] | None, second: int) -> Shown | None:
+    if told is None:
+        return None
+    txn_type, state, cause, partial = told
+    return Shown(txn_type, state, cause, second if second != NO_SECOND else None, partial)
 
 
 def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Place]) -> None:
