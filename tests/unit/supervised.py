@@ -5,7 +5,8 @@
 The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
 not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
-beats), `aggregator-hangs`, or `not-serving` (the aggregator works, but does not listen).
+beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, or `not-serving` (the aggregator works, but does
+not listen).
 """
 
 import json
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,20 @@ from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
 from txninsightd.vocabulary import Attach, Family, Found, FromParent, Starts, View
 
+fault = sys.argv[1]
+
 LIMITS = Limits(
     backoff_initial_s=0.05,
     backoff_max_s=0.2,
     give_up_after=5,
     give_up_window_s=300,
     stop_timeout_s=2.0,
-    heartbeat_timeout_s=2.0,
+    heartbeat_timeout_s=1.0 if fault.endswith(("-hangs", "-undying")) else 2.0,
 )
 COUNTS = {View.MONITOR: 2, View.VALIDATOR: 1}
 BEAT_EVERY_S = 0.05
 FOUND = Found("orders", 3, 42)
 
-fault = sys.argv[1]
 heartbeats = Heartbeats(child_names(COUNTS))
 
 
@@ -110,7 +113,7 @@ def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
         sys.exit(EXIT_UNUSABLE)
     line, heart = Channel(descriptor), heartbeats.heart(name)
     while not stopping and not line.closed:
-        beat(heart, hangs=view is View.VALIDATOR and fault == "reader-hangs")
+        beat(heart, hangs=view is View.VALIDATOR and fault in ("reader-hangs", "reader-undying"))
         select.select([descriptor], [], [], BEAT_EVERY_S)
         line.receive()
     note(name, "stopped" if stopping else "line ended")
@@ -118,5 +121,8 @@ def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
 
 if __name__ == "__main__":
     logs.setup("debug", "json")
+    if fault == "reader-undying":
+        kill = BaseProcess.kill
+        BaseProcess.kill = lambda self: None if self.name == "validator-0" else kill(self)  # type: ignore[method-assign]
     notifier = Notifier.from_environment(os.environ)
     sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic).run())
