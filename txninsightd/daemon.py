@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
@@ -25,8 +26,18 @@ from txninsightd import clock
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import STARTS_A_MESSAGE, hear, tell
-from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_UNUSABLE, Limits, Parent, Programs
+from txninsightd.supervise.control import STARTS_A_MESSAGE, Reporter, hear, tell
+from txninsightd.supervise.heartbeats import Heart, Heartbeats
+from txninsightd.supervise.notify import Notifier
+from txninsightd.supervise.parent import (
+    EXIT_CANNOT_LISTEN,
+    EXIT_UNUSABLE,
+    Limits,
+    Parent,
+    Programs,
+    child_names,
+    reader_name,
+)
 from txninsightd.vocabulary import Attach, Family, Found, FromParent, Place, Starts, View
 
 if TYPE_CHECKING:
@@ -46,19 +57,21 @@ def run_daemon(config: Config) -> int:
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
     started_at = clock.now()
+    heartbeats = Heartbeats(child_names(reader_counts(config)))
 
     @_failing_in_one_line
     def aggregator(control: socket.socket, starts: list[Found]) -> None:
         become("aggregator", on_terminate=None)
-        sys.exit(run_aggregator(config, control, starts, started_at, directory))
+        sys.exit(run_aggregator(config, control, starts, started_at, directory, heartbeats))
 
     @_failing_in_one_line
     def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
-        run_reader(config, view, index, descriptor, known, directory)
+        run_reader(config, view, index, descriptor, known, directory, heartbeats.heart(reader_name(view, index)))
 
     try:
-        parent = Parent(Programs(aggregator, reader), reader_counts(config), _limits(config), clock.now)
-        return parent.run()
+        notifier = Notifier.from_environment(os.environ)
+        programs, counts = Programs(aggregator, reader), reader_counts(config)
+        return Parent(programs, counts, _limits(config), heartbeats, notifier, time.monotonic).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -70,7 +83,14 @@ def reader_counts(config: Config) -> dict[View, int]:
 
 def _limits(config: Config) -> Limits:
     s = config.supervise
-    return Limits(s.backoff_initial_s, s.backoff_max_s, s.give_up_after, s.give_up_window_s, s.stop_timeout_s)
+    return Limits(
+        s.backoff_initial_s,
+        s.backoff_max_s,
+        s.give_up_after,
+        s.give_up_window_s,
+        s.stop_timeout_s,
+        s.heartbeat_timeout_s,
+    )
 
 
 def _failing_in_one_line(program: Callable[P, None]) -> Callable[P, None]:
@@ -98,10 +118,10 @@ def _remove_leftovers() -> None:
 
 
 def run_reader(
-    config: Config, view: View, index: int, descriptor: int, known: list[Found], multiproc_dir: Path
+    config: Config, view: View, index: int, descriptor: int, known: list[Found], multiproc_dir: Path, heart: Heart
 ) -> None:
     """A monitor or a validator, from after the fork to its end."""
-    name = f"{view.value}-{index}"
+    name = reader_name(view, index)
     stops: list[None] = []
     become(name, on_terminate=lambda: stops.append(None))
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
@@ -111,7 +131,7 @@ def run_reader(
 
     places = {Place(f.topic, f.partition) for f in known}
     try:
-        health = WorkerHealth(name, multiproc_dir)
+        health = WorkerHealth(name, multiproc_dir, heart.beat)
         reader = make_reader(config, view, index, Channel(descriptor), health, places, clock.now)
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
@@ -123,16 +143,26 @@ def run_reader(
 
 
 def run_aggregator(
-    config: Config, control: socket.socket, starts: list[Found], started_at: float, multiproc_dir: Path
+    config: Config,
+    control: socket.socket,
+    starts: list[Found],
+    started_at: float,
+    multiproc_dir: Path,
+    heartbeats: Heartbeats,
 ) -> int:
     """The aggregator, from after the fork to its end; gives the exit code."""
     import uvloop
 
-    return uvloop.run(_aggregate(config, control, starts, started_at, multiproc_dir))
+    return uvloop.run(_aggregate(config, control, starts, started_at, multiproc_dir, heartbeats))
 
 
 async def _aggregate(
-    config: Config, control: socket.socket, starts: list[Found], started_at: float, multiproc_dir: Path
+    config: Config,
+    control: socket.socket,
+    starts: list[Found],
+    started_at: float,
+    multiproc_dir: Path,
+    heartbeats: Heartbeats,
 ) -> int:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.expose.server import HttpServer
@@ -147,6 +177,8 @@ async def _aggregate(
         keep_starts=lambda found: _keep_starts(control, found),
         discover_every_s=config.discovery.every_s,
         multiproc_dir=multiproc_dir,
+        beat=heartbeats.heart("aggregator").beat,
+        heartbeat_ages_s=heartbeats.ages_s,
     )
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
     server = HttpServer(aggregator, config)
@@ -156,8 +188,10 @@ async def _aggregate(
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
+    reporter = Reporter(control)
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
+        reporter.report(aggregator.status())
         try:
             await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else 1.0)
         except TimeoutError:

@@ -313,6 +313,14 @@ class Starts(msgspec.Struct, array_like=True, tag=10, frozen=True):
     starts: list[Found]
 
 
+class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
+    """Aggregator to parent: whether it serves HTTP, and in one line for the operator how things are."""
+
+    serving: bool
+    status: str
+
+
 FromParent = Attach | Family | Stop
+FromAggregator = Starts | Report
 FromReader = Sightings | Coverage | Discovery
 ToReader = Assign | Pause

@@ -42,6 +42,9 @@ class Work:
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
 
+    def working(self) -> None:
+        pass
+
     def narrow_the_line(self) -> None:
         """Let the line to the aggregator take little before it is full."""
         with socket.socket(fileno=os.dup(self.line.fileno())) as end:

@@ -253,6 +253,7 @@ def test_the_daemon_shows_its_children_and_whether_it_is_ready() -> None:
     shown = plain(world)
     assert shown.values("txninsight_child_up") == {("monitor-0",): 1, ("validator-0",): 0}
     assert shown.values("txninsight_child_restarts_total") == {("monitor-0",): 0, ("validator-0",): 2}
+    assert shown.values("txninsight_child_heartbeat_age_seconds") == {("monitor-0",): 0.25, ("validator-0",): 12.0}
     assert shown.value("txninsight_ready") == 1
     world.lacking = ["the topic orders was not found"]
     assert plain(world).value("txninsight_ready") == 0

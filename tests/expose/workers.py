@@ -42,7 +42,7 @@ def beat_in_a_fork(slot: str, directory: Path, now: float, queue_depth: int, pau
 
 def _work(slot: str, directory: Path, line: Connection) -> None:
     moment = 0.0
-    health = WorkerHealth(slot, directory, lambda: moment)
+    health = WorkerHealth(slot, directory, lambda: None, lambda: moment)
     while True:
         moment, queue_depth, paused = line.recv()
         health.beat(queue_depth, paused)

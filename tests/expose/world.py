@@ -61,6 +61,9 @@ class World:
     def children(self) -> list[ChildStatus]:
         return self.family
 
+    def heartbeat_ages_s(self) -> Mapping[str, float]:
+        return {"monitor-0": 0.25, "validator-0": 12.0}
+
     # --- What happens -------------------------------------------------------------------------------------------------
 
     def event(

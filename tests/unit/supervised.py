@@ -2,8 +2,11 @@
 
     python -m tests.unit.supervised FAULT
 
-The children do nothing but note what happens to them, as JSON lines on standard output. `FAULT` says who is not well:
-`none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work) or `stubborn` (it ignores SIGTERM).
+The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
+not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
+aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
+beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, or `not-serving` (the aggregator works, but does
+not listen).
 """
 
 import json
@@ -13,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,27 @@ import msgspec
 from txninsightd import logs
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import hear, tell
-from txninsightd.supervise.parent import EXIT_UNUSABLE, Limits, Parent, Programs
+from txninsightd.supervise.control import Reporter, hear, tell
+from txninsightd.supervise.heartbeats import Heart, Heartbeats
+from txninsightd.supervise.notify import Notifier
+from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
 from txninsightd.vocabulary import Attach, Family, Found, FromParent, Starts, View
 
-LIMITS = Limits(backoff_initial_s=0.05, backoff_max_s=0.2, give_up_after=5, give_up_window_s=300, stop_timeout_s=1.0)
+fault = sys.argv[1]
+
+LIMITS = Limits(
+    backoff_initial_s=0.05,
+    backoff_max_s=0.2,
+    give_up_after=5,
+    give_up_window_s=300,
+    stop_timeout_s=2.0,
+    heartbeat_timeout_s=1.0 if fault.endswith(("-hangs", "-undying")) else 2.0,
+)
+COUNTS = {View.MONITOR: 2, View.VALIDATOR: 1}
+BEAT_EVERY_S = 0.05
 FOUND = Found("orders", 3, 42)
 
-fault = sys.argv[1]
+heartbeats = Heartbeats(child_names(COUNTS))
 
 
 def note(who: str, what: str, **more: Any) -> None:
@@ -43,10 +60,17 @@ def aggregator(control: socket.socket, starts: list[Found]) -> None:
     note("aggregator", "started", starts=[list(found) for found in msgspec.to_builtins(starts)])
     if fault == "aggregator-dies":
         sys.exit(1)
+    if fault == "no-state":
+        sys.exit(EXIT_STATE)
     tell(control, Starts([FOUND]))
     lines = []
+    heart, reporter = heartbeats.heart("aggregator"), Reporter(control)
     while True:
-        select.select([control], [], [])
+        beat(heart, hangs=fault == "aggregator-hangs")
+        if fault != "not-serving":
+            reporter.report("all is well")
+        if not select.select([control], [], [], BEAT_EVERY_S)[0]:
+            continue
         body, descriptor = hear(control)
         if not body:
             os._exit(1)
@@ -68,6 +92,13 @@ def aggregator(control: socket.socket, starts: list[Found]) -> None:
             return
 
 
+def beat(heart: Heart, hangs: bool) -> None:
+    """Once round the loop, or never again."""
+    if hangs:
+        signal.pause()
+    heart.beat()
+
+
 def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
     """Lives until it is told to stop, or its line ends."""
     name = f"{view}-{index}"
@@ -80,14 +111,18 @@ def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
         sys.exit(1)
     if view is View.VALIDATOR and fault == "unusable":
         sys.exit(EXIT_UNUSABLE)
-    line = Channel(descriptor)
+    line, heart = Channel(descriptor), heartbeats.heart(name)
     while not stopping and not line.closed:
-        select.select([descriptor], [], [], 0.05)
+        beat(heart, hangs=view is View.VALIDATOR and fault in ("reader-hangs", "reader-undying"))
+        select.select([descriptor], [], [], BEAT_EVERY_S)
         line.receive()
     note(name, "stopped" if stopping else "line ended")
 
 
 if __name__ == "__main__":
     logs.setup("debug", "json")
-    counts = {View.MONITOR: 2, View.VALIDATOR: 1}
-    sys.exit(Parent(Programs(aggregator, reader), counts, LIMITS, time.monotonic).run())
+    if fault == "reader-undying":
+        kill = BaseProcess.kill
+        BaseProcess.kill = lambda self: None if self.name == "validator-0" else kill(self)  # type: ignore[method-assign]
+    notifier = Notifier.from_environment(os.environ)
+    sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic).run())

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_UNUSABLE
+from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 HANG_GUARD_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -24,11 +25,22 @@ READERS = CHILDREN - {"aggregator"}
 class Supervised:
     """The program, and what it has told so far."""
 
-    def __init__(self, fault: str, directory: Path) -> None:
+    def __init__(self, fault: str, directory: Path, environment: dict[str, str]) -> None:
         self._notes, self._log = directory / "notes", directory / "log"
+        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._systemd.bind(str(directory / "notify"))
+        self._systemd.setblocking(False)
+        self._told: list[str] = []
         command = [sys.executable, "-m", "tests.unit.supervised", fault]
         with self._notes.open("wb") as notes, self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=notes, stderr=log, cwd=ROOT)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=notes,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), **environment},
+            )
 
     def notes(self, **wanted: Any) -> list[dict[str, Any]]:
         """What the children noted, oldest first."""
@@ -37,6 +49,13 @@ class Supervised:
     def log(self, **wanted: Any) -> list[dict[str, Any]]:
         """What the parent logged."""
         return self._lines(self._log, wanted)
+
+    def told(self) -> list[str]:
+        """What systemd was told so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._told.append(self._systemd.recv(4096).decode())
+        return self._told
 
     def _lines(self, file: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
         found = []
@@ -74,10 +93,10 @@ class Supervised:
         """Wait until the aggregator has been handed the line of this reader for the so-manieth time."""
         self.await_that(lambda: len(self.notes(what="attached", child=reader)) == times)
 
-    def kill(self, child: str) -> int:
-        """kill -9; gives its process id."""
+    def kill(self, child: str, number: int = signal.SIGKILL) -> int:
+        """kill -9, or another signal; gives its process id."""
         pid = self.pids()[child]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
         return pid
 
     def exit_code(self) -> int:
@@ -94,15 +113,15 @@ class Supervised:
         return [line["child"] for line in self.log(event="child_started") if Path(f"/proc/{line['pid']}").exists()]
 
 
-Start = Callable[[str], Supervised]
+Start = Callable[..., Supervised]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Supervised] = []
 
-    def make(fault: str) -> Supervised:
-        started.append(Supervised(fault, tmp_path))
+    def make(fault: str, **environment: str) -> Supervised:
+        started.append(Supervised(fault, tmp_path, environment))
         return started[-1]
 
     yield make
@@ -203,14 +222,107 @@ def test_a_child_that_can_never_work_ends_all_at_once(start: Start) -> None:
     assert parent.living() == []
 
 
+def test_an_aggregator_without_a_place_for_its_state_ends_all_at_once(start: Start) -> None:
+    parent = start("no-state")
+    assert parent.exit_code() == EXIT_STATE
+    assert len(parent.notes(who="aggregator", what="started")) == 1
+    assert parent.living() == []
+
+
+# --- Silence ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
+    parent = start("none").await_started()
+    before = parent.pids()
+    parent.kill("monitor-1", signal.SIGSTOP)
+    parent.await_attached("monitor-1", 2)
+    after = parent.pids()
+    assert {child for child in CHILDREN if before[child] != after[child]} == {"monitor-1"}
+    (hung,) = parent.log(event="child_hung")
+    assert (hung["child"], hung["pid"]) == ("monitor-1", before["monitor-1"])
+    assert hung["age_s"] >= 2.0
+    assert [d["child"] for d in parent.log(event="child_died")] == ["monitor-1"]
+    assert parent.stop() == 0
+    assert parent.living() == []
+
+
+def test_with_a_stopped_aggregator_everything_is_replaced(start: Start) -> None:
+    parent = start("none").await_started()
+    before = parent.pids()
+    parent.kill("aggregator", signal.SIGSTOP)
+    parent.await_started(times=2)
+    assert not set(before.values()) & set(parent.pids().values())
+    assert parent.stop() == 0
+    assert parent.living() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "child"), [("reader-hangs", "validator-0"), ("aggregator-hangs", "aggregator")])
+def test_one_that_keeps_hanging_is_given_up(start: Start, fault: str, child: str) -> None:
+    parent = start(fault)
+    assert parent.exit_code() == EXIT_GAVE_UP
+    assert [h["child"] for h in parent.log(event="child_hung")] == [child] * 5
+    assert [line["child"] for line in parent.log(event="gave_up")] == [child]
+    assert "READY=1" not in parent.told()
+    assert parent.living() == []
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_ready_once_all_children_work(start: Start) -> None:
+    parent = start("none")
+    parent.await_that(lambda: "STATUS=all is well" in parent.told())
+    told = parent.told()
+    assert told.index("READY=1") < told.index("STATUS=all is well")
+    parent.kill("aggregator")
+    parent.await_that(lambda: parent.told().count("STATUS=all is well") == 2)
+    assert parent.stop() == 0
+    told = parent.told()
+    assert told.count("READY=1") == 1
+    assert told[-2:] == ["STOPPING=1", "STATUS=stopping"]
+
+
+def test_it_is_not_ready_while_the_aggregator_does_not_serve(start: Start) -> None:
+    parent = start("not-serving").await_started()
+    parent.await_that(lambda: "STATUS=starting: waiting for the aggregator to listen" in parent.told())
+    assert parent.stop() == 0
+    assert "READY=1" not in parent.told()
+
+
+def test_the_watchdog_is_fed_over_restarts_of_a_child(start: Start) -> None:
+    parent = start("none", WATCHDOG_USEC="400000").await_started()
+    for times in (2, 3):
+        fed = parent.told().count("WATCHDOG=1")
+        parent.kill("monitor-0")
+        parent.await_attached("monitor-0", times)
+        parent.await_that(lambda fed=fed: parent.told().count("WATCHDOG=1") > fed)
+    assert parent.stop() == 0
+
+
+def test_the_watchdog_is_not_fed_while_a_child_hangs_that_cannot_be_killed(start: Start) -> None:
+    parent = start("reader-undying", WATCHDOG_USEC="200000")
+    parent.await_that(lambda: bool(parent.log(event="child_hung")))
+    fed = parent.told().count("WATCHDOG=1")
+    assert fed
+    for times in (2, 3, 4):
+        parent.kill("monitor-0")
+        parent.await_attached("monitor-0", times)
+    assert parent.told().count("WATCHDOG=1") == fed
+    assert len(parent.log(event="child_hung")) == 1
+    os.kill(parent.pids()["validator-0"], signal.SIGKILL)
+    parent.await_that(lambda: parent.told().count("WATCHDOG=1") > fed)
+
+
 # --- Stopping under difficulties --------------------------------------------------------------------------------------
 
 
 def test_a_child_that_does_not_stop_is_killed(start: Start) -> None:
     parent = start("stubborn").await_started()
     assert parent.stop() == EXIT_KILLED
-    assert "validator-0" in [line["child"] for line in parent.log(event="child_did_not_stop")]
-    assert {line["who"] for line in parent.notes(what="stopped")} >= {"monitor-0", "monitor-1"}
+    assert [line["child"] for line in parent.log(event="child_did_not_stop")] == ["validator-0"]
+    assert {line["who"] for line in parent.notes(what="stopped")} == {"monitor-0", "monitor-1", "aggregator"}
     assert parent.living() == []
 
 
@@ -227,7 +339,6 @@ def test_nobody_outlives_a_killed_parent(start: Start) -> None:
     parent.process.kill()
     parent.process.wait()
     parent.await_that(lambda: parent.living() == [])
-    assert {n["who"] for n in parent.notes(what="line ended")} == READERS
 
 
 def test_restarts_leak_no_descriptors(start: Start) -> None:

@@ -5,7 +5,7 @@ logged. It tells readers what to read: new partitions as they are found, and, wh
 from the positions that were applied. It never waits for anyone: a reader that is slow or dead costs nothing here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 from zlib import crc32
@@ -51,7 +51,8 @@ class Loop(Protocol):
 class Aggregator:
     """`counts`: how many readers share each view. `keep_starts` is handed the partitions that were begun.
 
-    `multiproc_dir`: where the readers write how they are, for the metrics.
+    `multiproc_dir`: where the readers write how they are, for the metrics. `beat` tells the parent that the loop comes
+    round; `heartbeat_ages_s` gives how long ago each child did so.
     """
 
     def __init__(
@@ -63,11 +64,15 @@ class Aggregator:
         keep_starts: Callable[[list[Found]], None],
         discover_every_s: float,
         multiproc_dir: Path | None = None,
+        beat: Callable[[], None] = lambda: None,
+        heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.ledger = ledger
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
+        self.beat = beat
+        self.heartbeat_ages_s = heartbeat_ages_s
         self.family: list[ChildStatus] = []
         self._loop = loop
         self._counts = counts
@@ -112,6 +117,7 @@ class Aggregator:
         """Take in what has arrived on one line; gives how many messages that was."""
         frames = line.receive()
         for frame in frames:
+            self.beat()
             self._apply(self._decode(frame))
         self.settle()
         line.flush()
@@ -183,6 +189,7 @@ class Aggregator:
 
     def tick(self) -> None:
         """What the wall clock brings; called about once a second."""
+        self.beat()
         self.ledger.tick(self.now())
         self.settle()
         for line in self._lines.values():
@@ -204,6 +211,14 @@ class Aggregator:
         elif self.now() - self._discovered_at > BLIND_AFTER_S + self._discover_every_s:
             missing.append(f"no complete look for partitions for {self.now() - self._discovered_at:.0f} s")
         return missing + self._blindness()
+
+    def status(self) -> str:
+        """How things are, in one line for the operator."""
+        figures, missing = self.ledger.figures, self.missing()
+        line = f"{sum(figures.live.values()):,} open, {sum(figures.live_stuck.values()):,} stuck"
+        if missing:
+            line += f"; not ready: {missing[0]}"
+        return line if len(missing) < 2 else f"{line}, and {len(missing) - 1} more (GET /readyz)"
 
     def _blindness(self) -> list[str]:
         present = [p for p in self.ledger.partitions.values() if not p.gone]

@@ -205,6 +205,14 @@ CHILD_RESTARTS = Definition(
     ("child",),
     "How often this child process was started again.",
 )
+CHILD_HEARTBEAT_AGE = Definition(
+    "txninsight_child_heartbeat_age_seconds",
+    MetricType.GAUGE,
+    ("child",),
+    "Since this child process last gave a heartbeat, which only its work loop gives; it grows while the process is "
+    "down. Past supervise.heartbeat_timeout_s the process is killed and started again.",
+    unit="seconds",
+)
 CHILD_LAST_LOOP = Definition(
     "txninsight_child_last_loop_timestamp_seconds",
     MetricType.GAUGE,

@@ -146,6 +146,8 @@ class LedgerCollector(Collector):
         yield simple(catalogue.READY, {(): int(not self._source.missing())})
         yield simple(catalogue.CHILD_UP, {(child.name,): int(child.up) for child in children})
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
+        ages_s = self._source.heartbeat_ages_s()
+        yield simple(catalogue.CHILD_HEARTBEAT_AGE, {(name,): age_s for name, age_s in ages_s.items()})
 
 
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ The composition root hands in something of this shape. All of it is read on the 
 read between two `await`s belongs to one moment.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -34,3 +35,6 @@ class Source(Protocol):
 
     def children(self) -> list[ChildStatus]:
         """The child processes as the parent knows them."""
+
+    def heartbeat_ages_s(self) -> Mapping[str, float]:
+        """Seconds since each started child last gave a heartbeat; of one that has given none yet: since its start."""

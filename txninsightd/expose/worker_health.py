@@ -24,20 +24,31 @@ _value_class: Callable[[Callable[[], str]], Any] = values.MultiProcessValue
 
 
 class WorkerHealth:
-    """The gauges of the reader in this slot. To be made in the reader's own process, once."""
+    """The gauges of the reader in this slot. To be made in the reader's own process, once.
 
-    def __init__(self, slot: str, multiproc_dir: Path, now: Callable[[], float] = clock.now) -> None:
+    `heartbeat`: what tells the parent at each turn of the loop that it lives.
+    """
+
+    def __init__(
+        self,
+        slot: str,
+        multiproc_dir: Path,
+        heartbeat: Callable[[], None],
+        now: Callable[[], float] = clock.now,
+    ) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
         values.ValueClass = _value_class(lambda: slot)
         registry = CollectorRegistry()
         self._last_loop = _gauge(CHILD_LAST_LOOP, registry).labels(slot)
         self._queue_depth = _gauge(QUEUE_DEPTH, registry).labels(slot)
         self._paused = _gauge(CONSUMER_PAUSED, registry).labels(slot)
+        self._heartbeat = heartbeat
         self._now = now
         self._next_at = float("-inf")
 
     def beat(self, queue_depth: int, paused: bool) -> None:
-        """The work loop came round; to be called each time. Writes at most once a second."""
+        """The work loop came round; to be called each time. Writes the gauges at most once a second."""
+        self._heartbeat()
         now = self._now()
         if now < self._next_at:
             return
@@ -45,6 +56,10 @@ class WorkerHealth:
         self._last_loop.set(now)
         self._queue_depth.set(queue_depth)
         self._paused.set(paused)
+
+    def working(self) -> None:
+        """The loop is in the midst of something long, and gets on with it."""
+        self._heartbeat()
 
 
 def _gauge(definition: Definition, registry: CollectorRegistry) -> Gauge:

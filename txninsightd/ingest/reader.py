@@ -56,6 +56,9 @@ class Health(Protocol):
     def beat(self, queue_depth: int, paused: bool) -> None:
         """The loop has come round."""
 
+    def working(self) -> None:
+        """The loop is in the midst of something long, and gets on with it."""
+
 
 class Reader:
     """Consumes one view. `batch_records` and `queue_batches` bound what it holds."""
@@ -222,6 +225,7 @@ class Reader:
         pass the end of the log.
         """
         partition = TopicPartition(place.topic, place.partition)
+        self._health.working()
         try:
             low, high = self._consumer.get_watermark_offsets(partition, timeout=5)
         except KafkaException as failure:
@@ -265,5 +269,6 @@ class Reader:
             progress.tracker.reached(progress.frontier)
             records = batch.get(place)
             if records or (progress.has_news and not self._paused):
+                self._health.working()
                 self._line.send(self._builder.message(progress, records or [], now))
                 progress.told()

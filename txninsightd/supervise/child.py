@@ -1,14 +1,17 @@
-"""What every child does before its own work: its name, its signals, and none of its parent's descriptors.
+"""What every child does before its own work: its name, its signals, and that it dies with its parent.
 
 Children do not react to Ctrl-C (the parent does, and stops them in order). SIGTERM stops a reader; the aggregator has
-no use for it, since it stops when the parent says so and all lines have ended, or when the parent is gone.
+no use for it, since it stops when the parent says so and all lines have ended. None of them outlives the
+parent, however that one ends: the kernel kills them.
 """
 
 import gc
 import signal
 from collections.abc import Callable
+from multiprocessing import parent_process
 
 from txninsightd import logs
+from txninsightd.mortality import die_with
 
 COLLECTOR = (100_000, 20, 100)
 """The garbage of millions of records and events holds hardly any cycles: looking for them at Python's usual pace costs
@@ -19,6 +22,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def become(name: str, on_terminate: Callable[[], None] | None) -> None:
     """Take up this name and these manners. Called first thing after the fork, with the stop signals still blocked."""
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    die_with(parent.pid)
     gc.freeze()
     gc.set_threshold(*COLLECTOR)
     signal.set_wakeup_fd(-1)

@@ -6,14 +6,17 @@ arrive together (SCM_RIGHTS). An aggregator forked earlier can so be handed the 
 
 import os
 import socket
+import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from txninsightd.vocabulary import FromParent, Starts
+from txninsightd.vocabulary import FromAggregator, FromParent, Report
 
 MOST_BYTES = 1 << 17
 STARTS_A_MESSAGE = 250
+REPORT_EVERY_S = 2.0
 
 log = structlog.get_logger()
 
@@ -24,10 +27,12 @@ def control_pair() -> tuple[socket.socket, socket.socket]:
     return parent, aggregator
 
 
-def tell(end: socket.socket, message: FromParent | Starts, descriptor: int | None = None) -> bool:
-    """Send one message; says whether there was anybody left to take it. Never waits for long."""
+def tell(
+    end: socket.socket, message: FromParent | FromAggregator, descriptor: int | None = None, patience_s: float = 5.0
+) -> bool:
+    """Send one message; says whether there was anybody left to take it. Waits no longer than `patience_s`."""
     body = msgspec.msgpack.encode(message)
-    end.settimeout(5.0)
+    end.settimeout(patience_s)
     try:
         if descriptor is None:
             end.send(body)
@@ -49,3 +54,22 @@ def hear(end: socket.socket) -> tuple[bytes, int | None]:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     return body, descriptors[0] if descriptors else None
+
+
+class Reporter:
+    """Tells the parent how the aggregator is: what is new, at most every `REPORT_EVERY_S`, and without ever waiting."""
+
+    def __init__(self, end: socket.socket, now: Callable[[], float] = time.monotonic) -> None:
+        self._end = end
+        self._now = now
+        self._told: Report | None = None
+        self._next_at = float("-inf")
+
+    def report(self, status: str) -> None:
+        """The aggregator serves, and this is its line for the operator."""
+        report, now = Report(True, status), self._now()
+        if report == self._told or now < self._next_at:
+            return
+        self._next_at = now + REPORT_EVERY_S
+        if tell(self._end, report, patience_s=0.0):
+            self._told = report

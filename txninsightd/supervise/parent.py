@@ -3,10 +3,12 @@
 Receivers start first and stop last. A dead reader is restarted alone: it gets a new line, and the aggregator tells it
 where to go on. When the aggregator dies, everything is restarted, since all state was its own. Each restart waits
 longer than the one before; a child that dies too often ends the daemon with EXIT_GAVE_UP, one that says it can never
-work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN at the first start) ends it at once. Signal handlers only take note; the
-loop does the rest.
+work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN and EXIT_STATE at the first start) ends it at once. A child whose work loop
+has fallen silent is killed, and that is a death like any other. systemd is told what it wants to know; its watchdog is
+fed only when this loop has come round and found no child hung. Signal handlers only take note; the loop does the rest.
 """
 
+import math
 import os
 import signal
 import socket
@@ -23,12 +25,17 @@ from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.child import STOP_SIGNALS
 from txninsightd.supervise.control import control_pair, hear, tell
-from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, Starts, Stop, View
+from txninsightd.supervise.heartbeats import Heartbeats, Watch
+from txninsightd.supervise.notify import Notifier
+from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, FromAggregator, Report, Stop, View
 
 EXIT_GAVE_UP = 3
 EXIT_UNUSABLE = 4
 EXIT_KILLED = 5
 EXIT_CANNOT_LISTEN = 6
+EXIT_STATE = 7
+
+NO_REPORT = Report(False, "the aggregator is starting")
 
 log = structlog.get_logger()
 
@@ -41,6 +48,7 @@ class Limits(NamedTuple):
     give_up_after: int
     give_up_window_s: float
     stop_timeout_s: float
+    heartbeat_timeout_s: float
 
 
 class Programs(NamedTuple):
@@ -48,6 +56,16 @@ class Programs(NamedTuple):
 
     aggregator: Callable[[socket.socket, list[Found]], None]
     reader: Callable[[View, int, int, list[Found]], None]
+
+
+def reader_name(view: View, index: int) -> str:
+    """As in logs, metrics and process lists."""
+    return f"{view.value}-{index}"
+
+
+def child_names(counts: dict[View, int]) -> list[str]:
+    """All children that there will ever be; `counts`: how many readers share each view."""
+    return ["aggregator", *(reader_name(view, i) for view, count in counts.items() for i in range(count))]
 
 
 class Slot:
@@ -63,16 +81,32 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """As in logs, metrics and process lists."""
-        return f"{self.view.value}-{self.index}"
+        """The child's name."""
+        return reader_name(self.view, self.index)
 
 
 class Parent:
-    """`counts`: how many readers share each view."""
+    """`counts`: how many readers share each view. `heartbeats` has a slot for each of `child_names(counts)`.
 
-    def __init__(self, programs: Programs, counts: dict[View, int], limits: Limits, now: Callable[[], float]) -> None:
+    `now`: seconds that no setting of the wall clock moves.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        counts: dict[View, int],
+        limits: Limits,
+        heartbeats: Heartbeats,
+        notifier: Notifier,
+        now: Callable[[], float],
+    ) -> None:
         self._programs = programs
         self._limits = limits
+        self._watch = Watch(heartbeats, limits.heartbeat_timeout_s)
+        self._notifier = notifier
+        self._report = NO_REPORT
+        self._ready = False
+        self._hung: set[int | None] = set()
         self._now = now
         self._context = get_context("fork")
         self._slots = [Slot(view, i, self._backoff()) for view, count in counts.items() for i in range(count)]
@@ -85,6 +119,7 @@ class Parent:
         self._signals: list[int] = []
         self._woken, self._wake = os.pipe()
         self._told: list[ChildStatus] = []
+        self._names = child_names(counts)
 
     def run(self) -> int:
         """Supervise until a signal or despair; gives the exit code."""
@@ -94,11 +129,13 @@ class Parent:
             while not self._signals:
                 self._start_what_is_due()
                 self._tell_family()
+                self._tell_systemd()
                 self._wait()
                 verdict = self._bury_the_dead()
                 if verdict:
                     self._kill_all()
                     return verdict
+                self._kill_the_hung()
         except BaseException:
             self._kill_all()
             raise
@@ -135,6 +172,7 @@ class Parent:
     def _fork(self, name: str, program: Callable[[], None]) -> BaseProcess:
         """Fork with the stop signals blocked, so that none is lost before the child has its own handlers."""
         process = self._context.Process(target=program, name=name)
+        self._watch.forked(name)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
@@ -151,6 +189,7 @@ class Parent:
             ours.close()
             self._programs.aggregator(theirs, starts)
 
+        self._report = NO_REPORT
         self._aggregator = self._fork("aggregator", program)
         self._aggregator_restarts += 1
         theirs.close()
@@ -177,14 +216,14 @@ class Parent:
     # --- Watching -----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until something happens: a signal, a death, a word from the aggregator, or a restart that falls due."""
-        processes = [p for p in (self._aggregator, *(s.process for s in self._slots)) if p is not None]
+        """Until something happens: a signal, a death, a word from the aggregator, a restart or a look that is due."""
         due = [self._aggregator_start_at] if self._aggregator is None else []
         if self._aggregator is not None:
             due += [s.start_at for s in self._slots if s.process is None]
-        timeout = max(0.0, min(due) - self._now()) if due else None
+        timeout = max(0.0, min(due) - self._now()) if due else math.inf
+        timeout = min(timeout, self._watch.every_s, self._notifier.every_s)
         control = [self._control] if self._control is not None and self._aggregator is not None else []
-        for ready in wait([*(p.sentinel for p in processes), self._woken, *control], timeout):
+        for ready in wait([*(p.sentinel for p in self._living()), self._woken, *control], timeout):
             if ready == self._woken:
                 os.read(self._woken, 4096)
             elif ready is self._control:
@@ -200,7 +239,11 @@ class Parent:
             self._control.close()
             self._control = None
             return
-        for found in msgspec.msgpack.decode(body, type=Starts).starts:
+        message = msgspec.msgpack.decode(body, type=FromAggregator)
+        if isinstance(message, Report):
+            self._report = message
+            return
+        for found in message.starts:
             self._starts.setdefault((found.topic, found.partition), found)
 
     def _bury_the_dead(self) -> int:
@@ -238,7 +281,40 @@ class Parent:
             log.error("gave_up", child="aggregator")
             return EXIT_GAVE_UP
         first = self._aggregator_restarts == 0
-        return code if code == EXIT_UNUSABLE or (code == EXIT_CANNOT_LISTEN and first) else 0
+        return code if code == EXIT_UNUSABLE or (code in (EXIT_CANNOT_LISTEN, EXIT_STATE) and first) else 0
+
+    def _living(self) -> list[BaseProcess]:
+        return [p for p in (self._aggregator, *(s.process for s in self._slots)) if p is not None]
+
+    def _kill_the_hung(self) -> None:
+        """SIGKILL reaches a stopped process too; its death is noticed as any other. None hung: the watchdog is fed."""
+        self._watch.look()
+        hung = [process for process in self._living() if self._watch.is_hung(process.name)]
+        for process in hung:
+            if process.pid not in self._hung:
+                self._hung.add(process.pid)
+                silence_s = round(self._watch.silence_s(process.name), 1)
+                log.error("child_hung", child=process.name, pid=process.pid, age_s=silence_s)
+                process.kill()
+        if not hung:
+            self._hung.clear()
+            self._notifier.feed(self._now())
+
+    # --- Telling ------------------------------------------------------------------------------------------------------
+
+    def _tell_systemd(self) -> None:
+        """Ready, once: the aggregator serves and every work loop comes round. Whether Kafka answers is not asked."""
+        waits_for = [name for name in self._names if not self._watch.has_beaten(name)]
+        if not self._ready and self._report.serving and not waits_for:
+            self._ready = self._notifier.ready()
+        self._notifier.status(self._status(waits_for))
+
+    def _status(self, waits_for: list[str]) -> str:
+        if self._aggregator is None:
+            return "the aggregator died and is about to be started again"
+        if self._report.serving and (self._ready or not waits_for):
+            return self._report.status
+        return f"starting: waiting for {', '.join(waits_for) or 'the aggregator to listen'}"
 
     def _tell_family(self) -> None:
         status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]
@@ -255,12 +331,21 @@ class Parent:
             slot.process = None
 
     def _stop_in_order(self) -> int:
-        """Senders first; then the aggregator takes in what they have sent. 0 if all went as it should."""
-        deadline = self._now() + self._limits.stop_timeout_s
+        """Senders first; then the aggregator takes in what they have sent. 0 if all went as it should.
+
+        Readers have half of the time; one that does not stop in it is killed, so that its line ends, and the aggregator
+        has the other half.
+        """
+        self._notifier.stopping()
+        self._notifier.status("stopping")
+        stop_timeout_s = self._limits.stop_timeout_s
+        deadline = self._now() + stop_timeout_s
         readers = [slot.process for slot in self._slots if slot.process is not None]
         for process in readers:
             process.terminate()
-        orderly = all([self._await(process, deadline) for process in readers])
+        orderly = all([self._await(process, deadline - stop_timeout_s / 2) for process in readers])
+        for slot in self._slots:
+            self._kill(slot)
         if self._control is not None and self._aggregator is not None:
             tell(self._control, Stop())
             orderly = self._await(self._aggregator, deadline) and orderly

@@ -1,0 +1,126 @@
+"""Who has beaten, who is silent, and what is not held against anybody."""
+
+import os
+
+import pytest
+
+from txninsightd.supervise.heartbeats import Heartbeats, Watch
+
+TIMEOUT_S = 8.0
+
+
+class Clock:
+    """Stands still but for `pass_by`."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Nursery:
+    """One child, `monitor-0`, and its watch, which looks as often as it should unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.beats = Heartbeats(["aggregator", "monitor-0"], self.clock)
+        self.watch = Watch(self.beats, TIMEOUT_S)
+        self.watch.forked("monitor-0")
+        self.heart = self.beats.heart("monitor-0")
+
+    def pass_by(self, seconds: float, beating: bool = False) -> None:
+        until = self.clock.time + seconds
+        while self.clock.time < until:
+            self.clock.time += self.watch.every_s
+            if beating:
+                self.heart.beat()
+            self.watch.look()
+
+    def nobody_runs(self, seconds: float) -> None:
+        self.clock.time += seconds
+        self.watch.look()
+
+    @property
+    def hung(self) -> bool:
+        return self.watch.is_hung("monitor-0")
+
+
+@pytest.fixture
+def nursery() -> Nursery:
+    return Nursery()
+
+
+def test_one_that_beats_is_never_hung(nursery: Nursery) -> None:
+    nursery.pass_by(100 * TIMEOUT_S, beating=True)
+    assert not nursery.hung
+    assert nursery.watch.silence_s("monitor-0") == 0
+
+
+def test_one_that_falls_silent_is_hung_after_the_timeout(nursery: Nursery) -> None:
+    nursery.pass_by(50, beating=True)
+    nursery.pass_by(TIMEOUT_S - nursery.watch.every_s)
+    assert not nursery.hung
+    nursery.pass_by(nursery.watch.every_s)
+    assert nursery.hung
+
+
+def test_one_that_never_beats_has_as_long_from_its_fork(nursery: Nursery) -> None:
+    nursery.pass_by(TIMEOUT_S - nursery.watch.every_s)
+    assert not nursery.hung
+    assert not nursery.watch.has_beaten("monitor-0")
+    nursery.pass_by(nursery.watch.every_s)
+    assert nursery.hung
+
+
+def test_its_successor_begins_anew(nursery: Nursery) -> None:
+    nursery.pass_by(5, beating=True)
+    nursery.pass_by(2 * TIMEOUT_S)
+    nursery.watch.forked("monitor-0")
+    assert not nursery.hung
+    assert not nursery.watch.has_beaten("monitor-0")
+    nursery.heart.beat()
+    assert nursery.watch.has_beaten("monitor-0")
+
+
+def test_a_machine_that_was_asleep_has_hung_nobody(nursery: Nursery) -> None:
+    """All beats are old at once, and the parent did not run either."""
+    nursery.pass_by(5, beating=True)
+    nursery.nobody_runs(3600)
+    assert not nursery.hung
+    nursery.pass_by(TIMEOUT_S / 2)
+    assert not nursery.hung
+
+
+def test_one_that_stays_silent_after_the_sleep_is_hung_all_the_same(nursery: Nursery) -> None:
+    nursery.pass_by(5, beating=True)
+    nursery.nobody_runs(3600)
+    nursery.pass_by(TIMEOUT_S)
+    assert nursery.hung
+
+
+def test_a_parent_that_is_always_late_still_finds_the_hung(nursery: Nursery) -> None:
+    for _ in range(int(TIMEOUT_S)):
+        nursery.nobody_runs(10 * nursery.watch.every_s)
+    assert nursery.hung
+
+
+def test_ages_are_those_of_the_last_beats(nursery: Nursery) -> None:
+    nursery.clock.time += 3
+    assert nursery.beats.ages_s() == {"monitor-0": 3}
+    nursery.heart.beat()
+    nursery.clock.time += 1
+    assert nursery.beats.ages_s() == {"monitor-0": 1}
+
+
+def test_a_beat_crosses_the_fork() -> None:
+    beats = Heartbeats(["monitor-0", "validator-0"])
+    beats.forked("monitor-0")
+    beats.forked("validator-0")
+    pid = os.fork()
+    if not pid:
+        beats.heart("validator-0").beat()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert beats.has_beaten("validator-0")
+    assert not beats.has_beaten("monitor-0")
