@@ -324,3 +324,16 @@ FromParent = Attach | Family | Stop
 FromAggregator = Starts | Report
 FromReader = Sightings | Coverage | Discovery
 ToReader = Assign | Pause
+
+
+class CheckpointHealth(NamedTuple):
+    """How checkpoints fare. `written_at`: when the last good one was, 0 before the first; the next two are of that one.
+
+    `failures` and `fallbacks` (those passed over at the start: damaged or too new) count over the aggregator's life.
+    """
+
+    written_at: float
+    bytes: int
+    duration_s: float
+    failures: int
+    fallbacks: int

@@ -14,8 +14,15 @@ def test_a_metric_keeps_to_the_conventions(definition: Definition) -> None:
     assert definition.name.startswith("txninsight_")
     assert definition.name.endswith("_total") == (definition.type is MetricType.COUNTER)
     assert definition.name.endswith("_seconds") == (definition.unit == "seconds")
+    assert definition.name.endswith("_bytes") == (definition.unit == "bytes")
     assert definition.help.endswith(".")
     assert "txn_id" not in definition.labels
+
+
+@pytest.mark.parametrize("definition", CATALOGUE, ids=lambda d: d.name)
+def test_what_counts_says_where_it_is_counted(definition: Definition) -> None:
+    counts = definition.type in (MetricType.COUNTER, MetricType.HISTOGRAM)
+    assert (definition.counted is not None) == counts, "`counted` tells exposed.py what a restart does to it"
 
 
 def test_no_name_is_given_twice() -> None:

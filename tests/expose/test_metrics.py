@@ -20,9 +20,10 @@ from txninsightd.core.figures import Histogram
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
+from txninsightd.expose.exposed import Began, Exposed
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
-from txninsightd.vocabulary import Anomaly, Cause, Outcome, Place, RecordResult
+from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Outcome, Place, RecordResult
 
 from .workers import beat_in_a_fork
 from .world import BEGIN, World, ask
@@ -65,7 +66,7 @@ def small_caps(most: int) -> Config:
 
 def test_metrics_shows_what_the_catalogue_holds_and_nothing_else(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    world = World(multiproc_dir=tmp_path)
+    world = World(multiproc_dir=tmp_path, exposed=Exposed(tmp_path / "exposed", "session", Began.ANEW))
     world.whole("t1")
     world.wait(10)
     families = {f.name: f for f in openmetrics(world).families}
@@ -81,7 +82,7 @@ def test_promtool_has_no_complaint(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     assert promtool, "promtool is needed: apt-get install --no-install-recommends prometheus"
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    world = World(multiproc_dir=tmp_path)
+    world = World(multiproc_dir=tmp_path, exposed=Exposed(tmp_path / "exposed", "session", Began.ANEW))
     world.whole("t1")
     world.wait(10)
     text = ask(world, "/metrics").body
@@ -257,6 +258,28 @@ def test_the_daemon_shows_its_children_and_whether_it_is_ready() -> None:
     assert shown.value("txninsight_ready") == 1
     world.lacking = ["the topic orders was not found"]
     assert plain(world).value("txninsight_ready") == 0
+
+
+def test_the_daemon_shows_how_its_checkpoints_fare() -> None:
+    world = World()
+    world.time += 7
+    shown = plain(world)
+    assert shown.value("txninsight_checkpoint_age_seconds") == 7
+    assert shown.value("txninsight_checkpoint_bytes") == 0
+    world.checkpoints = CheckpointHealth(world.time - 3, 4096, 0.25, 2, 1)
+    shown = plain(world)
+    assert shown.value("txninsight_checkpoint_age_seconds") == 3
+    assert shown.value("txninsight_checkpoint_bytes") == 4096
+    assert shown.value("txninsight_checkpoint_duration_seconds") == 0.25
+    assert shown.value("txninsight_checkpoint_failures_total") == 2
+    assert shown.value("txninsight_checkpoint_fallbacks_total") == 1
+
+
+def test_warming_up_is_shown() -> None:
+    world = World()
+    assert plain(world).value("txninsight_warming_up") == 0
+    world.warm = False
+    assert plain(world).value("txninsight_warming_up") == 1
 
 
 # --- Caps -------------------------------------------------------------------------------------------------------------

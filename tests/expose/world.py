@@ -18,8 +18,19 @@ from yarl import URL
 from txninsightd.config.model import Config
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
+from txninsightd.expose.exposed import Exposed
 from txninsightd.expose.server import HttpServer
-from txninsightd.vocabulary import KIND_WORDS, ChildStatus, Coverage, Discovery, Found, Place, Sightings, Thresholds
+from txninsightd.vocabulary import (
+    KIND_WORDS,
+    CheckpointHealth,
+    ChildStatus,
+    Coverage,
+    Discovery,
+    Found,
+    Place,
+    Sightings,
+    Thresholds,
+)
 
 BEGIN = 1_750_000_000.0
 HANG_GUARD_S = 60
@@ -35,6 +46,7 @@ class World:
         types: tuple[str, ...] = ("order",),
         multiproc_dir: Path | None = None,
         linger_s: float = 900,
+        exposed: Exposed | None = None,
     ) -> None:
         self.config = config or Config()
         bounds, most = self.config.metrics.duration_buckets_s, self.config.limits.label_values
@@ -44,6 +56,9 @@ class World:
         self.ledger = Ledger(rules, Figures(bounds, most, types))
         self.started_at = self.time = BEGIN
         self.multiproc_dir = multiproc_dir
+        self.exposed = exposed
+        self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0)
+        self.warm = True
         self.lacking: list[str] = []
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]
         self.end: dict[tuple[str, int], int] = defaultdict(int)
@@ -54,6 +69,9 @@ class World:
 
     def now(self) -> float:
         return self.time
+
+    def warming_up(self) -> bool:
+        return not self.warm
 
     def missing(self) -> list[str]:
         return self.lacking
@@ -218,7 +236,7 @@ def serve(world: World, asking: Callable[[Ask], Awaitable[None]]) -> None:
     """Run the server on a free port, and with it `asking`, which is handed a function (path, **headers) -> Answer."""
 
     async def main() -> None:
-        server = HttpServer(world, world.config)
+        server = HttpServer(world, world.config, world.exposed)
         port = await server.start("127.0.0.1", 0)
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session, asyncio.timeout(HANG_GUARD_S):

@@ -24,14 +24,26 @@ class MetricType(StrEnum):
     GAUGE_HISTOGRAM = "gaugehistogram"
 
 
+class Counted(StrEnum):
+    """Where a counter is counted, which tells when it begins again (exposed.py makes up for that)."""
+
+    STATE = "state"
+    """In the aggregator's state: a checkpoint holds it, and what came after is read and counted again."""
+    PARENT = "parent"
+    """By the parent, or by the readers in their files: at 0 when the parent begins."""
+    AGGREGATOR = "aggregator"
+    """By the aggregator outside of its state: at 0 when the aggregator begins."""
+
+
 class Definition(NamedTuple):
-    """One metric. `name` as it is queried, a counter's `_total` included."""
+    """One metric. `name` as it is queried, a counter's `_total` included; `counted` is for counters and histograms."""
 
     name: str
     type: MetricType
     labels: tuple[str, ...]
     help: str
     unit: str = ""
+    counted: Counted | None = None
 
     def family(self) -> Metric:
         """This metric without samples, as prometheus_client wants it."""
@@ -93,30 +105,35 @@ TRANSACTIONS_OPENED = Definition(
     MetricType.COUNTER,
     ("txn_type",),
     "Business transactions of which a first open was seen, committed or not.",
+    counted=Counted.STATE,
 )
 TRANSACTIONS_FINISHED = Definition(
     "txninsight_transactions_finished_total",
     MetricType.COUNTER,
     ("txn_type", "outcome", "status"),
     "Business transactions that were settled, by outcome, and by the status that the committed close names.",
+    counted=Counted.STATE,
 )
 STUCK = Definition(
     "txninsight_stuck_total",
     MetricType.COUNTER,
     ("txn_type", "cause"),
     "How often a business transaction became stuck or changed its cause, after the first complete catch-up.",
+    counted=Counted.STATE,
 )
 ANOMALIES = Definition(
     "txninsight_anomalies_total",
     MetricType.COUNTER,
     ("kind",),
     "Oddities of business transactions, each kind once a transaction at its settlement; late_event counts each event.",
+    counted=Counted.STATE,
 )
 SETTLED_BY_TIMEOUT = Definition(
     "txninsight_settled_by_timeout_total",
     MetricType.COUNTER,
     (),
     "Business transactions settled only because state.settle_max_s was over: their figures may lack unread events.",
+    counted=Counted.STATE,
 )
 TRANSACTION_DURATION = Definition(
     "txninsight_transaction_duration_seconds",
@@ -124,6 +141,7 @@ TRANSACTION_DURATION = Definition(
     ("txn_type",),
     "From the earliest committed open to the first committed close, by the events' own timestamps.",
     unit="seconds",
+    counted=Counted.STATE,
 )
 STEP_DURATION = Definition(
     "txninsight_step_duration_seconds",
@@ -131,6 +149,7 @@ STEP_DURATION = Definition(
     ("txn_type", "step"),
     "From a step's open to its done, in transactions that closed.",
     unit="seconds",
+    counted=Counted.STATE,
 )
 STEP_GAP = Definition(
     "txninsight_step_gap_seconds",
@@ -138,6 +157,7 @@ STEP_GAP = Definition(
     ("txn_type", "step"),
     "From the event before a step to the step's open, in transactions that closed.",
     unit="seconds",
+    counted=Counted.STATE,
 )
 COMMIT_DELAY = Definition(
     "txninsight_commit_delay_seconds",
@@ -145,6 +165,7 @@ COMMIT_DELAY = Definition(
     ("txn_type",),
     "From the moment the close was read uncommitted to the moment its commit was seen.",
     unit="seconds",
+    counted=Counted.STATE,
 )
 
 # --- Reading the topics -----------------------------------------------------------------------------------------------
@@ -155,6 +176,7 @@ RECORDS = Definition(
     ("view", "topic", "result"),
     "Records read: events (ok), unreadable ones (malformed, oversized), none of ours (foreign), and records "
     "that could not be read at all (gap).",
+    counted=Counted.STATE,
 )
 CONSUMER_LAG = Definition(
     "txninsight_consumer_lag_records",
@@ -190,6 +212,7 @@ LABEL_VALUES_CUT = Definition(
     ("label",),
     "How often a label value was replaced by __overflow__, since limits.label_values others were known before; "
     "of topics: how many.",
+    counted=Counted.STATE,
 )
 
 # --- The daemon itself ------------------------------------------------------------------------------------------------
@@ -204,6 +227,7 @@ CHILD_RESTARTS = Definition(
     MetricType.COUNTER,
     ("child",),
     "How often this child process was started again.",
+    counted=Counted.PARENT,
 )
 CHILD_HEARTBEAT_AGE = Definition(
     "txninsight_child_heartbeat_age_seconds",
@@ -231,6 +255,55 @@ CONSUMER_PAUSED = Definition(
     MetricType.GAUGE,
     ("child",),
     "1 while this reader has paused its consumer since its queue is full, as the reader last said.",
+)
+WARMING_UP = Definition(
+    "txninsight_warming_up",
+    MetricType.GAUGE,
+    (),
+    "1 from the aggregator's start until both views have caught up on every partition: until then, what has happened "
+    "since the last checkpoint is being read again, and nothing new is called stuck.",
+)
+CHECKPOINT_AGE = Definition(
+    "txninsight_checkpoint_age_seconds",
+    MetricType.GAUGE,
+    (),
+    "Time since the last good checkpoint; before the first, since the aggregator's start.",
+    unit="seconds",
+)
+CHECKPOINT_BYTES = Definition(
+    "txninsight_checkpoint_bytes",
+    MetricType.GAUGE,
+    (),
+    "Size of the last good checkpoint; 0 before the first.",
+    unit="bytes",
+)
+CHECKPOINT_DURATION = Definition(
+    "txninsight_checkpoint_duration_seconds",
+    MetricType.GAUGE,
+    (),
+    "How long the last good checkpoint took until it was safe on disk; 0 before the first.",
+    unit="seconds",
+)
+CHECKPOINT_FAILURES = Definition(
+    "txninsight_checkpoint_failures_total",
+    MetricType.COUNTER,
+    (),
+    "Checkpoints that could not be written.",
+    counted=Counted.AGGREGATOR,
+)
+CHECKPOINT_FALLBACKS = Definition(
+    "txninsight_checkpoint_fallbacks_total",
+    MetricType.COUNTER,
+    (),
+    "Checkpoints that were passed over at a start, being damaged or of a newer version.",
+    counted=Counted.AGGREGATOR,
+)
+COUNTERS_KEPT = Definition(
+    "txninsight_counters_kept",
+    MetricType.GAUGE,
+    (),
+    "1 while what counters have shown is on disk, in state.directory; at 0 it could not be written, and counters may "
+    "fall at the aggregator's next start.",
 )
 
 CATALOGUE = tuple(value for value in tuple(globals().values()) if isinstance(value, Definition))

@@ -148,6 +148,17 @@ class LedgerCollector(Collector):
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()
         yield simple(catalogue.CHILD_HEARTBEAT_AGE, {(name,): age_s for name, age_s in ages_s.items()})
+        yield simple(catalogue.WARMING_UP, {(): int(self._source.warming_up())})
+        yield from self._checkpoints()
+
+    def _checkpoints(self) -> Iterator[Metric]:
+        health = self._source.checkpoints
+        age_s = max(0.0, self._source.now() - (health.written_at or self._source.started_at))
+        yield simple(catalogue.CHECKPOINT_AGE, {(): age_s})
+        yield simple(catalogue.CHECKPOINT_BYTES, {(): health.bytes})
+        yield simple(catalogue.CHECKPOINT_DURATION, {(): health.duration_s})
+        yield simple(catalogue.CHECKPOINT_FAILURES, {(): health.failures})
+        yield simple(catalogue.CHECKPOINT_FALLBACKS, {(): health.fallbacks})
 
 
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:

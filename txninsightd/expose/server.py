@@ -1,7 +1,8 @@
 """The HTTP server: aiohttp inside the aggregator's own event loop, with one registry for `/metrics`.
 
-The registry joins the ledger's collector with what the readers write about themselves (worker_health.py). aiohttp
-starts no thread here and takes no signals: the composition root starts and stops it.
+The registry joins the ledger's collector with what the readers write about themselves (worker_health.py), raised to
+what was exposed before (exposed.py). aiohttp starts no thread here and takes no signals: the composition root starts
+and stops it.
 """
 
 import errno
@@ -13,6 +14,7 @@ from prometheus_client.core import CollectorRegistry
 from txninsightd.config.model import Config
 from txninsightd.expose.api import Api
 from txninsightd.expose.collector import LedgerCollector
+from txninsightd.expose.exposed import Exposed, Raised
 from txninsightd.expose.source import Source
 from txninsightd.expose.workers import WorkersCollector
 
@@ -24,20 +26,24 @@ class ListenError(OSError):
     """The address of `http.listen` cannot be listened on; the message says what to do."""
 
 
-def registry_of(source: Source, config: Config) -> CollectorRegistry:
-    """Everything that `/metrics` shows."""
+def registry_of(source: Source, config: Config, exposed: Exposed | None = None) -> CollectorRegistry:
+    """Everything that `/metrics` shows. Without `exposed`, counters show what is counted now, whatever they showed."""
     registry = CollectorRegistry(support_collectors_without_names=True)
     registry.register(LedgerCollector(source, config.metrics.duration_buckets_s, config.limits.label_values))
     if source.multiproc_dir is not None:
         registry.register(WorkersCollector(source.multiproc_dir))
-    return registry
+    if exposed is None:
+        return registry
+    raised = CollectorRegistry(support_collectors_without_names=True)
+    raised.register(Raised(registry, exposed))
+    return raised
 
 
 class HttpServer:
     """Serves the API and the metrics of one source. `start` and `stop` once each, on the running loop."""
 
-    def __init__(self, source: Source, config: Config) -> None:
-        self._app = Api(source, registry_of(source, config)).application()
+    def __init__(self, source: Source, config: Config, exposed: Exposed | None = None) -> None:
+        self._app = Api(source, registry_of(source, config, exposed)).application()
         self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
 
     async def start(self, host: str, port: int) -> int:

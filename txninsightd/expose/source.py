@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import ChildStatus
+from txninsightd.vocabulary import CheckpointHealth, ChildStatus
 
 
 class Source(Protocol):
@@ -27,8 +27,15 @@ class Source(Protocol):
     def multiproc_dir(self) -> Path | None:
         """Where the readers write the figures about themselves (worker_health.py); None: they write none."""
 
+    @property
+    def checkpoints(self) -> CheckpointHealth:
+        """How the checkpoints fare."""
+
     def now(self) -> float:
         """The daemon's clock."""
+
+    def warming_up(self) -> bool:
+        """Whether a view has not caught up on some present partition since the aggregator began."""
 
     def missing(self) -> list[str]:
         """What keeps the daemon from being ready, in words; empty when it is ready."""
