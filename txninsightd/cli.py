@@ -20,6 +20,7 @@ EXIT_CODES = """exit codes:
   4  no usable Kafka client: it refuses kafka.client's properties, or is too old to be trusted
   5  a child did not stop in order, or not within supervise.stop_timeout_s
   6  http.listen cannot be listened on
+  7  state.directory cannot be used; what to do stands in the log
 """
 
 

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, ParamSpec
 import structlog
 
 from txninsightd import clock
+from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import STARTS_A_MESSAGE, Reporter, hear, tell
+from txninsightd.supervise.control import Reporter, hear
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import (
     EXIT_CANNOT_LISTEN,
+    EXIT_STATE,
     EXIT_UNUSABLE,
     Limits,
     Parent,
@@ -38,11 +40,13 @@ from txninsightd.supervise.parent import (
     child_names,
     reader_name,
 )
-from txninsightd.vocabulary import Attach, Family, Found, FromParent, Place, Starts, View
+from txninsightd.vocabulary import Attach, Family, FromParent, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
+    from txninsightd.aggregate.resuming import Resumed
     from txninsightd.core.ledger import Ledger
+    from txninsightd.expose.exposed import Began
 
 DIRECTORY_PREFIX = "txninsightd-"
 
@@ -60,18 +64,23 @@ def run_daemon(config: Config) -> int:
     heartbeats = Heartbeats(child_names(reader_counts(config)))
 
     @_failing_in_one_line
-    def aggregator(control: socket.socket, starts: list[Found]) -> None:
+    def aggregator(control: socket.socket) -> None:
         become("aggregator", on_terminate=None)
-        sys.exit(run_aggregator(config, control, starts, started_at, directory, heartbeats))
+        sys.exit(run_aggregator(config, control, started_at, directory, heartbeats))
 
     @_failing_in_one_line
-    def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
-        run_reader(config, view, index, descriptor, known, directory, heartbeats.heart(reader_name(view, index)))
+    def reader(view: View, index: int, descriptor: int) -> None:
+        run_reader(config, view, index, descriptor, directory, heartbeats.heart(reader_name(view, index)))
 
+    lock = DirectoryLock(Path(config.state.directory))
     try:
+        lock.acquire()
         notifier = Notifier.from_environment(os.environ)
         programs, counts = Programs(aggregator, reader), reader_counts(config)
         return Parent(programs, counts, _limits(config), heartbeats, notifier, time.monotonic).run()
+    except StateUnusable as unusable:
+        log.error("state_unusable", error=str(unusable))
+        return EXIT_STATE
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -117,9 +126,7 @@ def _remove_leftovers() -> None:
 # --- Readers ----------------------------------------------------------------------------------------------------------
 
 
-def run_reader(
-    config: Config, view: View, index: int, descriptor: int, known: list[Found], multiproc_dir: Path, heart: Heart
-) -> None:
+def run_reader(config: Config, view: View, index: int, descriptor: int, multiproc_dir: Path, heart: Heart) -> None:
     """A monitor or a validator, from after the fork to its end."""
     name = reader_name(view, index)
     stops: list[None] = []
@@ -129,10 +136,9 @@ def run_reader(
     from txninsightd.ingest.assembly import make_reader
     from txninsightd.ingest.settings import UnusableClient
 
-    places = {Place(f.topic, f.partition) for f in known}
     try:
         health = WorkerHealth(name, multiproc_dir, heart.beat)
-        reader = make_reader(config, view, index, Channel(descriptor), health, places, clock.now)
+        reader = make_reader(config, view, index, Channel(descriptor), health, clock.now)
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
         sys.exit(EXIT_UNUSABLE)
@@ -145,7 +151,6 @@ def run_reader(
 def run_aggregator(
     config: Config,
     control: socket.socket,
-    starts: list[Found],
     started_at: float,
     multiproc_dir: Path,
     heartbeats: Heartbeats,
@@ -153,35 +158,49 @@ def run_aggregator(
     """The aggregator, from after the fork to its end; gives the exit code."""
     import uvloop
 
-    return uvloop.run(_aggregate(config, control, starts, started_at, multiproc_dir, heartbeats))
+    return uvloop.run(_aggregate(config, control, started_at, multiproc_dir, heartbeats))
 
 
 async def _aggregate(
     config: Config,
     control: socket.socket,
-    starts: list[Found],
     started_at: float,
     multiproc_dir: Path,
     heartbeats: Heartbeats,
 ) -> int:
     from txninsightd.aggregate.aggregator import Aggregator
+    from txninsightd.aggregate.resuming import resume
+    from txninsightd.core.state import VERSION
+    from txninsightd.expose.exposed import Exposed
     from txninsightd.expose.server import HttpServer
 
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    beat = heartbeats.heart("aggregator").beat
+    state = Path(config.state.directory)
+    try:
+        store = CheckpointStore(state, VERSION, clock.now)
+        resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
+    except StateUnusable as unusable:
+        log.error("state_unusable", error=str(unusable))
+        return EXIT_STATE
+    exposed = Exposed(state / "exposed", multiproc_dir.name, _began(config, resumed))
+    exposed.name_again(resumed.ledger.figures)
     aggregator = Aggregator(
-        ledger=make_ledger(config, starts, started_at),
+        ledger=resumed.ledger,
         loop=loop,
         counts=reader_counts(config),
         now=clock.now,
-        keep_starts=lambda found: _keep_starts(control, found),
         discover_every_s=config.discovery.every_s,
+        store=store,
+        checkpoint_every_s=config.state.checkpoint_every_s,
+        fallbacks=resumed.passed_over,
         multiproc_dir=multiproc_dir,
-        beat=heartbeats.heart("aggregator").beat,
+        beat=beat,
         heartbeat_ages_s=heartbeats.ages_s,
     )
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
-    server = HttpServer(aggregator, config)
+    server = HttpServer(aggregator, config, exposed)
     try:
         port = await server.start(config.http.host, config.http.port)
     except OSError as failure:
@@ -198,12 +217,22 @@ async def _aggregate(
             continue
         await asyncio.sleep(0.02)
     aggregator.tick()
+    aggregator.close()
     await server.stop()
     return 0
 
 
-def make_ledger(config: Config, starts: list[Found], started_at: float) -> "Ledger":
-    """An empty ledger with the operator's rules; `starts`: partitions that were begun before."""
+def _began(config: Config, resumed: "Resumed") -> "Began":
+    """How the aggregator came by its state, as its counters must know."""
+    from txninsightd.expose.exposed import Began
+
+    if resumed.written_at:
+        return Began.RESUMED
+    return Began.ANEW_AT_LATEST if config.start.kind == "latest" else Began.ANEW
+
+
+def make_ledger(config: Config, started_at: float) -> "Ledger":
+    """An empty ledger with the operator's rules."""
     from txninsightd.core.figures import Figures
     from txninsightd.core.ledger import Ledger, Rules
     from txninsightd.core.transaction import UNSEEN
@@ -223,15 +252,7 @@ def make_ledger(config: Config, starts: list[Found], started_at: float) -> "Ledg
     )
     start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
     figures = Figures(config.metrics.duration_buckets_s, limits.label_values, config.transaction_types)
-    ledger = Ledger(rules, figures, start_at)
-    for found in starts:
-        ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
-    return ledger
-
-
-def _keep_starts(control: socket.socket, found: list[Found]) -> None:
-    for i in range(0, len(found), STARTS_A_MESSAGE):
-        tell(control, Starts(found[i : i + STARTS_A_MESSAGE]))
+    return Ledger(rules, figures, start_at)
 
 
 def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:

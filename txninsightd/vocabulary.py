@@ -1,7 +1,8 @@
 """The words of the system: what crosses processes, and the names of states, causes, verdicts and anomalies.
 
 Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a
-validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign` and `Pause`.
+validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign`, `Pause`,
+`Known` and `Durable`.
 All of them are msgspec structs that travel as MessagePack frames; a test holds that each survives the crossing.
 
 Offsets are Kafka offsets; ranges are half open, `[start, end)`. Moments are seconds since the epoch (float).
@@ -252,6 +253,7 @@ class Found(msgspec.Struct, array_like=True, frozen=True):
     topic: str
     partition: int
     start_offset: int
+    as_of: float = 0.0  # in an Assign: the moment up to which the view has seen everything; 0: none yet
 
 
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -282,6 +284,18 @@ class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
     paused: bool
 
 
+class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
+    """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for."""
+
+    places: list[Place]
+
+
+class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):
+    """Aggregator to reader: a checkpoint that holds these positions is on disk; lag tools may be told of them."""
+
+    positions: list[Found]
+
+
 class ChildStatus(msgspec.Struct, array_like=True, frozen=True):
     """A child process as the parent knows it. `restarts` counts over the parent's life."""
 
@@ -307,12 +321,6 @@ class Stop(msgspec.Struct, array_like=True, tag=9, frozen=True):
     """Parent to aggregator: all readers have stopped; take in what they sent, and stop."""
 
 
-class Starts(msgspec.Struct, array_like=True, tag=10, frozen=True):
-    """Aggregator to parent: where these partitions were begun, to be kept for an aggregator that has to begin anew."""
-
-    starts: list[Found]
-
-
 class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
     """Aggregator to parent: whether it serves HTTP, and in one line for the operator how things are."""
 
@@ -321,9 +329,9 @@ class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
 
 
 FromParent = Attach | Family | Stop
-FromAggregator = Starts | Report
+FromAggregator = Report
 FromReader = Sightings | Coverage | Discovery
-ToReader = Assign | Pause
+ToReader = Assign | Pause | Known | Durable
 
 
 class CheckpointHealth(NamedTuple):

@@ -46,6 +46,7 @@ class Daemon:
             "kafka": {"client": client},
             "http": {"listen": f"127.0.0.1:{self.port}"},
             "discovery": {"every_s": 1, **sections.get("discovery", {})},
+            "state": {"directory": str(directory / "state"), **sections.get("state", {})},
             "log": {"level": "debug", "format": "json"},
         }
         self.config_file.write_text(yaml.safe_dump(config))

@@ -16,6 +16,7 @@ from txninsightd import clock
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
+from txninsightd.core.coverage import PartitionState
 from txninsightd.core.events import Event
 from txninsightd.daemon import make_ledger, reader_counts
 from txninsightd.ingest.assembly import make_reader
@@ -34,10 +35,10 @@ def config_for(broker: Broker, *topics: str | Topic, **sections: Any) -> Config:
 class Work:
     """One reader at work, and what its loop last said of itself."""
 
-    def __init__(self, config: Config, view: View, line: Channel, known: Iterable[Place]) -> None:
+    def __init__(self, config: Config, view: View, line: Channel) -> None:
         self.line = line
         self.paused = False
-        self.reader = make_reader(config, view, 0, line, self, known, clock.now)
+        self.reader = make_reader(config, view, 0, line, self, clock.now)
 
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
@@ -57,18 +58,19 @@ class Work:
 
 
 class InProcess:
-    """Readers attach with `start`. `starts`: partitions that an aggregator begun anew is told of, as by the parent."""
+    """Readers attach with `start`. `starts`: partitions that are known already, as from a checkpoint."""
 
     def __init__(self, broker: Broker, config: Config, starts: list[Found]) -> None:
         self.broker = broker
         self.config = config
         self.work: dict[View, Work] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
-        self.ledger = make_ledger(config, starts, clock.now())
+        self.ledger = make_ledger(config, clock.now())
         self.started: dict[Place, int] = {}
-        self.aggregator = Aggregator(
-            self.ledger, self, reader_counts(config), clock.now, self._keep_starts, config.discovery.every_s
-        )
+        for found in starts:
+            self.ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
+        self._note_starts()
+        self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
 
@@ -84,7 +86,7 @@ class InProcess:
         """Start these readers; the aggregator tells them what to read."""
         for view in views:
             ours, theirs = descriptor_pair()
-            self.work[view] = Work(self.config, view, Channel(theirs), self.ledger.partitions)
+            self.work[view] = Work(self.config, view, Channel(theirs))
             self.aggregator.attach(view, 0, Channel(ours))
 
     def stop(self, view: View) -> None:
@@ -157,8 +159,15 @@ class InProcess:
         records = self.ledger.figures.records
         return {result: count for (of, named, result), count in records.items() if (of, named) == (view.value, topic)}
 
-    def _keep_starts(self, found: list[Found]) -> None:
-        self.started |= {Place(f.topic, f.partition): f.start_offset for f in found}
+    def _note_starts(self) -> None:
+        """From now on, keep in mind where each partition was begun."""
+        add = self.ledger.add_partition
+
+        def noted(place: Place, start_offset: int) -> PartitionState:
+            self.started[place] = start_offset
+            return add(place, start_offset)
+
+        self.ledger.add_partition = noted  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -63,7 +63,9 @@ MESSAGES = {
         v.Family, st.lists(st.builds(v.ChildStatus, text, st.booleans(), st.integers(0, 99)), max_size=3)
     ),
     v.Stop: st.just(v.Stop()),
-    v.Starts: st.builds(v.Starts, st.lists(found, max_size=3)),
+    v.Report: st.builds(v.Report, st.booleans(), text),
+    v.Known: st.builds(v.Known, st.lists(st.builds(v.Place, st.text(), st.integers(0, 9)), max_size=3)),
+    v.Durable: st.builds(v.Durable, st.lists(found, max_size=3)),
 }
 UNIONS = [v.FromReader, v.ToReader, v.FromParent]
 

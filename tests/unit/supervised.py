@@ -25,11 +25,11 @@ import msgspec
 from txninsightd import logs
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, hear, tell
+from txninsightd.supervise.control import Reporter, hear
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
-from txninsightd.vocabulary import Attach, Family, Found, FromParent, Starts, View
+from txninsightd.vocabulary import Attach, Family, FromParent, View
 
 fault = sys.argv[1]
 
@@ -43,7 +43,6 @@ LIMITS = Limits(
 )
 COUNTS = {View.MONITOR: 2, View.VALIDATOR: 1}
 BEAT_EVERY_S = 0.05
-FOUND = Found("orders", 3, 42)
 
 heartbeats = Heartbeats(child_names(COUNTS))
 
@@ -54,15 +53,14 @@ def note(who: str, what: str, **more: Any) -> None:
     os.write(sys.stdout.fileno(), line.encode())
 
 
-def aggregator(control: socket.socket, starts: list[Found]) -> None:
+def aggregator(control: socket.socket) -> None:
     """Keeps the lines it is given until it is told to stop."""
     become("aggregator", on_terminate=None)
-    note("aggregator", "started", starts=[list(found) for found in msgspec.to_builtins(starts)])
+    note("aggregator", "started")
     if fault == "aggregator-dies":
         sys.exit(1)
     if fault == "no-state":
         sys.exit(EXIT_STATE)
-    tell(control, Starts([FOUND]))
     lines = []
     heart, reporter = heartbeats.heart("aggregator"), Reporter(control)
     while True:
@@ -99,7 +97,7 @@ def beat(heart: Heart, hangs: bool) -> None:
     heart.beat()
 
 
-def reader(view: View, index: int, descriptor: int, known: list[Found]) -> None:
+def reader(view: View, index: int, descriptor: int) -> None:
     """Lives until it is told to stop, or its line ends."""
     name = f"{view}-{index}"
     stopping: list[int] = []

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from txninsightd.supervise.control import STARTS_A_MESSAGE, control_pair, hear, tell
-from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, FromParent, Starts, Stop, View
+from txninsightd.supervise.control import control_pair, hear, tell
+from txninsightd.vocabulary import Attach, ChildStatus, Family, FromParent, Stop, View
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -69,7 +69,6 @@ def test_telling_the_dead_says_so(pair: Pair) -> None:
 
 def test_the_largest_message_that_is_ever_sent_passes(pair: Pair) -> None:
     parent, aggregator = pair
-    longest = "t" * 249
-    starts = Starts([Found(longest, 2**31 - 1, 2**63 - 1) for _ in range(STARTS_A_MESSAGE)])
-    assert tell(aggregator, starts)
-    assert msgspec.msgpack.decode(hear(parent)[0], type=Starts) == starts
+    family = Family([ChildStatus(f"{view}-{i}", True, 10**9) for view in View for i in range(64)])
+    assert tell(parent, family)
+    assert msgspec.msgpack.decode(hear(aggregator)[0], type=FromParent) == family

@@ -188,16 +188,6 @@ def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
     assert parent.living() == []
 
 
-def test_what_was_begun_is_handed_to_the_next_aggregator(start: Start) -> None:
-    parent = start("none").await_started()
-    for times in (2, 3):
-        parent.kill("aggregator")
-        parent.await_started(times)
-    starts = [n["starts"] for n in parent.notes(who="aggregator", what="started")]
-    assert starts == [[], [["orders", 3, 42]], [["orders", 3, 42]]]
-    assert parent.stop() == 0
-
-
 def test_a_reader_that_keeps_dying_is_given_up(start: Start) -> None:
     parent = start("reader-dies")
     assert parent.exit_code() == EXIT_GAVE_UP

@@ -5,23 +5,28 @@ logged. It tells readers what to read: new partitions as they are found, and, wh
 from the positions that were applied. It never waits for anyone: a reader that is slow or dead costs nothing here.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 from zlib import crc32
 
 import msgspec
 import structlog
 
+from txninsightd.aggregate.checkpoint import Checkpoints, Loop, Then
+from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.ledger import Ledger, StuckChange
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.vocabulary import (
     Assign,
+    CheckpointHealth,
     ChildStatus,
     Coverage,
     Discovery,
+    Durable,
     Found,
     FromReader,
+    Known,
     Line,
     Pause,
     Place,
@@ -33,26 +38,18 @@ MOST_WAITING_RUNS = 100_000
 """A validator this far ahead of its monitor in a partition is told to pause there."""
 
 BLIND_AFTER_S = 15.0
+FIRST_MONITOR = (View.MONITOR, 0)
 MOST_LOGGED_CHANGES = 20
 
 log = structlog.get_logger()
 
 
-class Loop(Protocol):
-    """The part of an asyncio event loop that is needed here."""
-
-    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
-        """Call back whenever the descriptor has something to read."""
-
-    def remove_reader(self, fd: int) -> bool:
-        """Call back no more."""
-
-
 class Aggregator:
-    """`counts`: how many readers share each view. `keep_starts` is handed the partitions that were begun.
+    """`counts`: how many readers share each view. `store`: where checkpoints are kept; None: nowhere.
 
-    `multiproc_dir`: where the readers write how they are, for the metrics. `beat` tells the parent that the loop comes
-    round; `heartbeat_ages_s` gives how long ago each child did so.
+    `fallbacks`: how many checkpoints were passed over for the one that `ledger` is from. `multiproc_dir`: where the
+    readers write how they are, for the metrics. `beat` tells the parent that the loop comes round; `heartbeat_ages_s`
+    gives how long ago each child did so.
     """
 
     def __init__(
@@ -61,8 +58,10 @@ class Aggregator:
         loop: Loop,
         counts: dict[View, int],
         now: Callable[[], float],
-        keep_starts: Callable[[list[Found]], None],
         discover_every_s: float,
+        store: CheckpointStore | None = None,
+        checkpoint_every_s: float = 10.0,
+        fallbacks: int = 0,
         multiproc_dir: Path | None = None,
         beat: Callable[[], None] = lambda: None,
         heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
@@ -76,10 +75,14 @@ class Aggregator:
         self.family: list[ChildStatus] = []
         self._loop = loop
         self._counts = counts
-        self._keep_starts = keep_starts
         self._discover_every_s = discover_every_s
         self._lines: dict[tuple[View, int], Line] = {}
         self._held: set[Place] = set()
+        self._not_begun = set(ledger.partitions)
+        self._checkpoints: Checkpoints | None = None
+        if store is not None:
+            self._checkpoints = Checkpoints(store, ledger, loop, now, checkpoint_every_s, fallbacks)
+            self._checkpoints.on_begin = self._telling_what_is_durable
         self._problems: list[str] = []
         self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromReader).decode
@@ -93,6 +96,8 @@ class Aggregator:
             self._drain(view, index, old)
         self._lines[view, index] = line
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
+        if (view, index) == FIRST_MONITOR:
+            line.send(Known(list(self.ledger.partitions)))
         self._assign(view, index, self._positions(view))
         for place in self._held if view is View.VALIDATOR else ():
             line.send(Pause(place.topic, place.partition, True))
@@ -130,37 +135,60 @@ class Aggregator:
     def _apply(self, message: FromReader) -> None:
         if isinstance(message, Sightings):
             self.ledger.sighted(message)
+            self._keep_outage(message)
             self._hold(Place(message.topic, message.partition))
         elif isinstance(message, Coverage):
             self.ledger.covered(message)
+            self._keep_outage(message)
             self._hold(Place(message.topic, message.partition))
         else:
             self._discover(message)
+
+    def _keep_outage(self, message: Sightings | Coverage) -> None:
+        """Nobody else knows of an outage of the broker once it is over: a restart must not forget it."""
+        if message.outage_from and self._checkpoints is not None:
+            self._checkpoints.request()
 
     def _discover(self, message: Discovery) -> None:
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
         self._discovered_at = max(self._discovered_at, message.asked_at)
-        new = [f for f in message.found if Place(f.topic, f.partition) not in self.ledger.partitions]
+        new = {Place(f.topic, f.partition) for f in message.found} - self.ledger.partitions.keys()
         self.ledger.discovered(message)
+        self._begin({place for place in self._not_begun if place.partition in message.present.get(place.topic, ())})
         if new:
-            log.info("partitions_found", count=len(new), topics=sorted({f.topic for f in new}))
-            self._keep_starts(new)
-            for view, index in self._lines:
-                self._assign(view, index, new)
+            log.info("partitions_found", count=len(new), topics=sorted({place.topic for place in new}))
+            self._begin_once_durable(new)
+
+    def _begin_once_durable(self, places: set[Place]) -> None:
+        """Where a partition was begun must not be forgotten once something of it was read."""
+        self._not_begun |= places
+        if self._checkpoints is not None:
+            self._checkpoints.request(lambda _: self._begin(places))
+        else:
+            self._begin(places)
+
+    def _begin(self, places: set[Place]) -> None:
+        """Let these partitions be read."""
+        self._not_begun -= places
+        for view, index in self._lines if places else ():
+            self._assign(view, index, [f for f in self._positions(view) if Place(f.topic, f.partition) in places])
 
     def _positions(self, view: View) -> list[Found]:
-        return [
-            Found(p.place.topic, p.place.partition, p.monitor_offset if view is View.MONITOR else p.validator_offset)
-            for p in self.ledger.partitions.values()
-            if not p.gone
-        ]
+        """Where each partition that is begun stands in a view."""
+        present = [p for p in self.ledger.partitions.values() if not p.gone and p.place not in self._not_begun]
+        if view is View.MONITOR:
+            return [Found(*p.place, p.monitor_offset, max(p.monitor_as_of, 0.0)) for p in present]
+        return [Found(*p.place, p.validator_offset, max(p.validator_as_of, 0.0)) for p in present]
 
     def _assign(self, view: View, index: int, starts: list[Found]) -> None:
-        share = [f for f in starts if share_of(f.topic, f.partition, self._counts[view]) == index]
+        share = self._share(view, index, starts)
         if share:
             self._lines[view, index].send(Assign(share))
+
+    def _share(self, view: View, index: int, places: list[Found]) -> list[Found]:
+        return [f for f in places if share_of(f.topic, f.partition, self._counts[view]) == index]
 
     def _hold(self, place: Place) -> None:
         """Keep the validator from running ahead of the monitor in memory."""
@@ -176,6 +204,43 @@ class Aggregator:
         line = self._lines.get((View.VALIDATOR, index))
         if line is not None:
             line.send(Pause(place.topic, place.partition, not held))
+
+    # --- Checkpoints --------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoints(self) -> CheckpointHealth:
+        """How checkpoints fare."""
+        return self._checkpoints.health if self._checkpoints is not None else CheckpointHealth(0.0, 0, 0.0, 0, 0)
+
+    async def durable(self) -> None:
+        """Wait until all that has been applied by now is on disk. Raises OSError when it cannot be written."""
+        if self._checkpoints is None:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def then(failure: OSError | None) -> None:
+            if not done.done():
+                done.set_result(None) if failure is None else done.set_exception(failure)
+
+        self._checkpoints.request(then)
+        await done
+
+    def close(self) -> None:
+        """The last checkpoint; nothing may be applied after it."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def _telling_what_is_durable(self) -> Then:
+        """A checkpoint begins: once it is on disk, lag tools may know of its positions."""
+        positions = {view: self._positions(view) for view in View}
+
+        def then(failure: OSError | None) -> None:
+            for (view, index), line in self._lines.items() if failure is None else ():
+                share = self._share(view, index, positions[view])
+                if share:
+                    line.send(Durable(share))
+
+        return then
 
     # --- What happened ------------------------------------------------------------------------------------------------
 
@@ -194,6 +259,8 @@ class Aggregator:
         self.settle()
         for line in self._lines.values():
             line.flush()
+        if self._checkpoints is not None:
+            self._checkpoints.tick()
 
     # --- Readiness ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +277,15 @@ class Aggregator:
                 missing.append("the topics' partitions are not known yet")
         elif self.now() - self._discovered_at > BLIND_AFTER_S + self._discover_every_s:
             missing.append(f"no complete look for partitions for {self.now() - self._discovered_at:.0f} s")
+        if self._checkpoints is not None and self._checkpoints.problem is not None:
+            missing.append(self._checkpoints.problem)
+        if self.warming_up():
+            missing.append("warming up: what was written while nobody read is being read")
         return missing + self._blindness()
+
+    def warming_up(self) -> bool:
+        """Whether both views are still on their way to where the topics ended when the aggregator began."""
+        return self.ledger.warming_up
 
     def status(self) -> str:
         """How things are, in one line for the operator."""

@@ -41,17 +41,18 @@ class EndTracker:
 
     The broker is asked where the log ends, at t0; once the reader's position reaches the answer, everything that was
     in the log at t0 has been read. Answers still ahead of the position are kept, few of them: dropping one in the
-    middle only makes `as_of` advance a little later.
+    middle only makes `as_of` advance a little later. `as_of`: what is known already of what lies before the
+    position; an outage that goes on from before has begun then.
     """
 
     MOST_KEPT = 16
 
-    def __init__(self) -> None:
-        self.as_of = 0.0
+    def __init__(self, as_of: float = 0.0) -> None:
+        self.as_of = as_of
         self.end_offset = -1
         self.reached_offset = -1
         self.outage_from = 0.0
-        self._answered_at = 0.0
+        self._answered_at = as_of
         self._failed = False
         self._ahead: deque[tuple[float, int, float]] = deque()
 

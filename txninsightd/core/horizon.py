@@ -84,6 +84,12 @@ class Horizon:
             domain = self._everywhere if place is None else self._domains[place]
             domain.as_of, domain.gaps = as_of, gaps
 
+    def not_beyond(self, now: float) -> None:
+        """Nothing can have been seen beyond now, whatever a clock said that has been set back since."""
+        self.discovered_at = min(self.discovered_at, now)
+        for domain in (self._everywhere, *self._domains.values()):
+            domain.as_of = min(domain.as_of, now)
+
     def of(self, txn: Transaction) -> float:
         """The moment up to which nothing of this transaction can be unread."""
         if not self._colocated:

@@ -14,7 +14,7 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from sys import intern
 from typing import NamedTuple
 
@@ -106,6 +106,8 @@ class Ledger:
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
+        self._resumed_at = NOT_KNOWN
+        self._withheld: dict[Transaction, None] = {}
 
     # --- What a checkpoint needs --------------------------------------------------------------------------------------
 
@@ -119,13 +121,26 @@ class Ledger:
         """Who waits to be settled."""
         return self._settlement
 
-    def asking_validator(self) -> Iterable[Transaction]:
-        """Those that are looked at again as soon as the validator has seen more."""
-        return self._await_validator.keys()
+    def to_look_at(self) -> set[Transaction]:
+        """Those that are looked at again after the next message, or once both views have caught up."""
+        return {*self._await_validator, *self._withheld}
 
-    def ask_validator(self, txn: Transaction) -> None:
-        """Look at this one again as soon as the validator has seen more."""
+    def look_at(self, txn: Transaction) -> None:
+        """Look at this one again after the next message."""
         self._await_validator[txn] = None
+
+    def resume(self, now: float) -> None:
+        """Reading begins, or goes on, at `now`: nothing new is called stuck before both views have seen beyond that."""
+        self._resumed_at = now
+        for partition in self.partitions.values():
+            partition.monitor_as_of = min(partition.monitor_as_of, now)
+            partition.validator_as_of = min(partition.validator_as_of, now)
+        self._horizon.not_beyond(now)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether what was written before reading began is still being read."""
+        return self._resumed_at != NOT_KNOWN
 
     def shared(self, signature: Signature) -> Signature:
         """The one instance of equal signatures."""
@@ -202,8 +217,9 @@ class Ledger:
 
     def tick(self, now: float) -> None:
         """What depends on the wall clock alone: settlement that waited for too long, and forgetting."""
-        self._settlement.overdue(now)
-        self.archive.age(now)
+        if now > self._resumed_at + self.rules.settle_max_s or not self.warming_up:
+            self._settlement.overdue(now)
+            self.archive.age(now)
 
     def settle(self, now: float) -> list[Finished]:
         """Emit, once and for all, every transaction whose outcome is final."""
@@ -321,9 +337,18 @@ class Ledger:
         for close in partition.close_deadlines.due(partition.both_as_of):
             self._dirty[close.txn] = None
         self._evaluate_dirty()
-        if not self.caught_up:
-            present = [p.both_as_of for p in self.partitions.values() if not p.gone]
-            self.caught_up = bool(present) and min(present) > UNSEEN
+        if self.warming_up or not self.caught_up:
+            self._notice_catch_up()
+
+    def _notice_catch_up(self) -> None:
+        present = [p.both_as_of for p in self.partitions.values() if not p.gone]
+        seen = min(present, default=UNSEEN)
+        if self.warming_up and seen > self._resumed_at:
+            self._resumed_at = NOT_KNOWN
+            self._dirty.update(self._withheld)
+            self._withheld = {}
+            self._evaluate_dirty()
+        self.caught_up = self.caught_up or seen > UNSEEN
 
     def _decide(self, partition: PartitionState) -> None:
         place, live = partition.place, self.live
@@ -449,6 +474,9 @@ class Ledger:
         if cause is txn.cause:
             if stuck is not None:
                 txn.since = stuck.since
+            return
+        if self.warming_up and txn.cause is None:
+            self._withheld[txn] = None
             return
         change = StuckChange(txn.txn_id, txn.txn_type, txn.cause, cause, stuck.since if stuck is not None else 0.0)
         self.stuck_changes.append(change)

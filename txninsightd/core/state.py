@@ -78,6 +78,14 @@ class Unusable(Exception):
     """The bytes are no state that this program can read."""
 
 
+class OtherColocation(Exception):
+    """The state came about with the other setting of `events.colocated`, under which other things hold."""
+
+    def __init__(self, was: bool) -> None:
+        super().__init__(was)
+        self.was = was
+
+
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
@@ -128,8 +136,9 @@ class SavedMemory(msgspec.Struct):
 
 
 class Head(msgspec.Struct):
-    """All that is not a transaction. `rules`: those under which the state came about."""
+    """All that is not a transaction. `rules`: those under which the state came about, as bytes, to be compared."""
 
+    colocated: bool
     rules: bytes
     start_at: float
     caught_up: bool
@@ -166,7 +175,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     causes: tuple[Cause, ...] = ()
     ending: tuple[float, float, bool] | None = None
     final: bool = False
-    asks_validator: bool = False
+    look_at: bool = False
     deciding: tuple[float, int, int, float] | None = None
     notes: list[tuple[int, int, Verdict, float, float]] = []
     closes: list[tuple[int, int, float, float, float | None]] = []
@@ -208,10 +217,10 @@ def dump(ledger: Ledger) -> Iterator[bytes]:
     yield encode(_head(ledger))
     numbers = {place: i for i, place in enumerate(ledger.partitions)}
     final = ledger.settlement.final()
-    asking = ledger.asking_validator()
+    to_look_at = ledger.to_look_at()
     live = iter(ledger.live.values())
     while some := list(islice(live, TRANSACTIONS_A_CHUNK)):
-        rests = {i: _rest(txn, numbers, txn in final, txn in asking) for i, txn in enumerate(some)}
+        rests = {i: _rest(txn, numbers, txn in final, txn in to_look_at) for i, txn in enumerate(some)}
         yield encode(_chunk(some, [txn.events for txn in some], rests, numbers))
     lingering = iter(ledger.archive.lingering.values())
     while ended := list(islice(lingering, TRANSACTIONS_A_CHUNK)):
@@ -223,6 +232,7 @@ def dump(ledger: Ledger) -> Iterator[bytes]:
 def _head(ledger: Ledger) -> Head:
     horizon = ledger.horizon
     return Head(
+        colocated=ledger.rules.colocated,
         rules=msgspec.msgpack.encode(ledger.rules),
         start_at=ledger.start_at,
         caught_up=ledger.caught_up,
@@ -264,12 +274,12 @@ def _saved_memory(ledger: Ledger) -> SavedMemory:
     return SavedMemory(young.tobytes(), memory.young_since, [(g.hashes.tobytes(), g.sealed_at) for g in memory.sealed])
 
 
-def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, asks_validator: bool) -> Rest:
+def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: bool) -> Rest:
     if txn.simple and not txn.causes:
         return PLAIN
     rest = _verdicts(txn, numbers)
     rest.ending = (txn.ending.key, txn.ending.decided_at, txn.ending.wholly_aborted) if txn.ending else None
-    rest.final, rest.asks_validator = final, asks_validator
+    rest.final, rest.look_at = final, look_at
     rest.closes = [
         (numbers[c.place], c.offset, c.record_ts, c.sighted_at, None if c.bucket is None else c.due_at)
         for c in txn.pending_closes
@@ -362,7 +372,8 @@ def _opened_second(shown: Shown | None) -> int:
 def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
     """Bring an empty ledger to the state that was dumped; its rules and its buckets stay what they are.
 
-    Raises Unusable when the bytes cannot be read; the ledger is then spoilt. Histograms of other buckets begin anew.
+    Histograms of other buckets begin anew. Raises Unusable when the bytes cannot be read (the ledger is then spoilt),
+    and OtherColocation.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -377,6 +388,8 @@ def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
 
 def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
     head = msgspec.msgpack.decode(next(chunks), type=Head)
+    if head.colocated != ledger.rules.colocated:
+        raise OtherColocation(head.colocated)
     ledger.start_at, ledger.caught_up = head.start_at, head.caught_up
     for saved in head.partitions:
         _restore_partition(ledger, saved)
@@ -538,8 +551,8 @@ def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Pl
             partition.close_deadlines.set(close, due_at)
     if txn.cause is not None:
         ledger.stuck[txn.txn_id] = txn
-    if rest.asks_validator:
-        ledger.ask_validator(txn)
+    if rest.look_at:
+        ledger.look_at(txn)
     if rest.ending is not None:
         ledger.settlement.resume(txn, Ending(*rest.ending), rest.final)
 

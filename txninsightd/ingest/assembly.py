@@ -1,6 +1,6 @@
 """Puts a reader together from the config: the clients, the role, and for the first monitor the scout."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -13,13 +13,11 @@ from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.reader import Health, Reader
 from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
-from txninsightd.vocabulary import Line, Mapping, Place, View
+from txninsightd.vocabulary import Line, Mapping, View
 
 
-def make_reader(
-    config: Config, view: View, index: int, line: Line, health: Health, known: Iterable[Place], now: Callable[[], float]
-) -> Reader:
-    """A reader that is ready to run. `known`: partitions that were begun before. Raises UnusableClient."""
+def make_reader(config: Config, view: View, index: int, line: Line, health: Health, now: Callable[[], float]) -> Reader:
+    """A reader that is ready to run. Raises UnusableClient."""
     require_safe_client()
     logger = client_logger(now)
     try:
@@ -27,10 +25,7 @@ def make_reader(
         consumer = Consumer(consumer_settings(config.kafka.client, view), logger=logger)
     except (KafkaException, ValueError, TypeError) as refusal:
         raise UnusableClient(f"correct kafka.client in the configuration: {refusal}") from refusal
-    scout = None
-    if view is View.MONITOR and index == 0:
-        scout = PartitionScout(admin, config, known, now)
-        scout.start()
+    scouts = view is View.MONITOR and index == 0
     return Reader(
         consumer=consumer,
         builder=make_builder(config, view, now),
@@ -40,7 +35,7 @@ def make_reader(
         now=now,
         batch_records=config.limits.batch_records,
         queue_batches=config.limits.queue_batches,
-        scout=scout,
+        scout=PartitionScout(admin, config, now) if scouts else None,
     )
 
 

@@ -24,21 +24,23 @@ log = structlog.get_logger()
 
 
 class PartitionScout:
-    """Looks every `discovery.every_s` seconds; `known` are the partitions that are read already."""
+    """Looks every `discovery.every_s` seconds, once it was told (`start`) which partitions are read already."""
 
-    def __init__(self, admin: AdminClient, config: Config, known: Iterable[Place], now: Callable[[], float]) -> None:
+    def __init__(self, admin: AdminClient, config: Config, now: Callable[[], float]) -> None:
         self._admin = admin
         self._config = config
         self._now = now
-        self._known = set(known)
-        self._at_first_look: set[Place] | None = set() if self._known else None
+        self._known: set[Place] = set()
+        self._at_first_look: set[Place] | None = None
         self._checks = TopicChecks(admin, now)
         self._news: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
 
-    def start(self) -> None:
-        """Begin to look."""
+    def start(self, known: Iterable[Place]) -> None:
+        """Begin to look; `known` are the partitions that are read already."""
+        self._known = set(known)
+        self._at_first_look = set() if self._known else None
         context = copy_context()  # the log lines of the thread carry the process's name, too
         threading.Thread(target=context.run, args=(self._run,), name="scout", daemon=True).start()
 

@@ -10,7 +10,7 @@ The reader decides nothing about transactions. When its line to the aggregator e
 
 import select
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.views import Progress, ViewBuilder
-from txninsightd.vocabulary import Assign, Discovery, Found, Line, Pause, Place, ToReader
+from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, ToReader
 
 POLL_S = 0.05
 
@@ -42,6 +42,9 @@ log = structlog.get_logger()
 
 class Scout(Protocol):
     """Looks for partitions beside the work loop."""
+
+    def start(self, known: Iterable[Place]) -> None:
+        """Begin to look for partitions that are not among these."""
 
     def news(self) -> Discovery | None:
         """What was found since the last call."""
@@ -131,15 +134,28 @@ class Reader:
             self._assign(command.starts)
         elif isinstance(command, Pause):
             self._hold(Place(command.topic, command.partition), command.paused)
+        elif isinstance(command, Durable):
+            self._commit(command.positions)
+        elif self._scout is not None:
+            self._scout.start(command.places)
 
     def _assign(self, starts: list[Found]) -> None:
         new = [s for s in starts if Place(s.topic, s.partition) not in self._progress]
         for s in new:
             place = Place(s.topic, s.partition)
-            self._progress[place] = Progress(place, s.start_offset)
+            self._progress[place] = Progress(place, s.start_offset, s.as_of)
         if new:
             self._consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.start_offset) for s in new])
             log.info("partitions_assigned", count=len(new), total=len(self._progress))
+
+    def _commit(self, positions: list[Found]) -> None:
+        """Let lag tools see how far a restart would not go back. Nobody depends on it: what fails is only logged."""
+        try:
+            self._consumer.commit(
+                offsets=[TopicPartition(p.topic, p.partition, p.start_offset) for p in positions], asynchronous=True
+            )
+        except KafkaException as failure:
+            log.debug("offsets_not_committed", error=str(failure))
 
     def _hold(self, place: Place, held: bool) -> None:
         """Keep one partition back, whatever the outbox says."""

@@ -28,15 +28,15 @@ class Progress:
 
     __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "reported_as_of", "stride", "tracker")
 
-    def __init__(self, place: Place, start_offset: int) -> None:
+    def __init__(self, place: Place, start_offset: int, as_of: float) -> None:
         self.place = place
         self.frontier = start_offset
         self.reported = start_offset
-        self.reported_as_of = 0.0
+        self.reported_as_of = as_of
         self.eof_offset = -1
         self.stride = 1
         self.gaps: list[int] = []
-        self.tracker = EndTracker()
+        self.tracker = EndTracker(as_of)
 
     def add_gap(self, start: int, end: int) -> None:
         """These offsets could not be read, and never will be."""

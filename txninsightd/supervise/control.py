@@ -15,7 +15,6 @@ import structlog
 from txninsightd.vocabulary import FromAggregator, FromParent, Report
 
 MOST_BYTES = 1 << 17
-STARTS_A_MESSAGE = 250
 REPORT_EVERY_S = 2.0
 
 log = structlog.get_logger()

@@ -27,7 +27,7 @@ from txninsightd.supervise.child import STOP_SIGNALS
 from txninsightd.supervise.control import control_pair, hear, tell
 from txninsightd.supervise.heartbeats import Heartbeats, Watch
 from txninsightd.supervise.notify import Notifier
-from txninsightd.vocabulary import Attach, ChildStatus, Family, Found, FromAggregator, Report, Stop, View
+from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, Report, Stop, View
 
 EXIT_GAVE_UP = 3
 EXIT_UNUSABLE = 4
@@ -54,8 +54,8 @@ class Limits(NamedTuple):
 class Programs(NamedTuple):
     """What the children run. Each is called in the child, and what it returns or raises ends the child."""
 
-    aggregator: Callable[[socket.socket, list[Found]], None]
-    reader: Callable[[View, int, int, list[Found]], None]
+    aggregator: Callable[[socket.socket], None]
+    reader: Callable[[View, int, int], None]
 
 
 def reader_name(view: View, index: int) -> str:
@@ -115,7 +115,6 @@ class Parent:
         self._aggregator_restarts = -1
         self._aggregator_start_at = 0.0
         self._control: socket.socket | None = None
-        self._starts: dict[tuple[str, int], Found] = {}
         self._signals: list[int] = []
         self._woken, self._wake = os.pipe()
         self._told: list[ChildStatus] = []
@@ -183,11 +182,10 @@ class Parent:
 
     def _start_aggregator(self) -> None:
         ours, theirs = control_pair()
-        starts = list(self._starts.values())
 
         def program() -> None:
             ours.close()
-            self._programs.aggregator(theirs, starts)
+            self._programs.aggregator(theirs)
 
         self._report = NO_REPORT
         self._aggregator = self._fork("aggregator", program)
@@ -200,12 +198,11 @@ class Parent:
         ours, theirs = descriptor_pair()
         control = self._control
         assert control is not None
-        known = list(self._starts.values())
 
         def program() -> None:
             os.close(ours)
             control.close()
-            self._programs.reader(slot.view, slot.index, theirs, known)
+            self._programs.reader(slot.view, slot.index, theirs)
 
         slot.process = self._fork(slot.name, program)
         slot.restarts += 1
@@ -239,12 +236,7 @@ class Parent:
             self._control.close()
             self._control = None
             return
-        message = msgspec.msgpack.decode(body, type=FromAggregator)
-        if isinstance(message, Report):
-            self._report = message
-            return
-        for found in message.starts:
-            self._starts.setdefault((found.topic, found.partition), found)
+        self._report = msgspec.msgpack.decode(body, type=FromAggregator)
 
     def _bury_the_dead(self) -> int:
         """Plan a restart for every child that has died; gives an exit code when there is no hope."""

@@ -1,0 +1,214 @@
+"""When the state is written to disk, and how the loop goes on meanwhile.
+
+A checkpoint is the ledger between two messages. The aggregator forks; the child, to which the state stands still, turns
+it into bytes and writes them (store.py), reports through a pipe and exits. So the loop stands still for the fork alone:
+some milliseconds a gigabyte (docs/decisions/checkpoint.md). The child holds nothing of its parent's: it closes every
+descriptor but its own, and is killed when the aggregator dies.
+
+One writer runs at a time, each begun `every_s` after the one before. Who needs to know that something is durable
+(`request`) is told when a checkpoint that was begun after the question is on disk, or that it could not be written.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, NoReturn, Protocol
+
+import structlog
+
+from txninsightd.aggregate.store import CheckpointStore
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.state import dump
+from txninsightd.mortality import die_with
+from txninsightd.vocabulary import CheckpointHealth
+
+LONGEST_WRITE_S = 300.0
+REPORT_BYTES = 4096
+RETRY_S = 1.0
+
+Then = Callable[[OSError | None], None]
+"""Told when a checkpoint is durable (None), or why it is not."""
+
+log = structlog.get_logger()
+
+
+class Loop(Protocol):
+    """The part of an asyncio event loop that is needed here."""
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
+        """Call back whenever the descriptor has something to read."""
+
+    def remove_reader(self, fd: int) -> bool:
+        """Call back no more."""
+
+
+class Writer(NamedTuple):
+    """A child that writes. `waiting`: who is told when it is done."""
+
+    pid: int
+    report: int
+    begun_at: float
+    waiting: list[Then]
+
+
+class Checkpoints:
+    """Writes the state of one ledger every `every_s` seconds, and when asked.
+
+    `fallbacks`: how many checkpoints were passed over at the start. `on_begin` is called when one is begun, and what it
+    gives is told of the end.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        ledger: Ledger,
+        loop: Loop,
+        now: Callable[[], float],
+        every_s: float,
+        fallbacks: int = 0,
+    ) -> None:
+        self.health = CheckpointHealth(0.0, 0, 0.0, 0, fallbacks)
+        self.problem: str | None = None
+        self.on_begin: Callable[[], Then | None] = lambda: None
+        self._store = store
+        self._ledger = ledger
+        self._loop = loop
+        self._now = now
+        self._every_s = every_s
+        self._writer: Writer | None = None
+        self._waiting: list[Then] = []
+        self._next_at = now() + every_s
+
+    def request(self, then: Then | None = None) -> None:
+        """Write one as soon as may be, and tell `then` what came of it."""
+        if then is not None:
+            self._waiting.append(then)
+        self._next_at = min(self._next_at, self._now())
+        self.tick()
+
+    def tick(self) -> None:
+        """Begin one if it is due. Only between two messages."""
+        now = self._now()
+        if self._writer is None:
+            if now >= self._next_at:
+                self._begin(now)
+        elif now - self._writer.begun_at > LONGEST_WRITE_S:
+            os.kill(self._writer.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the writer that runs, if any, and write the last checkpoint here. Failure is logged."""
+        if self._writer is not None:
+            os.kill(self._writer.pid, signal.SIGKILL)
+            self._bury(self._writer)
+        now = self._now()
+        waiting, self._waiting = self._take_waiting(), []
+        try:
+            size_bytes = self._store.write(dump(self._ledger))
+        except OSError as failure:
+            self._failed(failure, waiting)
+        else:
+            self._succeeded(now, size_bytes, waiting)
+
+    # --- One checkpoint -----------------------------------------------------------------------------------------------
+
+    def _take_waiting(self) -> list[Then]:
+        follower = self.on_begin()
+        return [*self._waiting, *([follower] if follower is not None else [])]
+
+    def _begin(self, now: float) -> None:
+        self._next_at = now + self._every_s
+        waiting, self._waiting = self._take_waiting(), []
+        report, theirs = os.pipe()
+        aggregator = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as failure:
+            os.close(report)
+            os.close(theirs)
+            self._failed(failure, waiting)
+            return
+        if pid == 0:
+            _write_and_exit(self._store, self._ledger, theirs, aggregator)
+        os.close(theirs)
+        self._writer = Writer(pid, report, now, waiting)
+        self._loop.add_reader(report, self._reported, self._writer)
+
+    def _reported(self, writer: Writer) -> None:
+        try:
+            answer = json.loads(os.read(writer.report, REPORT_BYTES) or b"{}")
+        except ValueError:
+            answer = {}
+        self._bury(writer)
+        if "bytes" in answer:
+            self._succeeded(writer.begun_at, answer["bytes"], writer.waiting)
+        else:
+            text = answer.get("error", "the process that wrote it was killed")
+            self._failed(OSError(answer.get("errno", 0), text), writer.waiting)
+        if self._waiting:
+            self._next_at = self._now() + (0.0 if "bytes" in answer else RETRY_S)
+        self.tick()
+
+    def _bury(self, writer: Writer) -> None:
+        self._loop.remove_reader(writer.report)
+        os.close(writer.report)
+        os.waitpid(writer.pid, 0)
+        self._writer = None
+
+    def _succeeded(self, begun_at: float, size_bytes: int, waiting: list[Then]) -> None:
+        now = self._now()
+        self.health = self.health._replace(written_at=begun_at, bytes=size_bytes, duration_s=now - begun_at)
+        if self.problem is not None:
+            log.info("checkpoint_written_again")
+        self.problem = None
+        log.debug("checkpoint_written", bytes=size_bytes, duration_s=round(self.health.duration_s, 3))
+        for then in waiting:
+            then(None)
+
+    def _failed(self, failure: OSError, waiting: list[Then]) -> None:
+        self.health = self.health._replace(failures=self.health.failures + 1)
+        problem = f"no checkpoint can be written: {failure.strerror or failure}"
+        if problem != self.problem:
+            log.error("checkpoint_failed", error=problem, advice="see to state.directory: room, rights, a sound disk")
+        self.problem = problem
+        for then in waiting:
+            then(failure)
+
+
+# --- The child --------------------------------------------------------------------------------------------------------
+
+
+def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggregator: int) -> NoReturn:
+    """Never returns: nothing of the aggregator's may run twice."""
+    try:
+        die_with(aggregator)
+        signal.set_wakeup_fd(-1)
+        _keep_only(report)
+        _die_first_of_all()
+        os.write(report, _written(store, ledger))
+    finally:
+        os._exit(0)
+
+
+def _keep_only(descriptor: int) -> None:
+    """Close the lines, the sockets, the control line: whoever waits for their end must not wait for this process."""
+    os.closerange(sys.stderr.fileno() + 1, descriptor)
+    os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _die_first_of_all() -> None:
+    """Where memory runs out, this process is the one to lose: it costs a checkpoint, and nothing else."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _written(store: CheckpointStore, ledger: Ledger) -> bytes:
+    try:
+        return json.dumps({"bytes": store.write(dump(ledger))}).encode()
+    except OSError as failure:
+        return json.dumps({"errno": failure.errno, "error": failure.strerror or str(failure)}).encode()
+    except Exception as failure:
+        return json.dumps({"error": f"{type(failure).__name__}: {failure}"[:1000]}).encode()
