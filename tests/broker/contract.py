@@ -248,6 +248,7 @@ def group_ids(broker: Broker) -> set[str]:
 
 def _log_end(broker: Broker, place: Place, isolation: IsolationLevel) -> int:
     wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest()}
+    admin_of(broker).list_topics(timeout=HANG_GUARD_S)  # the leader may be another one since
     answers = admin_of(broker).list_offsets(wanted, isolation_level=isolation)
     return int(next(iter(answers.values())).result(HANG_GUARD_S).offset)
 
