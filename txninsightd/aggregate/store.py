@@ -228,7 +228,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _unusable(directory: Path, failure: OSError) -> StateUnusable:
-    place = Path(os.fsdecode(failure.filename)) if isinstance(failure.filename, str | bytes) else directory
+    place = Path(os.fsdecode(failure.filename)) if failure.filename else directory
     where = "" if place == directory else f" ({place})"
     advice = ADVICE.get(failure.errno or 0, "see to its file system").format(user=os.geteuid(), directory=directory)
     return StateUnusable(
