@@ -167,20 +167,20 @@ def test_a_chunk_greater_than_what_is_read_at_a_time(store: CheckpointStore) -> 
 def test_the_file_is_durable_before_it_has_its_name_and_then_the_name_is(
     store: CheckpointStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[tuple[Path, list[str]]] = []
+    synced: list[tuple[Path, list[str], bytes]] = []
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        synced.append((path, names(directory)))
-        assert path == directory or path.stat().st_size > 3 * MEBIBYTE, "nothing waits in a buffer"
+        synced.append((path, names(directory), b"" if path == directory else path.read_bytes()))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    store.write([b"x" * MEBIBYTE] * 3)
-    (file, before), (last, after) = synced
+    store.write([b"x" * MEBIBYTE, b"small"])
+    (file, before, content), (last, after, _) = synced
     assert (before, after) == ([file.name], ["checkpoint-000000000001"])
     assert (file.suffix, last) == (".tmp", directory)
+    assert content == (directory / "checkpoint-000000000001").read_bytes(), "nothing waits in a buffer"
 
 
 # --- A disk that is full, a disk that refuses -------------------------------------------------------------------------
@@ -201,18 +201,36 @@ def test_a_full_disk_is_an_error_and_the_good_ones_stay(tmp_path: Path) -> None:
         assert newest(store) == [b"2" * 50_000]
 
 
-def test_a_full_disk_keeps_nobody_from_starting(tmp_path: Path) -> None:
+def fill(directory: Path) -> None:
+    """Until there is room for no byte and no file."""
+    with pytest.raises(OSError, match="No space left"):
+        (directory / "ballast").write_bytes(b"x" * MEBIBYTE)
+    with pytest.raises(OSError, match="No space left"):
+        all((directory / f"ballast-{number}").touch() is None for number in range(MEBIBYTE))
+
+
+def test_a_full_disk_keeps_nobody_from_starting_again(tmp_path: Path) -> None:
     with tmpfs(tmp_path, "64k") as small:
-        CheckpointStore(small.directory, VERSION).write([b"good"])
-        with pytest.raises(OSError, match="No space left"):
-            (small.directory / "ballast").write_bytes(b"x" * MEBIBYTE)
         lock = DirectoryLock(small.directory)
+        lock.acquire()
+        CheckpointStore(small.directory, VERSION).write([b"good"])
+        lock.release()
+        fill(small.directory)
         lock.acquire()
         store = CheckpointStore(small.directory, VERSION)
         assert newest(store) == [b"good"]
         with pytest.raises(OSError, match="No space left"):
-            store.write([b"more" * 4096])
+            store.write([b"more"])
         lock.release()
+
+
+def test_a_first_start_on_a_full_disk_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with tmpfs(tmp_path, "64k") as small:
+        fill(small.directory)
+        with pytest.raises(StateUnusable, match=r"No space left on device.*; make room on its file system; or set"):
+            DirectoryLock(small.directory).acquire()
+        with pytest.raises(StateUnusable, match="make room on its file system"):
+            CheckpointStore(small.directory / "state", VERSION)
 
 
 def test_a_file_system_that_turns_read_only_is_an_error_that_passes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 WAYS_IN = (["unshare", "-r", "-m"], ["unshare", "-m"], ["sudo", "-n", "unshare", "-m"])
 """As somebody who may make user namespaces; as root; as somebody who may become root."""
 SHELL = """
-mount -t tmpfs -o size="$2",mode=777 none "$1" && echo $$ || exit
+mount -t tmpfs -o size="$2",nr_inodes=32,mode=777 none "$1" && echo $$ || exit
 while read -r mode; do mount -o remount,bind,"$mode" "$1"; echo $?; done
 """
 
@@ -44,7 +44,10 @@ class Tmpfs:
 
 @contextmanager
 def tmpfs(place: Path, size: str) -> Iterator[Tmpfs]:
-    """One of `size` ("64k") over the empty directory `place`. Skips the test where the machine lets nobody mount."""
+    """One of `size` ("64k") and some thirty files, over the empty directory `place`.
+
+    Skips the test where the machine lets nobody mount.
+    """
     for way in WAYS_IN:
         if shutil.which(way[0]) is None:
             continue
