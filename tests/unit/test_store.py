@@ -350,3 +350,17 @@ def test_a_child_that_ends_or_lets_go_leaves_the_parent_its_lock(directory: Path
     with pytest.raises(StateUnusable):
         DirectoryLock(directory).acquire()
     lock.release()
+
+
+def test_whatever_stands_in_the_lock_file_it_is_a_lock(directory: Path) -> None:
+    lock = DirectoryLock(directory)
+    lock.acquire()
+    (directory / "lock").write_bytes(b"")
+    with pytest.raises(StateUnusable, match=r"\(pid unknown\)"):
+        DirectoryLock(directory).acquire()
+    (directory / "lock").write_bytes(b"\xff\xfe" * 1000)
+    with pytest.raises(StateUnusable, match="is used by another txninsightd"):
+        DirectoryLock(directory).acquire()
+    lock.release()
+    DirectoryLock(directory).acquire()
+    assert (directory / "lock").read_text() == f"{os.getpid()}\n"

@@ -187,7 +187,7 @@ class DirectoryLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as failure:
-            with os.fdopen(descriptor) as file:
+            with os.fdopen(descriptor, errors="replace") as file:
                 holder = file.read(20).strip()
             blocked = isinstance(failure, BlockingIOError)
             raise _in_use(self._directory, holder) if blocked else _unusable(self._directory, failure) from failure
