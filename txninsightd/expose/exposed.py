@@ -207,10 +207,7 @@ class _Family:
         if moved:
             self._shown[: self._came] = raised
         if raised != own:
-            metric.samples = [
-                sample if value == sample[2] else Sample(sample[0], sample[1], value, *sample[3:])
-                for value, sample in zip(raised, samples, strict=True)
-            ]
+            metric.samples = [s if v == s[2] else _with(s, v) for s, v in zip(samples, raised, strict=True)]
         metric.samples += self._samples(self._came)
         return moved or not aligned
 
@@ -303,6 +300,10 @@ class _Family:
     def _pack(self) -> None:
         start = len(self._name)
         self._packed_keys = exposed_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
+
+
+def _with(sample: Sample, value: float) -> Sample:
+    return Sample._make((sample[0], sample[1], value, sample[3], sample[4], sample[5]))
 
 
 def _label_names(samples: Sequence[Sample]) -> tuple[str, ...]:
