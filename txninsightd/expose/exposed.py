@@ -231,7 +231,7 @@ class _Family:
     # --- Other samples than before ------------------------------------------------------------------------------------
 
     def _align(self, keys: list[Key], labels: tuple[str, ...]) -> None:
-        """Bring the rows into the order of these keys; what did not come follows, the buckets of each series in order.
+        """Bring the rows into the order of these keys; what did not come follows, each series in one piece.
 
         A series that came without some of its buckets has other bounds than before: those are dropped.
         """
@@ -243,7 +243,7 @@ class _Family:
             dict(zip(self.keys, base, strict=True)),
         )
         came, series = set(keys), {self._series(key) for key in keys}
-        absent = sorted((k for k in self.keys if k not in came and self._series(k) not in series), key=self._place)
+        absent = [key for key in self.keys if key not in came and self._series(key) not in series]
         self._came = len(keys)
         self.keys = keys + absent
         self._shown = self._ascending([shown_by_key.get(key, 0.0) for key in self.keys])
@@ -263,10 +263,6 @@ class _Family:
 
     def _is_bucket(self, key: Key) -> bool:
         return len(key) > 1 + len(self._labels)
-
-    def _place(self, key: Key) -> tuple[Key, bool, float]:
-        is_bucket = self._is_bucket(key)
-        return self._series(key), not is_bucket, float(key[-1]) if is_bucket else 0.0
 
     def _forget(self, labels: tuple[str, ...]) -> None:
         if self.keys:
