@@ -131,6 +131,8 @@ class Proxy:
             await asyncio.gather(
                 self._forward(link, from_client, to_target), self._forward(link, from_target, to_client)
             )
+        except asyncio.CancelledError:  # it was reset, which is what was wanted
+            pass
         finally:
             link.reset()
             self._links.discard(link)
@@ -164,9 +166,11 @@ async def _deliver(link: Link, on_the_way: asyncio.Queue[tuple[float, bytes]], s
         await asyncio.sleep(max(0.0, due_at - time.monotonic()))
         if link.silent:
             continue
-        if not data:
-            sink.write_eof()
-            return
         with contextlib.suppress(OSError):  # the other side has gone; its reader tells
-            sink.write(data)
-            await sink.drain()
+            if data:
+                sink.write(data)
+                await sink.drain()
+            else:
+                sink.write_eof()
+        if not data:
+            return
