@@ -86,6 +86,10 @@ class Log:
                 verdicts[offset] = Verdict.PENDING
         return verdicts
 
+    def payload(self, offset: int) -> str:
+        """What a data record holds."""
+        return self._records[offset][0]
+
     def facts(self) -> dict[Spot, Fact]:
         """All data records, each an event."""
         facts = {}

@@ -1,0 +1,156 @@
+"""The campaign itself: everything is started, faults strike one after the other, and in the end all is compared."""
+
+import random
+import statistics
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.broker.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
+from tests.broker.campaign.keeper import Keeper, KeptDaemon
+from tests.broker.campaign.load import Load, Truth
+from tests.broker.campaign.verdict import Scraped, scraped, with_validator
+from tests.broker.daemon import Samples
+from tests.broker.oracle import Log, read_logs
+from tests.broker.prometheus import SCRAPE_EVERY_S, Prometheus
+from txninsightd.tools.stack.broker import Broker, create_topics
+
+HEARTBEAT_TIMEOUT_S = 3
+WATCHDOG_S = 4.0
+SETTLED_GUARD_S = 300.0
+LOOK_EVERY_S = 0.5
+
+SECTIONS: dict[str, Any] = {
+    "state": {"checkpoint_every_s": 1, "linger_s": 86400},
+    "limits": {"lingering": 1_000_000, "batch_records": 200},
+    "supervise": {
+        "backoff_initial_s": 0.1,
+        "backoff_max_s": 0.2,
+        "give_up_after": 1000,
+        "heartbeat_timeout_s": HEARTBEAT_TIMEOUT_S,
+    },
+}
+"""Beside those that the truth takes as set. With the usual back-off, so many deaths would end the daemon."""
+
+
+class Form(NamedTuple):
+    """How often each process and the broker are killed, and how often each process hangs."""
+
+    kills: int
+    hangs: int
+
+
+class Told(NamedTuple):
+    """All that was said in the end, and what is true."""
+
+    truth: Truth
+    logs: list[Log]
+    metrics: Samples
+    scraped: Scraped
+
+
+class Experiment:
+    """One campaign. The same seed gives the same load and the same order of faults."""
+
+    def __init__(self, form: Form, broker: Broker, directory: Path, seed: int, ends: ExitStack) -> None:
+        self.struck: list[Struck] = []
+        self.broker = broker
+        self._form = form
+        self._draw = random.Random(seed)
+        (directory / "load").mkdir()
+        self._load = Load(directory / "load", broker.bootstrap, seed)
+        ends.callback(self._load.kill)
+        self._topics = self._load.topics()
+        self.daemon = KeptDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
+        self.keeper = Keeper(self.daemon)
+        self.prometheus = Prometheus(directory / "prometheus", self.daemon.port)
+        self._striker = Striker(self.keeper, broker, self._topics, seed)
+        self._ends = ends
+
+    def run(self) -> Told:
+        """All of it."""
+        create_topics(self.broker.bootstrap, self._topics)
+        self.keeper.start()
+        self._ends.callback(self.keeper.kill)
+        self.daemon.await_ready()
+        self._ends.enter_context(self.prometheus)
+        self.prometheus.await_scraped("txninsight_ready")
+        began = time.time()
+        self._load.start()
+        for fault, in_checkpoint in self._plan():
+            self.struck.append(self._striker.strike(fault, in_checkpoint))
+        self._load.stop()
+        return self._conclude(began)
+
+    def _plan(self) -> list[tuple[Fault, bool]]:
+        """In random order; every other one of each kind in the middle of a checkpoint."""
+        often = dict.fromkeys(KILLS, self._form.kills) | dict.fromkeys(HANGS, self._form.hangs)
+        plan = [(fault, i % 2 == 0) for fault, times in often.items() for i in range(times)]
+        self._draw.shuffle(plan)
+        return plan
+
+    def _conclude(self, began: float) -> Told:
+        """Wait until the moment for which the truth is told, and until what is due by then is settled."""
+        truth = self._load.truth()
+        self.daemon.await_read(time.time() + truth.judged_after_s)
+        finished = truth.counts["txninsight_transactions_finished_total"].total()
+        self.daemon.await_that(
+            lambda: self.daemon.total("txninsight_transactions_finished_total") >= finished and self._is_quiet(),
+            f"{finished} are finished, and nothing is left to read",
+            SETTLED_GUARD_S,
+        )
+        logs = read_logs(self.broker, self._topics)
+        truth = truth._replace(counts=with_validator(truth.counts, logs))
+        metrics = self.daemon.metrics()
+        asked_at = time.time()
+        self.daemon.await_that(lambda: time.time() > asked_at + 2 * SCRAPE_EVERY_S, "it is scraped once more")
+        return Told(truth, logs, metrics, scraped(self.prometheus, began, time.time()))
+
+    def _is_quiet(self) -> bool:
+        return self.daemon.total("txninsight_consumer_lag_records") == 0 and not self.daemon.missing()
+
+
+def merged(*sections: dict[str, Any]) -> dict[str, Any]:
+    """Sections of the config; keys of a later one win."""
+    result: dict[str, Any] = {}
+    for each in sections:
+        for key, value in each.items():
+            both = isinstance(value, dict) and isinstance(result.get(key), dict)
+            result[key] = {**result[key], **value} if both else value
+    return result
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def table(struck: Iterable[Struck], seen: Scraped, differences: int) -> str:
+    """What was done, and what came of it, in Markdown."""
+    struck = list(struck)
+    lines = [
+        "| fault | times | in a checkpoint | undecided, least | unapplied, least | noticed, s | "
+        "recovered, s: median | max | counters fallen |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_row(fault, [s for s in struck if s.fault is fault], seen) for fault in Fault]
+    return "\n".join([*lines, "", f"{len(struck)} faults; differences to the truth: {differences}"])
+
+
+def _row(fault: Fault, struck: list[Struck], seen: Scraped) -> str:
+    if not struck:
+        return f"| {fault} | 0 | | | | | | | |"
+    recovered = [s.recovered_s for s in struck]
+    noticed = [s.noticed_s for s in struck if s.noticed_s is not None]
+    cells = [
+        fault,
+        len(struck),
+        sum(s.in_checkpoint for s in struck),
+        min(s.in_flight.undecided for s in struck),
+        min(s.in_flight.unapplied for s in struck),
+        f"{max(noticed):.1f}" if noticed else "",
+        f"{statistics.median(recovered):.1f}",
+        f"{max(recovered):.1f}",
+        sum(len(seen.fallen(s.at, s.recovered_at)) for s in struck),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"

@@ -1,0 +1,186 @@
+"""What systemd does for a daemon, on a small scale: its socket, its watchdog, and `Restart=always`.
+
+A service whose main process dies, or does not feed the watchdog, is killed to its last process, and once none is left
+it is started again. What its processes are, the session tells in which the main process was started.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.broker.daemon import Daemon
+
+LOOK_EVERY_S = 0.05
+RESTART_AFTER_S = 0.1
+"""systemd's own default (RestartSec=)."""
+GRACE_S = 10.0
+STARTING_S = 120.0
+"""Until the service has said that it is ready, the watchdog is not wound up."""
+
+
+class Ended(NamedTuple):
+    """A life of the daemon that ended by itself. `outlived`: processes that were still there after the grace."""
+
+    exit_code: int
+    by_watchdog: bool
+    outlived: list[int]
+
+
+class KeptDaemon(Daemon):
+    """A daemon that is told where systemd listens, and leads a session of its own."""
+
+    def __init__(self, directory: Path, bootstrap: str, sections: dict[str, Any], watchdog_s: float) -> None:
+        super().__init__(directory, bootstrap, sections)
+        self.socket = directory / "notify"
+        self.watchdog_s = watchdog_s
+
+    def start(self) -> "KeptDaemon":
+        """Start it as systemd would."""
+        told = {"NOTIFY_SOCKET": str(self.socket), "WATCHDOG_USEC": str(int(self.watchdog_s * 1e6))}
+        program = Path(sys.executable).with_name("txninsightd")
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [program, "--config", self.config_file],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **told},
+                start_new_session=True,
+            )
+        return self
+
+
+class Keeper:
+    """Keeps one daemon running, from a thread of its own, until `stop` or `kill`."""
+
+    def __init__(self, daemon: KeptDaemon) -> None:
+        self.daemon = daemon
+        self.ended: list[Ended] = []
+        self._fed_at: float | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(daemon.socket))
+        self._socket.settimeout(LOOK_EVERY_S)
+
+    def start(self) -> None:
+        """Start the daemon, and look after it."""
+        self.daemon.start()
+        self._thread.start()
+
+    def stop(self) -> int:
+        """An orderly stop; the exit code."""
+        self._leave()
+        return self.daemon.stop()
+
+    def kill(self) -> None:
+        """End everything, whatever happened."""
+        self._leave()
+        assert self.daemon.process is not None
+        self._kill_session(self.daemon.process.pid)
+        self.daemon.process.wait()
+
+    def pid(self) -> int:
+        """The main process."""
+        assert self.daemon.process is not None
+        return self.daemon.process.pid
+
+    def _leave(self) -> None:
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        started_at = time.monotonic()
+        while not self._stopping.is_set():
+            self._listen()
+            assert self.daemon.process is not None
+            code = self.daemon.process.poll()
+            patience_s = self.daemon.watchdog_s if self._fed_at is not None else STARTING_S
+            silent = time.monotonic() - (self._fed_at or started_at) > patience_s
+            if code is not None or silent:
+                self._bury(by_watchdog=code is None)
+                self._stopping.wait(RESTART_AFTER_S)
+                self._fed_at, started_at = None, time.monotonic()
+                self.daemon.start()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            words = self._socket.recv(4096).decode().splitlines()
+            if "READY=1" in words or (self._fed_at is not None and "WATCHDOG=1" in words):
+                self._fed_at = time.monotonic()
+
+    def _bury(self, *, by_watchdog: bool) -> None:
+        """Kill what is left; of a main process that died by itself, its children must have gone with it."""
+        process = self.daemon.process
+        assert process is not None
+        if by_watchdog:
+            process.kill()
+        code = process.wait()
+        deadline = time.monotonic() + GRACE_S
+        while (left := session(process.pid)) and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S / 5)
+        self.ended.append(Ended(code, by_watchdog, left))
+        self._kill_session(process.pid)
+        with contextlib.suppress(BlockingIOError, TimeoutError):
+            while self._socket.recv(4096, socket.MSG_DONTWAIT):
+                """What the dead one said does not count for the next."""
+
+    def _kill_session(self, leader: int) -> None:
+        for pid in session(leader):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def session(leader: int) -> list[int]:
+    """The living processes of the session that this process began."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                state, _, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(of) == leader and state not in "ZX":
+                    pids.append(int(entry.name))
+    return pids
+
+
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+class LogTail:
+    """The lines of the daemon's log, each parsed once."""
+
+    def __init__(self, file: Path) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._file = file
+        self._read_bytes = 0
+
+    def look(self) -> list[dict[str, Any]]:
+        """All lines up to now."""
+        if self._file.exists():
+            with self._file.open("rb") as file:
+                file.seek(self._read_bytes)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read_bytes += len(whole)
+            for line in whole.splitlines():
+                with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                    self.lines.append(json.loads(line))
+        return self.lines
+
+    def pids(self) -> dict[str, int]:
+        """The child last started under each name."""
+        return {line["child"]: line["pid"] for line in self.look() if line.get("event") == "child_started"}

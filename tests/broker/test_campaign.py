@@ -1,0 +1,122 @@
+"""Every process of the daemon and its broker are killed and hung, again and again, under load; and nothing is lost.
+
+The load's truth is known beforehand (campaign/load.py), the faults strike with work in flight (campaign/faults.py), and
+a real Prometheus scrapes through it all. Afterwards every transaction, every event and every counter must be what they
+would have been without any fault, and no counter may ever have fallen. The table is printed, and in the long form it is
+what docs/reliability.md shows.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.broker.campaign.experiment import Experiment, Form, Told, table
+from tests.broker.campaign.faults import HANGS, KILLS, Fault
+from tests.broker.campaign.verdict import (
+    counter_differences,
+    counts_of,
+    event_differences,
+    prometheus_differences,
+    transaction_differences,
+)
+from txninsightd.tools.stack import machine
+from txninsightd.tools.stack.broker import Broker
+
+SEED = 4711
+SHORT = Form(kills=1, hangs=1)
+LONG = Form(kills=20, hangs=5)
+ABORTED_SHARE = 0.2
+
+
+class Ran(NamedTuple):
+    """A campaign that is over; each list holds differences to the truth, in words."""
+
+    form: Form
+    experiment: Experiment
+    told: Told
+    transactions: list[str]
+    events: list[str]
+    counters: list[str]
+    prometheus: list[str]
+
+
+@pytest.fixture(scope="module", params=[SHORT, pytest.param(LONG, marks=pytest.mark.full)], ids=["short", "long"])
+def ran(
+    request: pytest.FixtureRequest,
+    kafka_libs: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Ran]:
+    directory = tmp_path_factory.mktemp("campaign")
+    with ExitStack() as ends:
+        broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
+        experiment = Experiment(request.param, broker, directory, SEED, ends)
+        told = experiment.run()
+        daemon, truth = experiment.daemon, told.truth
+        found = Ran(
+            request.param,
+            experiment,
+            told,
+            transaction_differences(daemon, truth),
+            event_differences(daemon, truth, told.logs),
+            counter_differences(counts_of(told.metrics), truth.counts),
+            prometheus_differences(experiment.prometheus, told.scraped, truth.counts),
+        )
+        differences = sum(map(len, (found.transactions, found.events, found.counters, found.prometheus)))
+        print(table(experiment.struck, told.scraped, differences))
+        yield found
+
+
+def test_every_fault_struck_as_often_as_planned(ran: Ran) -> None:
+    times = Counter(struck.fault for struck in ran.experiment.struck)
+    assert times == dict.fromkeys(KILLS, ran.form.kills) | dict.fromkeys(HANGS, ran.form.hangs)
+
+
+def test_each_struck_with_work_in_flight_and_some_in_a_checkpoint(ran: Ran) -> None:
+    struck = ran.experiment.struck
+    assert min(s.in_flight.undecided for s in struck) > 0
+    assert min(s.in_flight.unapplied for s in struck) > 0
+    for fault in Fault:
+        assert any(s.in_checkpoint for s in struck if s.fault is fault), fault
+
+
+def test_a_fifth_was_aborted_and_all_kinds_of_ends_came_to_be(ran: Ran) -> None:
+    truth = ran.told.truth
+    assert truth.aborted_share >= ABORTED_SHARE
+    assert {t["stuck"] for t in truth.transactions.values()} >= {"idle", "never_committed", None}
+    assert max(t["attempts"] for t in truth.transactions.values()) > 1
+
+
+def test_every_transaction_is_what_it_would_be_without_faults(ran: Ran) -> None:
+    assert ran.transactions == []
+
+
+def test_every_event_is_told_once_with_the_verdict_of_the_log(ran: Ran) -> None:
+    assert ran.events == []
+
+
+def test_every_counter_is_what_it_would_be_without_faults(ran: Ran) -> None:
+    assert ran.counters == []
+
+
+def test_no_counter_ever_fell(ran: Ran) -> None:
+    assert len(ran.told.scraped.series) > 100
+    assert ran.told.scraped.fallen() == []
+
+
+def test_what_prometheus_saw_gained_is_the_truth(ran: Ran) -> None:
+    assert ran.prometheus == []
+
+
+def test_nothing_outlived_its_parent(ran: Ran) -> None:
+    ended = ran.experiment.keeper.ended
+    assert sum(each.by_watchdog for each in ended) == ran.form.hangs
+    assert len(ended) == ran.form.kills + ran.form.hangs
+    assert [each.outlived for each in ended if each.outlived and not each.by_watchdog] == []
+
+
+def test_it_stops_in_order(ran: Ran) -> None:
+    assert ran.experiment.keeper.stop() == 0
