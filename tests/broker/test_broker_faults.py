@@ -63,7 +63,7 @@ class Form(NamedTuple):
     client: dict[str, Any]
 
 
-SHORT = Form(BLIND_AFTER_S + 3, 12.0, {"socket.timeout.ms": 3000})
+SHORT = Form(BLIND_AFTER_S + 2, 10.0, {"socket.timeout.ms": 3000})
 LONG = Form(90.0, 60.0, {})
 
 
@@ -84,12 +84,13 @@ class Site:
         self.bootstrap = bootstrap
         self.planned: dict[str, str] = {}
         self.logs: list[Log] = []
-        self._traffic: list[Traffic] = []
+        self._traffic: Traffic | None = None
         self._writers: list[TransactionalWriter] = []
 
-    def add_traffic(self) -> None:
-        """More of it."""
-        self._traffic.append(Traffic(self.bootstrap, [MAIN, STEPS], producers=4).start())
+    def begin(self) -> None:
+        """Traffic, and what it needs."""
+        create_topics(self.bootstrap, dict.fromkeys((MAIN, STEPS), PARTITIONS), STAMPED)
+        self._traffic = Traffic(self.bootstrap, [MAIN, STEPS], producers=4).start()
 
     def leave_stuck(self) -> None:
         """One that nobody goes on with, and one whose close is aborted and not tried again."""
@@ -101,7 +102,8 @@ class Site:
         self.planned |= {idle: "idle", given_up: "never_committed"}
 
     def leave_held(self) -> None:
-        """One whose close lies in a Kafka transaction that never ends."""
+        """One whose close lies in a Kafka transaction that never ends, in a topic that was not there before."""
+        create_topics(self.bootstrap, {HELD: 1}, STAMPED)
         publish(self.bootstrap, MAIN, [("held", event("open", "held"))])
         writer = self._new_writer()
         writer.begin()
@@ -118,8 +120,8 @@ class Site:
 
     def conclude(self) -> None:
         """No more is written; the log is read."""
-        for traffic in self._traffic:
-            traffic.stop()
+        if self._traffic is not None:
+            self._traffic.stop()
         self.logs = read_logs(self.broker, [MAIN, STEPS, HELD])
 
     def lives(self) -> dict[str, list[Fact]]:
@@ -290,11 +292,9 @@ class Experiment:
         self.begin()
         self.break_the_ways()
         self.kill_brokers()
-        for site in self.sites:
-            site.fill_new_partitions(MAIN)
+        self.at_all_sites(lambda site: site.fill_new_partitions(MAIN))
         self.recover("partitions added")
-        with ThreadPoolExecutor(len(self.sites)) as beside:
-            list(beside.map(Site.conclude, self.sites))
+        self.at_all_sites(Site.conclude)
         for watch in self.watches.values():
             watch.conclude()
 
@@ -310,22 +310,17 @@ class Experiment:
         self.cluster.start()
         for proxy in (self.refusing, self.silent, self.resetting):
             proxy.pass_on()
-        for site in self.sites:
-            create_topics(site.bootstrap, dict.fromkeys((MAIN, STEPS), PARTITIONS), STAMPED)
-            site.add_traffic()
+        self.at_all_sites(Site.begin)
         for watch in self.watches.values():
             watch.await_missing(f"topic {HELD} does not exist")
-        for site in self.sites:
-            create_topics(site.bootstrap, {HELD: 1}, STAMPED)
-            site.leave_held()
+        self.at_all_sites(Site.leave_held)
         self.recover("no topic")
         for watch in self.watches.values():
             watch.pids = watch.daemon.pids()
 
     def break_the_ways(self) -> None:
         """Three proxies misbehave, each in its way; in the cluster, leadership moves."""
-        for site in self.sites:
-            site.leave_stuck()
+        self.at_all_sites(Site.leave_stuck)
         self.resetting.delay_s = DELAY_S
         self.refusing.refuse()
         self.watches["refused"].blind()
@@ -343,8 +338,7 @@ class Experiment:
 
     def kill_brokers(self) -> None:
         """The clients of the silent proxy are not even told."""
-        for site in self.sites:
-            site.leave_stuck()
+        self.at_all_sites(Site.leave_stuck)
         victim = next(
             node for node in self.cluster.leaders(MAIN).values() if self.cluster.nodes[node] is not self.sites[1].broker
         )
@@ -375,6 +369,11 @@ class Experiment:
     def end_phase(self, name: str) -> None:
         for watch in self.watches.values():
             watch.end_phase(name)
+
+    def at_all_sites(self, action: Callable[[Site], None]) -> None:
+        """At once, since it is mostly waiting."""
+        with ThreadPoolExecutor(len(self.sites)) as beside:
+            list(beside.map(action, self.sites))
 
     def hold(self, seconds: float, every_second: Callable[[], None] = lambda: None) -> None:
         """Let it go on for so long, and keep looking, at last when the time is over."""
