@@ -1,11 +1,13 @@
 """Checkpoint files on a disk that works, that is full, that refuses to be written; and who may use the directory."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -317,22 +319,26 @@ def child_of(holder: "subprocess.Popen[str]") -> int:
 def test_the_second_is_told_who_has_it(directory: Path, holder: "subprocess.Popen[str]") -> None:
     child_of(holder)
     with pytest.raises(StateUnusable, match=rf"{directory} is used by another txninsightd \(pid {holder.pid}\); stop"):
-        DirectoryLock(directory).acquire()
+        DirectoryLock(directory).acquire(patience_s=0)
 
 
-def test_kill_9_frees_it_even_while_a_child_lives_on(directory: Path, holder: "subprocess.Popen[str]") -> None:
+def test_kill_9_frees_it_once_the_last_child_is_gone(directory: Path, holder: "subprocess.Popen[str]") -> None:
     child = child_of(holder)
     holder.kill()
     holder.wait()
-    os.kill(child, 0)
-    DirectoryLock(directory).acquire()
+    with pytest.raises(StateUnusable, match=rf"pid {holder.pid}\)"):
+        DirectoryLock(directory).acquire(patience_s=0)
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(DirectoryLock(directory).acquire, patience_s=60)
+        os.kill(child, signal.SIGKILL)
+        waiting.result()
 
 
 def test_two_locks_of_one_process_exclude_each_other_until_release(directory: Path) -> None:
     one, other = DirectoryLock(directory), DirectoryLock(directory)
     one.acquire()
     with pytest.raises(StateUnusable, match=rf"pid {os.getpid()}\)"):
-        other.acquire()
+        other.acquire(patience_s=0)
     one.release()
     other.acquire()
     other.release()
@@ -348,7 +354,7 @@ def test_a_child_that_ends_or_lets_go_leaves_the_parent_its_lock(directory: Path
         os._exit(0)
     os.waitpid(child, 0)
     with pytest.raises(StateUnusable):
-        DirectoryLock(directory).acquire()
+        DirectoryLock(directory).acquire(patience_s=0)
     lock.release()
 
 
@@ -357,10 +363,10 @@ def test_whatever_stands_in_the_lock_file_it_is_a_lock(directory: Path) -> None:
     lock.acquire()
     (directory / "lock").write_bytes(b"")
     with pytest.raises(StateUnusable, match=r"\(pid unknown\)"):
-        DirectoryLock(directory).acquire()
+        DirectoryLock(directory).acquire(patience_s=0)
     (directory / "lock").write_bytes(b"\xff\xfe" * 1000)
     with pytest.raises(StateUnusable, match="is used by another txninsightd"):
-        DirectoryLock(directory).acquire()
+        DirectoryLock(directory).acquire(patience_s=0)
     lock.release()
-    DirectoryLock(directory).acquire()
+    DirectoryLock(directory).acquire(patience_s=0)
     assert (directory / "lock").read_text() == f"{os.getpid()}\n"

@@ -25,6 +25,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import BufferedReader, FileIO
@@ -45,6 +46,8 @@ CHECKSUM = Struct(">I")
 LENGTH = Struct(">Q")
 HEAD_BYTES = HEADER.size + CHECKSUM.size
 BLOCK_BYTES = 1 << 20
+PATIENCE_S = 5.0
+LOOK_EVERY_S = 0.05
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 ADVICE = {
@@ -171,32 +174,43 @@ class CheckpointStore:
 
 
 class DirectoryLock:
-    """One daemon a directory. The lock dies with the process that took it, however that dies; no child inherits it."""
+    """One daemon a directory. The lock dies with the last of the processes that took and inherited it.
+
+    So a daemon that was killed has let go only when none of its children can write, or listen, any more.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._descriptor = -1
 
-    def acquire(self) -> None:
-        """Take the lock, without waiting. Raises StateUnusable when another process has it, or nobody can have it."""
+    def acquire(self, patience_s: float = PATIENCE_S) -> None:
+        """Take the lock; waits for those who are about to end. Raises StateUnusable where it cannot be had."""
         _make_usable(self._directory)
         try:
             descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as failure:
             raise _unusable(self._directory, failure) from failure
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as failure:
-            with os.fdopen(descriptor, errors="replace") as file:
-                holder = file.read(20).strip()
-            blocked = isinstance(failure, BlockingIOError)
-            raise _in_use(self._directory, holder) if blocked else _unusable(self._directory, failure) from failure
+        deadline = time.monotonic() + patience_s
+        while not self._locked(descriptor):
+            if time.monotonic() >= deadline:
+                with os.fdopen(descriptor) as file:
+                    raise _in_use(self._directory, file.read(20).strip())
+            time.sleep(LOOK_EVERY_S)
         self._descriptor = descriptor
         _note_pid(descriptor)
-        os.register_at_fork(after_in_child=self.release)
+
+    def _locked(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as failure:
+            os.close(descriptor)
+            raise _unusable(self._directory, failure) from failure
+        return True
 
     def release(self) -> None:
-        """Let go; in a child, of what was inherited, which leaves the parent's lock alone."""
+        """Let go; others who inherited it still hold it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
