@@ -14,7 +14,8 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from sys import intern
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ from txninsightd.vocabulary import (
 NOT_KNOWN = 0.0
 """A moment in a message that its sender does not know."""
 
+REJUDGED_A_STEP = 100
+"""Transactions judged anew in one step after a change of rules."""
 
 ENDED = (State.CLOSED, State.UNKNOWN)
 STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
@@ -77,6 +80,24 @@ class Rules(NamedTuple):
         """The thresholds of a type."""
         return self.stuck_by_type.get(txn_type, self.stuck) if txn_type is not None else self.stuck
 
+    @property
+    def judging(self) -> "Judging":
+        """That part of the rules by which live transactions are judged."""
+        return self.settle_lateness_s, self.settle_max_s, self.retry_grace_s, self.stuck, self.stuck_by_type
+
+    def judging_as(self, other: "Rules") -> "Rules":
+        """These rules, but with the judgement of others."""
+        return self._replace(
+            settle_lateness_s=other.settle_lateness_s,
+            settle_max_s=other.settle_max_s,
+            retry_grace_s=other.retry_grace_s,
+            stuck=other.stuck,
+            stuck_by_type=other.stuck_by_type,
+        )
+
+
+Judging = tuple[float, float, float, Thresholds, Mapping[str, Thresholds]]
+
 
 class StuckChange(NamedTuple):
     """A transaction became stuck, changed its cause, or is no longer stuck (`cause` None)."""
@@ -89,10 +110,14 @@ class StuckChange(NamedTuple):
 
 
 class Ledger:
-    """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics."""
+    """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
+
+    `judged_by`: the rules by which every live transaction was judged; None while that is under way (see `adopt`).
+    """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
         self.rules = rules
+        self.judged_by: Rules | None = rules
         self.figures = figures
         self.start_at = start_at
         self.live: dict[str, Transaction] = {}
@@ -227,6 +252,32 @@ class Ledger:
         for txn in self._settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
         return settled
+
+    def adopt(self, rules: Rules, now: float) -> Iterator[None]:
+        """Go by these rules from now on; `colocated` must be as it was.
+
+        Whatever is evaluated goes by them at once. What only waits is judged anew, and what has no room any longer let
+        go, in the steps that are given back: each is a short portion of work, to be taken between two messages. Who
+        adopts again before the last step leaves the former steps alone.
+        """
+        alike = self.judged_by is not None and self.judged_by.judging == rules.judging
+        self.rules, self.judged_by = rules, rules if alike else None
+        self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
+        for txn_type in rules.stuck_by_type:
+            self.figures.txn_types(txn_type)
+        return self._adopting(rules, now)
+
+    def _adopting(self, rules: Rules, now: float) -> Iterator[None]:
+        yield from self.archive.keep(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, now)
+        if self.judged_by is rules:
+            return
+        live = iter(list(self.live.values()))
+        while portion := list(islice(live, REJUDGED_A_STEP)):
+            for txn in portion:
+                self._evaluate(txn)
+            yield
+        if self.rules is rules:
+            self.judged_by = rules
 
     # --- What is asked ------------------------------------------------------------------------------------------------
 
