@@ -7,11 +7,13 @@ import pytest
 from tests.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, cover, discover, ev, hand, side_by_side, sight
 from tests.core.side_by_side import SideBySide, end_of, give, new_ledger
 from tests.core.test_ledger_equals_plain import STYLES
-from tests.core.worlds import ORDERS, Seeded, Sent, World, arrive, make_rules, make_world, nows, pick, read_world
+from tests.core.worlds import ORDERS, Seeded, Sent, World, arrive, make_world, nows, pick, read_world
 from txninsightd.core import finished as finished_module
 from txninsightd.core import ledger as ledger_module
+from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
 from txninsightd.core.remembered import Remembered
+from txninsightd.core.state import dump, restore
 from txninsightd.vocabulary import Cause, State, Thresholds
 
 CHANGES: tuple[dict[str, Any], ...] = (
@@ -92,7 +94,7 @@ def outcome(world: World, arrived: list[Sent], seed: int, change: dict[str, Any]
         finished += ledger.settle(now)
     list(steps)
     finished += ledger.settle(now)
-    assert ledger.judged_by is ledger.rules
+    assert ledger.judged_by == ledger.rules.judging
     live = {t: (txn.state, txn.cause, txn.since) for t, txn in ledger.live.items()}
     return live, sorted(((f.txn.txn_id, end_of(f)) for f in finished), key=repr), +ledger.figures.live
 
@@ -160,7 +162,7 @@ def test_nothing_is_judged_anew_where_no_judgement_changed() -> None:
     both = opened_at_100_and_seen_until_120()
     rules = both.ledger.rules._replace(linger_s=5.0)
     assert list(both.ledger.adopt(rules, 120)) == []
-    assert both.ledger.judged_by is rules
+    assert both.ledger.judged_by == rules.judging
 
 
 def test_back_to_the_former_rules_half_way_judges_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +178,7 @@ def test_back_to_the_former_rules_half_way_judges_all_again(monkeypatch: pytest.
     list(ledger.adopt(before, 111))
     list(half)
     assert not ledger.stuck
-    assert ledger.judged_by is before
+    assert ledger.judged_by == before.judging
 
 
 # --- What is kept of the dead -----------------------------------------------------------------------------------------
@@ -234,7 +236,41 @@ def test_a_young_generation_that_is_too_large_is_cut_to_its_youngest() -> None:
     assert remembered.was_aborted("more") is False
 
 
-def test_the_rules_by_which_is_judged_can_be_kept_while_the_others_change() -> None:
-    old = make_rules(STYLES["plain"])
-    new = old._replace(linger_s=1.0, stuck=Thresholds(1, 2, 3), retry_grace_s=9.0)
-    assert new.judging_as(old) == old._replace(linger_s=1.0)
+# --- Over a restart ---------------------------------------------------------------------------------------------------
+
+
+def restarted(ledger: Ledger, rules: Rules) -> Ledger:
+    """What another process makes of a checkpoint under these rules."""
+    after = Ledger(rules, Figures((1.0,), 100))
+    restore([bytes(chunk) for chunk in dump(ledger)], after)
+    return after
+
+
+def test_a_restarted_ledger_judges_as_before_until_it_adopts_what_the_file_says_now() -> None:
+    both = opened_at_100_and_seen_until_120()
+    wanted = both.ledger.rules._replace(stuck=Thresholds(12, 15, 5), linger_s=5.0)
+    ledger = restarted(both.ledger, wanted)
+    assert ledger.rules == both.ledger.rules._replace(linger_s=5.0)
+    assert ledger.judged_by == both.ledger.rules.judging
+    hand_over(ledger)
+    assert not ledger.stuck
+    list(ledger.adopt(wanted, 121))
+    assert ledger.stuck.keys() == {"t"}
+    assert ledger.rules == wanted
+
+
+def hand_over(ledger: Ledger) -> None:
+    """A message after which the transaction is evaluated, but nothing else has changed."""
+    give(ledger, sight(A, 3, ev(2, OPEN, 100), as_of=120))
+
+
+def test_a_restart_half_way_judges_all_again_though_the_rules_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "REJUDGED_A_STEP", 1)
+    both = opened_at_100_and_seen_until_120()
+    wanted = both.ledger.rules._replace(stuck=Thresholds(12, 15, 5))
+    both.ledger.adopt(wanted, 120)  # and killed before the first step
+    ledger = restarted(both.ledger, wanted)
+    assert not ledger.stuck
+    list(ledger.adopt(wanted, 121))
+    assert ledger.stuck.keys() == {"t"}
+    assert restarted(ledger, wanted).judged_by == wanted.judging

@@ -62,6 +62,16 @@ ENDED = (State.CLOSED, State.UNKNOWN)
 STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
 
 
+class Judging(NamedTuple):
+    """That part of the rules by which live transactions are judged."""
+
+    settle_lateness_s: float
+    settle_max_s: float
+    retry_grace_s: float
+    stuck: Thresholds
+    stuck_by_type: Mapping[str, Thresholds]
+
+
 class Rules(NamedTuple):
     """What the operator decides. `*_s` in seconds."""
 
@@ -81,22 +91,9 @@ class Rules(NamedTuple):
         return self.stuck_by_type.get(txn_type, self.stuck) if txn_type is not None else self.stuck
 
     @property
-    def judging(self) -> "Judging":
-        """That part of the rules by which live transactions are judged."""
-        return self.settle_lateness_s, self.settle_max_s, self.retry_grace_s, self.stuck, self.stuck_by_type
-
-    def judging_as(self, other: "Rules") -> "Rules":
-        """These rules, but with the judgement of others."""
-        return self._replace(
-            settle_lateness_s=other.settle_lateness_s,
-            settle_max_s=other.settle_max_s,
-            retry_grace_s=other.retry_grace_s,
-            stuck=other.stuck,
-            stuck_by_type=other.stuck_by_type,
-        )
-
-
-Judging = tuple[float, float, float, Thresholds, Mapping[str, Thresholds]]
+    def judging(self) -> Judging:
+        """By what live transactions are judged."""
+        return Judging(*(getattr(self, name) for name in Judging._fields))
 
 
 class StuckChange(NamedTuple):
@@ -112,12 +109,12 @@ class StuckChange(NamedTuple):
 class Ledger:
     """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
 
-    `judged_by`: the rules by which every live transaction was judged; None while that is under way (see `adopt`).
+    `judged_by`: by what every live transaction was judged; None while they are being judged anew (see `adopt`).
     """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
         self.rules = rules
-        self.judged_by: Rules | None = rules
+        self.judged_by: Judging | None = rules.judging
         self.figures = figures
         self.start_at = start_at
         self.live: dict[str, Transaction] = {}
@@ -260,16 +257,16 @@ class Ledger:
         go, in the steps that are given back: each is a short portion of work, to be taken between two messages. Who
         adopts again before the last step leaves the former steps alone.
         """
-        alike = self.judged_by is not None and self.judged_by.judging == rules.judging
-        self.rules, self.judged_by = rules, rules if alike else None
-        self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
+        self._go_by(rules)
+        if self.judged_by != rules.judging:
+            self.judged_by = None
         for txn_type in rules.stuck_by_type:
             self.figures.txn_types(txn_type)
         return self._adopting(rules, now)
 
     def _adopting(self, rules: Rules, now: float) -> Iterator[None]:
         yield from self.archive.keep(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, now)
-        if self.judged_by is rules:
+        if self.judged_by is not None:
             return
         live = iter(list(self.live.values()))
         while portion := list(islice(live, REJUDGED_A_STEP)):
@@ -277,7 +274,16 @@ class Ledger:
                 self._evaluate(txn)
             yield
         if self.rules is rules:
-            self.judged_by = rules
+            self.judged_by = rules.judging
+
+    def judge_as_before(self, judging: Judging, judged: bool) -> None:
+        """Judge as before a restart until rules are adopted; `judged`: whether all live ones had been judged so."""
+        self._go_by(self.rules._replace(**judging._asdict()))
+        self.judged_by = judging if judged else None
+
+    def _go_by(self, rules: Rules) -> None:
+        self.rules = rules
+        self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
 
     # --- What is asked ------------------------------------------------------------------------------------------------
 
