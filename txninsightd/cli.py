@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
         return EXIT_CONFIG
     logs.setup(config.log.level, config.log.format)
     logs.bind("parent")
-    return run_daemon(config)
+    return run_daemon(config, options.config)
 
 
 def _parser() -> argparse.ArgumentParser:
