@@ -25,7 +25,7 @@ from txninsightd.core.events import Event, Judged
 from txninsightd.core.figures import Figures, Shown
 from txninsightd.core.finished import Archive, Finished, finish, finish_plain, is_plain, record
 from txninsightd.core.horizon import Horizon
-from txninsightd.core.kpis import type_of
+from txninsightd.core.kpis import Kpis, type_of
 from txninsightd.core.lifecycle import (
     NEVER,
     Situation,
@@ -44,6 +44,7 @@ from txninsightd.vocabulary import (
     Coverage,
     Discovery,
     Kind,
+    Outcome,
     Place,
     Sightings,
     Signature,
@@ -249,6 +250,22 @@ class Ledger:
         for txn in self._settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
         return settled
+
+    def forget(self, txn_id: str, now: float) -> bool:
+        """End a transaction because the operator says that it is dead; says whether it was live."""
+        txn = self.live.get(txn_id)
+        if txn is None:
+            return False
+        drop(txn)
+        self._set_cause(txn, None)
+        txn.ending = None
+        del self.live[txn_id]
+        self.figures.show(txn.shown, None)
+        life = self.life(txn)
+        finished = Finished(txn, life, Outcome.FORGOTTEN, 1, Kpis(None, None, [], [], set()), None, 0, now)
+        self.archive.add(finished, now)
+        record(self.figures, finished)
+        return True
 
     def adopt(self, rules: Rules, now: float) -> Iterator[None]:
         """Go by these rules from now on; `colocated` must be as it was.
