@@ -1,4 +1,4 @@
-"""SIGHUP at the parent: the aggregator that lives is told, the ones that come later know, and the results are counted."""
+"""SIGHUP at the parent: the living aggregator is told, the ones that come later know, and the results are counted."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_supervise_parent import Supervised, Start, start  # noqa: F401
+from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
 from txninsightd.supervise.control import from_memory, in_memory
 
 
@@ -72,5 +72,5 @@ def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(start: Start) ->
 def test_what_lies_in_memory_is_read_whole_and_given_back(size: int) -> None:
     descriptor = in_memory(b"x" * size)
     assert from_memory(descriptor) == b"x" * size
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)

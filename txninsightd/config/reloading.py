@@ -33,8 +33,8 @@ EFFECTS = {
     "start": Effect.RESTART,
     "readers": Effect.RESTART,
     "http": Effect.RESTART,
+    "events": Effect.LIVE,
     "events.colocated": Effect.RESTART,  # horizon and settlement are built another way
-    "events.future_tolerance_s": Effect.LIVE,
     "state": Effect.LIVE,
     "state.directory": Effect.RESTART,
     "stuck": Effect.LIVE,
