@@ -174,6 +174,7 @@ async def _aggregate(
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import resume
     from txninsightd.core.state import VERSION
+    from txninsightd.expose.control import ControlServer
     from txninsightd.expose.exposed import Exposed
     from txninsightd.expose.server import HttpServer
 
@@ -202,7 +203,7 @@ async def _aggregate(
         beat=beat,
         heartbeat_ages_s=heartbeats.ages_s,
     )
-    aggregator.adopt(make_rules(config), config.limits.label_values)
+    aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
     server = HttpServer(aggregator, config, exposed)
     try:
@@ -211,6 +212,8 @@ async def _aggregate(
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
+    orders = ControlServer(aggregator)
+    await orders.start(config.state.control_socket)
     reporter = Reporter(control)
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
@@ -220,6 +223,7 @@ async def _aggregate(
         except TimeoutError:
             continue
         await asyncio.sleep(0.02)
+    await orders.stop()
     aggregator.tick()
     aggregator.close()
     await server.stop()
@@ -269,7 +273,7 @@ def _go_by(config: Config, aggregator: "Aggregator") -> None:
     """The config was read anew, for the aggregator and its readers."""
     limits, log_config = config.limits, config.log
     logs.setup(log_config.level, log_config.format)
-    aggregator.adopt(make_rules(config), limits.label_values)
+    aggregator.adopt(make_rules(config), limits.label_values, config.state.checkpoint_every_s)
     aggregator.retune(
         Retune(
             log_level=log_config.level,

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from txninsightd.supervise.running import Running, unpacked
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "configuration.md"
 SHIPPED = ROOT / "conf" / "txninsight.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A reload sets up the log anew."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -257,8 +257,10 @@ class Aggregator:
             self.ledger.stuck_changes = []
             _log_changes(changes)
 
-    def adopt(self, rules: Rules, most_label_values: int) -> None:
-        """Go by these rules, and name so many values of a label."""
+    def adopt(self, rules: Rules, most_label_values: int, checkpoint_every_s: float) -> None:
+        """Go by these rules, name so many values of a label, and write the state as often as this."""
+        if self._checkpoints is not None:
+            self._checkpoints.write_every(checkpoint_every_s)
         self.ledger.figures.name_at_most(most_label_values)
         self._adoption.want(rules)
 

@@ -35,6 +35,9 @@ class Source(Protocol):
     def reloads(self) -> Reloads:
         """What became of the reloads of the config, as the parent knows it."""
 
+    async def durable(self) -> None:
+        """Wait until a checkpoint holds what is known now. Raises OSError when it cannot be written."""
+
     def now(self) -> float:
         """The daemon's clock."""
 
