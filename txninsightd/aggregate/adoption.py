@@ -73,9 +73,9 @@ class Adoption:
     def _slice(self, steps: Iterator[None]) -> None:
         if steps is not self._steps:
             return
-        until, left = perf_counter() + SLICE_S, True
-        while left and perf_counter() < until:
-            left = next(steps, self) is not self
+        until = perf_counter() + SLICE_S
+        while (left := next(steps, self) is not self) and perf_counter() < until:
+            pass
         self._after_slice()
         if left:
             self._loop.call_soon(self._slice, steps)
