@@ -170,6 +170,21 @@ def test_a_bad_file_is_refused_whole_with_a_line_for_each_fault(file: Path) -> N
     assert [line["faults"] for line in logged if line["event"] == "config_refused"] == [2]
 
 
+def test_each_reload_starts_from_what_the_one_before_came_to(file: Path) -> None:
+    running = Running(Config(), file)
+    with structlog.testing.capture_logs() as logged:
+        for idle_after_s in (5, 6, 6):
+            write(file, stuck={"idle_after_s": idle_after_s}, readers={"monitors": 2})
+            packed = running.reload()
+            assert packed is not None
+            assert unpacked(packed) == running.config
+            assert running.config.stuck.idle_after_s == idle_after_s
+    changed = [line["changed"] for line in logged if line["event"] == "config_applied"]
+    assert changed == [["stuck.idle_after_s"], ["stuck.idle_after_s"], []]
+    waiting = [line["keys"] for line in logged if line["event"] == "config_needs_restart"]
+    assert waiting == [["readers.monitors"]] * 3
+
+
 def test_a_file_that_is_gone_is_refused(file: Path) -> None:
     running = Running(Config(), file)
     with structlog.testing.capture_logs() as logged:

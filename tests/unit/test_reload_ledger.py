@@ -21,7 +21,8 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"stuck": Thresholds(500, 900, 400), "stuck_by_type": {"pay": Thresholds(2, 4, 1)}},
     {"retry_grace_s": 1.0},
     {"retry_grace_s": 40.0, "settle_lateness_s": 9.0},
-    {"settle_lateness_s": 0.0, "settle_max_s": 8.0},
+    {"settle_lateness_s": 0.0, "settle_max_s": 3.0},
+    {"settle_max_s": 1.0},
 )
 
 
@@ -49,6 +50,7 @@ def test_after_a_change_all_is_as_the_plain_model_says_by_the_new_rules(style: s
             give(both.ledger, message)
             both.plain.receive(message)
             both.compare_live()
+            tick(both, now)
             both.settle(now)
         both.settle(now)
         both.compare_live()
@@ -64,7 +66,13 @@ def adopt(both: SideBySide, change: dict[str, Any], now: float) -> None:
     for life in both.plain.lives.values():
         both.plain._look_at(life)
     both.compare_live()
+    tick(both, now)
     both.settle(now)
+
+
+def tick(both: SideBySide, now: float) -> None:
+    both.ledger.tick(now)
+    both.plain.tick(now)
 
 
 @pytest.mark.parametrize("style", ["plain", "colocated", "vanishing"])
