@@ -1,5 +1,6 @@
 """What a reload takes over from the file, what it only names, and that it tells no values."""
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -170,17 +171,17 @@ def test_a_bad_file_is_refused_whole_with_a_line_for_each_fault(file: Path) -> N
     assert [line["faults"] for line in logged if line["event"] == "config_refused"] == [2]
 
 
-def test_each_reload_starts_from_what_the_one_before_came_to(file: Path) -> None:
+def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     running = Running(Config(), file)
-    with structlog.testing.capture_logs() as logged:
-        for idle_after_s in (5, 6, 6):
-            write(file, stuck={"idle_after_s": idle_after_s}, readers={"monitors": 2})
-            packed = running.reload()
-            assert packed is not None
-            assert unpacked(packed) == running.config
-            assert running.config.stuck.idle_after_s == idle_after_s
+    for idle_after_s in (5, 6, 6):
+        write(file, stuck={"idle_after_s": idle_after_s}, readers={"monitors": 2}, log={"format": "json"})
+        packed = running.reload()
+        assert packed is not None
+        assert unpacked(packed) == running.config
+        assert running.config.stuck.idle_after_s == idle_after_s
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     changed = [line["changed"] for line in logged if line["event"] == "config_applied"]
-    assert changed == [["stuck.idle_after_s"], ["stuck.idle_after_s"], []]
+    assert changed == [["stuck.idle_after_s", "log.format"], ["stuck.idle_after_s"], []]
     waiting = [line["keys"] for line in logged if line["event"] == "config_needs_restart"]
     assert waiting == [["readers.monitors"]] * 3
 

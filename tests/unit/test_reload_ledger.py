@@ -159,6 +159,20 @@ def test_a_shorter_grace_settles_what_was_aborted() -> None:
     assert not both.ledger.live
 
 
+def test_a_shorter_wait_for_late_records_makes_a_gap_matter_for_fewer() -> None:
+    both = side_by_side(
+        discover(200, A),
+        sight(A, 2, gaps=[0, 2], read_at=50),
+        sight(A, 3, ev(2, OPEN, 100), as_of=200),
+        cover(A, 0, 3, [2], 200, as_of=200),
+    )
+    assert both.ledger.live["t"].cause is None  # events of it may lie in the gap
+    adopt(both, {"settle_max_s": 60.0}, 200)
+    assert both.ledger.live["t"].cause is None
+    adopt(both, {"settle_max_s": 40.0}, 200)
+    assert both.ledger.live["t"].cause is Cause.IDLE
+
+
 def test_types_that_were_added_are_named_always() -> None:
     both = opened_at_100_and_seen_until_120()
     adopt(both, {"stuck_by_type": {"loan": Thresholds()}}, 120)
