@@ -17,7 +17,7 @@ import structlog
 from txninsightd.aggregate import checkpoint
 from txninsightd.core.ledger import Ledger, Rules
 
-SLICE_S = 0.02
+SLICE_S = 0.01
 
 log = structlog.get_logger()
 

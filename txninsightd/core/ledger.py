@@ -286,6 +286,7 @@ class Ledger:
         if self.judged_by is not None:
             return
         live = iter(list(self.live.values()))
+        yield
         while portion := list(islice(live, REJUDGED_A_STEP)):
             for txn in portion:
                 self._evaluate(txn)
