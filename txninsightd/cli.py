@@ -6,15 +6,16 @@ import sys
 from pathlib import Path
 
 from txninsightd import __version__, logs
-from txninsightd.config import ConfigError, check_config, load_config
+from txninsightd.config import ConfigError, check_config, load_config, load_state_directory
 from txninsightd.daemon import run_daemon
+from txninsightd.tools.forget import forget
 
 EXIT_CONFIG = 2
 DEFAULT_CONFIG = Path("/etc/txninsightd/txninsight.yaml")
 
 EXIT_CODES = """exit codes:
   0  stopped in order (SIGTERM, SIGINT)
-  1  a fault in the daemon itself; the traceback is on standard error
+  1  a fault in the daemon itself; the traceback is on standard error. Of `forget`: not done, and why
   2  the configuration is not usable; one line for each fault on standard error
   3  a child process kept dying, and restarting it was given up
   4  no usable Kafka client: it refuses kafka.client's properties, or is too old to be trusted
@@ -32,6 +33,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Parse, check, run; gives the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command == "forget":
+        return _forget(options)
     if options.check_config:
         lines, code = check_config(options.config, os.environ)
         print("\n".join(lines), file=sys.stderr if code else sys.stdout)
@@ -43,7 +46,18 @@ def run(arguments: list[str]) -> int:
         return EXIT_CONFIG
     logs.setup(config.log.level, config.log.format)
     logs.bind("parent")
-    return run_daemon(config)
+    return run_daemon(config, options.config)
+
+
+def _forget(options: argparse.Namespace) -> int:
+    try:
+        directory = load_state_directory(options.config, os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    answer = forget(options.txn_id, directory)
+    print(answer.text, file=sys.stderr if answer.exit_code else sys.stdout)
+    return answer.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +74,17 @@ def _parser() -> argparse.ArgumentParser:
         "--check-config", action="store_true", help="say what is wrong with the configuration, line by line, and exit"
     )
     parser.add_argument("--version", action="version", version=f"txninsightd {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands of a running daemon's operator")
+    forgetting = commands.add_parser(
+        "forget",
+        help="end a transaction that is known to be dead",
+        description="End a live transaction that is known to be dead, such as one that was never committed: it is "
+        "counted as forgotten, and what still comes of it as late. Done when the command returns 0.",
+    )
+    forgetting.add_argument("txn_id", metavar="TXN_ID", help="its id (after -- if it begins with a -)")
+    forgetting.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="the running daemon's YAML file"
+    )
     return parser
 
 

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import structlog
 
-from txninsightd import clock
+from txninsightd import clock, logs
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, hear
+from txninsightd.supervise.control import Reporter, from_memory, hear
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import (
@@ -40,12 +40,13 @@ from txninsightd.supervise.parent import (
     child_names,
     reader_name,
 )
-from txninsightd.vocabulary import Attach, Family, FromParent, View
+from txninsightd.supervise.running import Running, unpacked
+from txninsightd.vocabulary import Attach, Family, FromParent, Reload, Retune, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import Resumed
-    from txninsightd.core.ledger import Ledger
+    from txninsightd.core.ledger import Ledger, Rules
     from txninsightd.expose.exposed import Began
 
 DIRECTORY_PREFIX = "txninsightd-"
@@ -55,29 +56,31 @@ P = ParamSpec("P")
 log = structlog.get_logger()
 
 
-def run_daemon(config: Config) -> int:
-    """Run until a signal; gives the exit code."""
+def run_daemon(config: Config, path: Path) -> int:
+    """Run until a signal; gives the exit code. `path`: the config's file, to be read again on SIGHUP."""
     log.info("configured", config=config.redacted())
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
     started_at = clock.now()
     heartbeats = Heartbeats(child_names(reader_counts(config)))
+    running = Running(config, path)
 
     @_failing_in_one_line
     def aggregator(control: socket.socket) -> None:
         become("aggregator", on_terminate=None)
-        sys.exit(run_aggregator(config, control, started_at, directory, heartbeats))
+        sys.exit(run_aggregator(running.config, control, started_at, directory, heartbeats))
 
     @_failing_in_one_line
     def reader(view: View, index: int, descriptor: int) -> None:
-        run_reader(config, view, index, descriptor, directory, heartbeats.heart(reader_name(view, index)))
+        run_reader(running.config, view, index, descriptor, directory, heartbeats.heart(reader_name(view, index)))
 
     lock = DirectoryLock(Path(config.state.directory))
     try:
         lock.acquire()
         notifier = Notifier.from_environment(os.environ)
         programs, counts = Programs(aggregator, reader), reader_counts(config)
-        return Parent(programs, counts, _limits(config), heartbeats, notifier, time.monotonic).run()
+        limits = _limits(config)
+        return Parent(programs, counts, limits, heartbeats, notifier, time.monotonic, running.reload).run()
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
@@ -171,6 +174,7 @@ async def _aggregate(
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import resume
     from txninsightd.core.state import VERSION
+    from txninsightd.expose.control import ControlServer
     from txninsightd.expose.exposed import Exposed
     from txninsightd.expose.server import HttpServer
 
@@ -199,6 +203,7 @@ async def _aggregate(
         beat=beat,
         heartbeat_ages_s=heartbeats.ages_s,
     )
+    aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
     server = HttpServer(aggregator, config, exposed)
     try:
@@ -207,6 +212,8 @@ async def _aggregate(
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
+    orders = ControlServer(aggregator)
+    await orders.start(config.state.control_socket)
     reporter = Reporter(control)
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
@@ -216,6 +223,7 @@ async def _aggregate(
         except TimeoutError:
             continue
         await asyncio.sleep(0.02)
+    await orders.stop()
     aggregator.tick()
     aggregator.close()
     await server.stop()
@@ -234,11 +242,20 @@ def _began(config: Config, resumed: "Resumed") -> "Began":
 def make_ledger(config: Config, started_at: float) -> "Ledger":
     """An empty ledger with the operator's rules."""
     from txninsightd.core.figures import Figures
-    from txninsightd.core.ledger import Ledger, Rules
+    from txninsightd.core.ledger import Ledger
     from txninsightd.core.transaction import UNSEEN
 
+    start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
+    figures = Figures(config.metrics.duration_buckets_s, config.limits.label_values, config.transaction_types)
+    return Ledger(make_rules(config), figures, start_at)
+
+
+def make_rules(config: Config) -> "Rules":
+    """What the operator decides of the ledger."""
+    from txninsightd.core.ledger import Rules
+
     state, limits = config.state, config.limits
-    rules = Rules(
+    return Rules(
         colocated=config.events.colocated,
         settle_lateness_s=state.settle_lateness_s,
         settle_max_s=state.settle_max_s,
@@ -250,9 +267,23 @@ def make_ledger(config: Config, started_at: float) -> "Ledger":
         stuck=config.stuck,
         stuck_by_type=config.transaction_types,
     )
-    start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
-    figures = Figures(config.metrics.duration_buckets_s, limits.label_values, config.transaction_types)
-    return Ledger(rules, figures, start_at)
+
+
+def _go_by(config: Config, aggregator: "Aggregator") -> None:
+    """The config was read anew, for the aggregator and its readers."""
+    limits, log_config = config.limits, config.log
+    logs.setup(log_config.level, log_config.format)
+    aggregator.adopt(make_rules(config), limits.label_values, config.state.checkpoint_every_s)
+    aggregator.retune(
+        Retune(
+            log_level=log_config.level,
+            log_format=log_config.format,
+            batch_records=limits.batch_records,
+            queue_batches=limits.queue_batches,
+            value_bytes=limits.value_bytes,
+            future_tolerance_s=config.events.future_tolerance_s,
+        )
+    )
 
 
 def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:
@@ -266,6 +297,8 @@ def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyn
     if isinstance(message, Attach) and descriptor is not None:
         aggregator.attach(message.view, message.index, Channel(descriptor))
     elif isinstance(message, Family):
-        aggregator.family = message.children
+        aggregator.family, aggregator.reloads = message.children, message.reloads
+    elif isinstance(message, Reload) and descriptor is not None:
+        _go_by(unpacked(from_memory(descriptor)), aggregator)
     else:
         stopping.set()

@@ -1,6 +1,7 @@
 """Structured logs: an event with fields, as JSON or for a terminal, to standard error.
 
-Every process binds its own name once; a log line is never a sentence with numbers in it.
+Every process binds its own name once; a log line is never a sentence with numbers in it. No logger is cached, so that
+`setup` may be called again at any time.
 """
 
 import logging
@@ -24,7 +25,7 @@ def setup(level: str, form: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,
     )
 
 

@@ -311,14 +311,38 @@ class Attach(msgspec.Struct, array_like=True, tag=7, frozen=True):
     index: int
 
 
+class Reloads(msgspec.Struct, array_like=True, frozen=True):
+    """What became of the reloads over the parent's life. `good`: whether the latest was applied, or none was tried."""
+
+    applied: int = 0
+    refused: int = 0
+    good: bool = True
+
+
 class Family(msgspec.Struct, array_like=True, tag=8, frozen=True):
-    """Parent to aggregator: how its children are."""
+    """Parent to aggregator: how its children are, and its reloads."""
 
     children: list[ChildStatus]
+    reloads: Reloads = Reloads()
 
 
 class Stop(msgspec.Struct, array_like=True, tag=9, frozen=True):
     """Parent to aggregator: all readers have stopped; take in what they sent, and stop."""
+
+
+class Reload(msgspec.Struct, array_like=True, tag=12, frozen=True):
+    """Parent to aggregator: go by another config; it stands in the memory file whose descriptor comes with this."""
+
+
+class Retune(msgspec.Struct, array_like=True, tag=13, frozen=True):
+    """Aggregator to reader: the config's keys of these names that it shall go by from now on."""
+
+    log_level: str
+    log_format: str
+    batch_records: int
+    queue_batches: int
+    value_bytes: int
+    future_tolerance_s: float
 
 
 class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
@@ -328,10 +352,10 @@ class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
     status: str
 
 
-FromParent = Attach | Family | Stop
+FromParent = Attach | Family | Reload | Stop
 FromAggregator = Report
 FromReader = Sightings | Coverage | Discovery
-ToReader = Assign | Pause | Known | Durable
+ToReader = Assign | Pause | Known | Durable | Retune
 
 
 class CheckpointHealth(NamedTuple):

@@ -74,6 +74,19 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(HANG_GUARD_S)
 
+    def reload(self, text: str | None = None, **sections: Any) -> None:
+        """Write another config file, with these sections in the place of former ones (or this text), and SIGHUP."""
+        former = yaml.safe_load(self.config_file.read_text()) if text is None else {}
+        self.config_file.write_text(yaml.safe_dump({**former, **sections}) if text is None else text)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A command of the operator's, beside the running daemon."""
+        program = Path(sys.executable).with_name("txninsightd")
+        line = [program, *arguments, "--config", self.config_file]
+        return subprocess.run(line, capture_output=True, text=True, timeout=HANG_GUARD_S, check=False)
+
     def end(self) -> None:
         """Leave nothing running, whatever happened."""
         if self.process is not None and self.process.poll() is None:

@@ -80,6 +80,9 @@ class InProcess:
     def remove_reader(self, fd: int) -> bool:
         return self._callbacks.pop(fd, None) is not None
 
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        callback(*args)
+
     # --- Work ---------------------------------------------------------------------------------------------------------
 
     def start(self, *views: View) -> None:

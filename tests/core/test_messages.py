@@ -60,8 +60,12 @@ MESSAGES = {
     v.Pause: st.builds(v.Pause, text, st.integers(0, 2**31 - 1), st.booleans()),
     v.Attach: st.builds(v.Attach, st.sampled_from(v.View), st.integers(0, 99)),
     v.Family: st.builds(
-        v.Family, st.lists(st.builds(v.ChildStatus, text, st.booleans(), st.integers(0, 99)), max_size=3)
+        v.Family,
+        st.lists(st.builds(v.ChildStatus, text, st.booleans(), st.integers(0, 99)), max_size=3),
+        st.builds(v.Reloads, st.integers(0, 99), st.integers(0, 99), st.booleans()),
     ),
+    v.Reload: st.just(v.Reload()),
+    v.Retune: st.builds(v.Retune, text, text, *[st.integers(1, 2**40)] * 3, moments),
     v.Stop: st.just(v.Stop()),
     v.Report: st.builds(v.Report, st.booleans(), text),
     v.Known: st.builds(v.Known, st.lists(st.builds(v.Place, st.text(), st.integers(0, 9)), max_size=3)),

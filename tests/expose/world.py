@@ -28,6 +28,7 @@ from txninsightd.vocabulary import (
     Discovery,
     Found,
     Place,
+    Reloads,
     Sightings,
     Thresholds,
 )
@@ -60,6 +61,9 @@ class World:
         self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0)
         self.warm = True
         self.lacking: list[str] = []
+        self.reloads = Reloads()
+        self.saved: list[int] = []  # how many were live at each checkpoint that was asked for
+        self.unwritable: OSError | None = None
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]
         self.end: dict[tuple[str, int], int] = defaultdict(int)
         self.topics = topics or {"orders": 1}
@@ -72,6 +76,11 @@ class World:
 
     def warming_up(self) -> bool:
         return not self.warm
+
+    async def durable(self) -> None:
+        self.saved.append(len(self.ledger.live))
+        if self.unwritable is not None:
+            raise self.unwritable
 
     def missing(self) -> list[str]:
         return self.lacking

@@ -25,11 +25,11 @@ import msgspec
 from txninsightd import logs
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, hear
+from txninsightd.supervise.control import Reporter, from_memory, hear
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
-from txninsightd.vocabulary import Attach, Family, FromParent, View
+from txninsightd.vocabulary import Attach, Family, FromParent, Reload, View
 
 fault = sys.argv[1]
 
@@ -43,6 +43,7 @@ LIMITS = Limits(
 )
 COUNTS = {View.MONITOR: 2, View.VALIDATOR: 1}
 BEAT_EVERY_S = 0.05
+reloads: list[int] = []
 
 heartbeats = Heartbeats(child_names(COUNTS))
 
@@ -56,7 +57,7 @@ def note(who: str, what: str, **more: Any) -> None:
 def aggregator(control: socket.socket) -> None:
     """Keeps the lines it is given until it is told to stop."""
     become("aggregator", on_terminate=None)
-    note("aggregator", "started")
+    note("aggregator", "started", config=len(reloads))
     if fault == "aggregator-dies":
         sys.exit(1)
     if fault == "no-state":
@@ -84,7 +85,12 @@ def aggregator(control: socket.socket) -> None:
                 "family",
                 up={c.name: c.up for c in children},
                 restarts={c.name: c.restarts for c in children},
+                reloads=list(msgspec.to_builtins(message.reloads)),
             )
+        elif isinstance(message, Reload):
+            assert descriptor is not None
+            config = from_memory(descriptor)
+            note("aggregator", "reloaded", config=config.decode().rstrip(), bytes=len(config))
         else:
             note("aggregator", "stopped")
             return
@@ -117,10 +123,16 @@ def reader(view: View, index: int, descriptor: int) -> None:
     note(name, "stopped" if stopping else "line ended")
 
 
+def reload() -> bytes | None:
+    """Every third one is refused; the others are too long for a message."""
+    reloads.append(len(reloads))
+    return None if len(reloads) % 3 == 0 else f"config {len(reloads)}".encode().ljust(300_000)
+
+
 if __name__ == "__main__":
     logs.setup("debug", "json")
     if fault == "reader-undying":
         kill = BaseProcess.kill
         BaseProcess.kill = lambda self: None if self.name == "validator-0" else kill(self)  # type: ignore[method-assign]
     notifier = Notifier.from_environment(os.environ)
-    sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic).run())
+    sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic, reload).run())

@@ -13,9 +13,10 @@ from zlib import crc32
 import msgspec
 import structlog
 
-from txninsightd.aggregate.checkpoint import Checkpoints, Loop, Then
+from txninsightd.aggregate.adoption import Adoption, Loop
+from txninsightd.aggregate.checkpoint import Checkpoints, Then
 from txninsightd.aggregate.store import CheckpointStore
-from txninsightd.core.ledger import Ledger, StuckChange
+from txninsightd.core.ledger import Ledger, Rules, StuckChange
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.vocabulary import (
     Assign,
@@ -30,6 +31,8 @@ from txninsightd.vocabulary import (
     Line,
     Pause,
     Place,
+    Reloads,
+    Retune,
     Sightings,
     View,
 )
@@ -73,6 +76,7 @@ class Aggregator:
         self.beat = beat
         self.heartbeat_ages_s = heartbeat_ages_s
         self.family: list[ChildStatus] = []
+        self.reloads = Reloads()
         self._loop = loop
         self._counts = counts
         self._discover_every_s = discover_every_s
@@ -86,6 +90,7 @@ class Aggregator:
         self._problems: list[str] = []
         self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromReader).decode
+        self._adoption = Adoption(ledger, loop, now, self.warming_up, self._after_slice)
 
     # --- Lines --------------------------------------------------------------------------------------------------------
 
@@ -252,9 +257,26 @@ class Aggregator:
             self.ledger.stuck_changes = []
             _log_changes(changes)
 
+    def adopt(self, rules: Rules, most_label_values: int, checkpoint_every_s: float) -> None:
+        """Go by these rules, name so many values of a label, and write the state as often as this."""
+        if self._checkpoints is not None:
+            self._checkpoints.write_every(checkpoint_every_s)
+        self.ledger.figures.name_at_most(most_label_values)
+        self._adoption.want(rules)
+
+    def retune(self, command: Retune) -> None:
+        """Tell all readers what they shall go by; those that attach later were started with it."""
+        for line in self._lines.values():
+            line.send(command)
+
+    def _after_slice(self) -> None:
+        self.beat()
+        self.settle()
+
     def tick(self) -> None:
         """What the wall clock brings; called about once a second."""
         self.beat()
+        self._adoption.tick()
         self.ledger.tick(self.now())
         self.settle()
         for line in self._lines.values():

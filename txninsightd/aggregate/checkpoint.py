@@ -83,6 +83,11 @@ class Checkpoints:
         self._waiting: list[Then] = []
         self._next_at = now() + every_s
 
+    def write_every(self, every_s: float) -> None:
+        """From now on as often as this."""
+        self._every_s = every_s
+        self._next_at = min(self._next_at, self._now() + every_s)
+
     def request(self, then: Then | None = None) -> None:
         """Write one as soon as may be, and tell `then` what came of it."""
         if then is not None:

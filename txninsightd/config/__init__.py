@@ -6,7 +6,7 @@ A fault never stops the search for the next one, and each names file, line, key,
 Values that came from the environment or from a file are secrets and appear in no message.
 """
 
-from txninsightd.config.loading import check_config, load_config
+from txninsightd.config.loading import check_config, load_config, load_state_directory
 from txninsightd.config.model import Config, Secret, Start, Topic
 from txninsightd.config.problems import ConfigError, Problem
 
@@ -19,4 +19,5 @@ __all__ = [
     "Topic",
     "check_config",
     "load_config",
+    "load_state_directory",
 ]

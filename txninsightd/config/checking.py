@@ -17,7 +17,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 
 from txninsightd.config.building import start_of
-from txninsightd.config.model import Config, Secret
+from txninsightd.config.model import CONTROL_SOCKET, LONGEST_SOCKET_PATH, Config, Secret
 from txninsightd.config.problems import KeyPath, found, key_name
 from txninsightd.config.reading import Reading
 
@@ -35,7 +35,7 @@ def check(reading: Reading) -> None:
     """Add to a reading's problems whatever is wrong with its values."""
     faults = list(_schema_faults(reading.tree))
     sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
-    for rule in (_swapped_bounds, _unsorted_buckets, _topics_given_twice, _unused_kinds):
+    for rule in (_swapped_bounds, _no_room_for_a_socket, _unsorted_buckets, _topics_given_twice, _unused_kinds):
         faults.extend(rule(sound))
     for path, message in dict.fromkeys(faults):
         if not _is_around(reading.unread, path):
@@ -198,6 +198,13 @@ def _swapped_bounds(sound: _Sound) -> Iterator[Fault]:
         low, high = sound.value(lower, _default(lower)), sound.value(upper, _default(upper))
         if low is not None and high is not None and low > high:
             yield upper, f"expected at least {low}, as {'.'.join(lower)} says (found {high})"
+
+
+def _no_room_for_a_socket(sound: _Sound) -> Iterator[Fault]:
+    path = ("state", "directory")
+    room = LONGEST_SOCKET_PATH - len(f"/{CONTROL_SOCKET}")
+    if len((sound.value(path, "") or "").encode()) > room:
+        yield path, f"expected at most {room} bytes, since a socket lies in it (found more)"
 
 
 def _default(path: tuple[str, ...]) -> Any:

@@ -9,6 +9,8 @@ from txninsightd.config.model import Config
 from txninsightd.config.problems import ConfigError
 from txninsightd.config.reading import read
 
+_DIRECTORY = ("state", "directory")
+
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """Load a config file, `${NAME}` being looked up in `environ`. Raises ConfigError with all that is wrong with it."""
@@ -17,6 +19,20 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     if reading.problems:
         raise ConfigError(tuple(sorted(reading.problems, key=lambda problem: (problem.line, str(problem)))))
     return build(reading.tree)
+
+
+def load_state_directory(path: Path, environ: Mapping[str, str]) -> str:
+    """Give a config file's `state.directory`, whatever may be wrong with its other keys.
+
+    Who only talks to the daemon need not be able to read its secrets. Raises ConfigError.
+    """
+    reading = read(path, environ)
+    check(reading)
+    problems = [problem for problem in reading.problems if problem.path in ((), _DIRECTORY[:1], _DIRECTORY)]
+    if problems:
+        raise ConfigError(tuple(problems))
+    directory: str = reading.tree.get("state", {}).get("directory", Config().state.directory)
+    return directory
 
 
 def check_config(path: Path, environ: Mapping[str, str]) -> tuple[list[str], int]:

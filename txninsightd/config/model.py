@@ -10,6 +10,7 @@ What the core needs too, `Mapping` and `Thresholds`, stands in the vocabulary.
 """
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,12 @@ SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential"
 """A librdkafka property with one of these in its name is never shown."""
 
 REDACTED = "***"
+
+CONTROL_SOCKET = "control.sock"
+"""The socket's name in the state directory."""
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes that Linux takes for the path of a socket."""
 
 ClientValue = str | int | float | bool
 
@@ -125,6 +132,11 @@ class StateConfig(msgspec.Struct, frozen=True):
     settle_max_s: float = 600
     retry_grace_s: float = 60
     remember_s: float = 86400
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the daemon takes orders."""
+        return Path(self.directory, CONTROL_SOCKET)
 
 
 class MetricsConfig(msgspec.Struct, frozen=True):

@@ -38,6 +38,10 @@ class LabelCap:
         self._known.update({value: value for value in known})
         self.cut = cut
 
+    def name_at_most(self, most: int) -> None:
+        """Name so many from now on; what has a name keeps it."""
+        self._most = most
+
     def __call__(self, value: str | None) -> str:
         label = self._known.get(value)
         if label is not None:
@@ -76,6 +80,11 @@ class PairCap:
         self._known = {(first, value): label for first, value, label in pairs}
         self._cut = cut
         self._second.resume(known, known_cut)
+
+    def name_at_most(self, most: int, most_second: int) -> None:
+        """Name so many pairs, and values of the second, from now on; what has a name keeps it."""
+        self._most = most
+        self._second.name_at_most(most_second)
 
     def __call__(self, first: str, value: str | None) -> str:
         label = self._known.get((first, value))
@@ -154,6 +163,12 @@ class Figures:
         self.live_stuck: Counter[tuple[str, str]] = Counter()
         self.live_partial: Counter[str] = Counter()
         self.opened_seconds: dict[str, Counter[int]] = defaultdict(Counter)
+
+    def name_at_most(self, most_label_values: int) -> None:
+        """Name so many values of each label from now on; what has a name keeps it."""
+        self.txn_types.name_at_most(most_label_values)
+        for pairs in (self.steps, self.statuses):
+            pairs.name_at_most(most_label_values * PAIRS_A_VALUE, most_label_values)
 
     def show(self, before: Shown | None, after: Shown | None) -> None:
         """Move one live transaction from one place in the gauges to another."""

@@ -1,6 +1,7 @@
 """The end of a transaction: its outcome and figures, counted once; then a while in the archive, then only a hash."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import msgspec
 
@@ -23,6 +24,9 @@ from txninsightd.vocabulary import Anomaly, Kind, Outcome, Verdict
 
 MOST_EXEMPLAR_CHARS = 100
 """OpenMetrics allows 128 characters for an exemplar's labels, names included."""
+
+DROPPED_A_STEP = 1000
+"""Lingering transactions let go in one step, where new bounds leave no room for them."""
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -150,14 +154,33 @@ class Archive:
         if len(self.lingering) > self._most_lingering:
             self.lingering.popitem(last=False)
 
+    def keep(
+        self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, now: float
+    ) -> Iterator[None]:
+        """Go by other bounds. What they leave no room for goes in portions, one a step."""
+        self._remembered.keep(remember_s, most_remembered)
+        while self._drop(DROPPED_A_STEP, linger_s, most_lingering, now):
+            yield
+        self._linger_s, self._most_lingering = linger_s, most_lingering
+
+    def _drop(self, at_once: int, linger_s: float, most_lingering: int, now: float) -> int:
+        """Let go of what has lingered for long enough, or is too many; gives how many were."""
+        lingering, dropped = self.lingering, 0
+        while lingering and dropped < at_once:
+            too_old = now - next(iter(lingering.values())).settled_at > linger_s
+            if not too_old and len(lingering) <= most_lingering:
+                break
+            lingering.popitem(last=False)
+            dropped += 1
+        return dropped
+
     def was_aborted(self, txn_id: str) -> bool | None:
         """Whether a transaction that is over ended as Aborted; None when it is not known to be over."""
         return self._remembered.was_aborted(txn_id)
 
     def age(self, now: float) -> None:
         """Let go of what has lingered, and forget what has been remembered, for long enough."""
-        while self.lingering and now - next(iter(self.lingering.values())).settled_at > self._linger_s:
-            self.lingering.popitem(last=False)
+        self._drop(len(self.lingering), self._linger_s, self._most_lingering, now)
         self._remembered.age(now)
 
 

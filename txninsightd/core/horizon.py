@@ -59,7 +59,7 @@ class Horizon:
         self.discovered_at = UNSEEN
         self.outages: list[Outage] = []
         self._colocated = colocated
-        self._settle_max_s = settle_max_s
+        self.settle_max_s = settle_max_s
         self._everywhere = Domain()
         self._domains: dict[Place, Domain] = {}
         self._partitions: list[PartitionState] = []
@@ -141,7 +141,7 @@ class Horizon:
         for domain in domains.values() if domains is not None else (self._everywhere,):
             if domain.gaps:
                 began = min(event.record_ts for event in txn.events)
-                yield from (gap for gap in domain.gaps if began <= gap.passed_at + self._settle_max_s)
+                yield from (gap for gap in domain.gaps if began <= gap.passed_at + self.settle_max_s)
 
     def outage(self, began: float, ended: float) -> bool:
         """The broker did not answer for a while. Overlapping ones become one. Says whether this was news."""

@@ -14,7 +14,8 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from sys import intern
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from txninsightd.core.events import Event, Judged
 from txninsightd.core.figures import Figures, Shown
 from txninsightd.core.finished import Archive, Finished, finish, finish_plain, is_plain, record
 from txninsightd.core.horizon import Horizon
-from txninsightd.core.kpis import type_of
+from txninsightd.core.kpis import Kpis, type_of
 from txninsightd.core.lifecycle import (
     NEVER,
     Situation,
@@ -43,6 +44,7 @@ from txninsightd.vocabulary import (
     Coverage,
     Discovery,
     Kind,
+    Outcome,
     Place,
     Sightings,
     Signature,
@@ -54,9 +56,21 @@ from txninsightd.vocabulary import (
 NOT_KNOWN = 0.0
 """A moment in a message that its sender does not know."""
 
+REJUDGED_A_STEP = 100
+"""Transactions judged anew in one step after a change of rules."""
 
 ENDED = (State.CLOSED, State.UNKNOWN)
 STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
+
+
+class Judging(NamedTuple):
+    """That part of the rules by which live transactions are judged."""
+
+    settle_lateness_s: float
+    settle_max_s: float
+    retry_grace_s: float
+    stuck: Thresholds
+    stuck_by_type: Mapping[str, Thresholds]
 
 
 class Rules(NamedTuple):
@@ -77,6 +91,11 @@ class Rules(NamedTuple):
         """The thresholds of a type."""
         return self.stuck_by_type.get(txn_type, self.stuck) if txn_type is not None else self.stuck
 
+    @property
+    def judging(self) -> Judging:
+        """By what live transactions are judged."""
+        return Judging(*(getattr(self, name) for name in Judging._fields))
+
 
 class StuckChange(NamedTuple):
     """A transaction became stuck, changed its cause, or is no longer stuck (`cause` None)."""
@@ -89,10 +108,14 @@ class StuckChange(NamedTuple):
 
 
 class Ledger:
-    """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics."""
+    """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
+
+    `judged_by`: by what every live transaction was judged; None while they are being judged anew (see `adopt`).
+    """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
         self.rules = rules
+        self.judged_by: Judging | None = rules.judging
         self.figures = figures
         self.start_at = start_at
         self.live: dict[str, Transaction] = {}
@@ -227,6 +250,58 @@ class Ledger:
         for txn in self._settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
         return settled
+
+    def forget(self, txn_id: str, now: float) -> bool:
+        """End a transaction because the operator says that it is dead; says whether it was live."""
+        txn = self.live.get(txn_id)
+        if txn is None:
+            return False
+        drop(txn)
+        self._set_cause(txn, None)
+        txn.ending = None
+        del self.live[txn_id]
+        self.figures.show(txn.shown, None)
+        life = self.life(txn)
+        finished = Finished(txn, life, Outcome.FORGOTTEN, 1, Kpis(None, None, [], [], set()), None, 0, now)
+        self.archive.add(finished, now)
+        record(self.figures, finished)
+        return True
+
+    def adopt(self, rules: Rules, now: float) -> Iterator[None]:
+        """Go by these rules from now on; `colocated` must be as it was.
+
+        Whatever is evaluated goes by them at once. What only waits is judged anew, and what has no room any longer let
+        go, in the steps that are given back: each is a short portion of work, to be taken between two messages. Who
+        adopts again before the last step leaves the former steps alone.
+        """
+        self._go_by(rules)
+        if self.judged_by != rules.judging:
+            self.judged_by = None
+        for txn_type in rules.stuck_by_type:
+            self.figures.txn_types(txn_type)
+        return self._adopting(rules, now)
+
+    def _adopting(self, rules: Rules, now: float) -> Iterator[None]:
+        yield from self.archive.keep(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, now)
+        if self.judged_by is not None:
+            return
+        live = iter(list(self.live.values()))
+        yield
+        while portion := list(islice(live, REJUDGED_A_STEP)):
+            for txn in portion:
+                self._evaluate(txn)
+            yield
+        if self.rules is rules:
+            self.judged_by = rules.judging
+
+    def judge_as_before(self, judging: Judging, judged: bool) -> None:
+        """Judge as before a restart until rules are adopted; `judged`: whether all live ones had been judged so."""
+        self._go_by(self.rules._replace(**judging._asdict()))
+        self.judged_by = judging if judged else None
+
+    def _go_by(self, rules: Rules) -> None:
+        self.rules = rules
+        self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
 
     # --- What is asked ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import islice
 from typing import NamedTuple
 
 GENERATIONS = 8
@@ -31,12 +32,10 @@ class Remembered:
     """A bounded memory of ended transactions. At most `most` ids, each for about `remember_s` seconds."""
 
     def __init__(self, remember_s: float, most: int) -> None:
-        self._span_s = remember_s / GENERATIONS
-        self._remember_s = remember_s
-        self._most_each = max(1, most // GENERATIONS)
         self._young: dict[int, int] = {}
         self._young_since = 0.0
         self._sealed: deque[Generation] = deque()
+        self.keep(remember_s, most)
 
     @property
     def young(self) -> dict[int, int]:
@@ -59,6 +58,15 @@ class Remembered:
 
     def __len__(self) -> int:
         return len(self._young) + sum(len(g.hashes) for g in self._sealed)
+
+    def keep(self, remember_s: float, most: int) -> None:
+        """Go by other bounds; the oldest that they leave no room for are forgotten."""
+        self._span_s = remember_s / GENERATIONS
+        self._remember_s = remember_s
+        self._most = most
+        self._most_each = max(1, most // GENERATIONS)
+        self._young = dict(islice(self._young.items(), max(0, len(self._young) + self._most_each - most), None))
+        self._forget_the_oldest()
 
     def add(self, txn_id: str, aborted: bool, now: float) -> None:
         """Remember that the transaction is over."""
@@ -92,5 +100,8 @@ class Remembered:
         self._sealed.append(Generation(hashes, now))
         self._young = {}
         self._young_since = now
-        while len(self._sealed) >= GENERATIONS:
+        self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        while self._sealed and (len(self._sealed) >= GENERATIONS or len(self) > self._most):
             self._sealed.popleft()

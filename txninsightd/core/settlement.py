@@ -104,7 +104,7 @@ class Settlement:
 
     def __init__(self, colocated: bool, settle_max_s: float, horizon: Horizon) -> None:
         self._colocated = colocated
-        self._settle_max_s = settle_max_s
+        self.settle_max_s = settle_max_s
         self._horizon = horizon
         self._by_decided = Cohorts()
         self._by_key = Cohorts()
@@ -151,7 +151,7 @@ class Settlement:
 
     def overdue(self, now: float) -> None:
         """Let those that have waited for `settle_max_s` pass, whatever else may still be unread."""
-        for txn, ending in self._by_decided.take_before(now - self._settle_max_s):
+        for txn, ending in self._by_decided.take_before(now - self.settle_max_s):
             if txn.ending is ending:
                 txn.overtime = True
                 self._ready.append((txn, ending))

@@ -27,7 +27,7 @@ from txninsightd.core.figures import Exemplar, Histogram, Shown
 from txninsightd.core.finished import NO_FIGURES, Finished
 from txninsightd.core.horizon import Gap
 from txninsightd.core.kpis import Kpis
-from txninsightd.core.ledger import Ledger
+from txninsightd.core.ledger import Judging, Ledger
 from txninsightd.core.lifecycle import Outage
 from txninsightd.core.remembered import Generation
 from txninsightd.core.transaction import Ending, Note, Transaction
@@ -136,10 +136,11 @@ class SavedMemory(msgspec.Struct):
 
 
 class Head(msgspec.Struct):
-    """All that is not a transaction. `rules`: those under which the state came about, as bytes, to be compared."""
+    """All that is not a transaction. `judging`: by what the live ones are judged; `judged`: whether all are by now."""
 
     colocated: bool
-    rules: bytes
+    judging: Judging
+    judged: bool
     start_at: float
     caught_up: bool
     discovered_at: float
@@ -233,7 +234,8 @@ def _head(ledger: Ledger) -> Head:
     horizon = ledger.horizon
     return Head(
         colocated=ledger.rules.colocated,
-        rules=msgspec.msgpack.encode(ledger.rules),
+        judging=ledger.rules.judging,
+        judged=ledger.judged_by is not None,
         start_at=ledger.start_at,
         caught_up=ledger.caught_up,
         discovered_at=horizon.discovered_at,
@@ -370,10 +372,10 @@ def _opened_second(shown: Shown | None) -> int:
 
 
 def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
-    """Bring an empty ledger to the state that was dumped; its rules and its buckets stay what they are.
+    """Bring an empty ledger to the state that was dumped. It judges as the dumped one did, until it adopts its rules.
 
-    Histograms of other buckets begin anew. Raises Unusable when the bytes cannot be read (the ledger is then spoilt),
-    and OtherColocation.
+    All else of its rules, and its buckets, stay what they are. Histograms of other buckets begin anew. Raises Unusable
+    when the bytes cannot be read (the ledger is then spoilt), and OtherColocation.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -391,6 +393,7 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
     if head.colocated != ledger.rules.colocated:
         raise OtherColocation(head.colocated)
     ledger.start_at, ledger.caught_up = head.start_at, head.caught_up
+    ledger.judge_as_before(head.judging, head.judged)
     for saved in head.partitions:
         _restore_partition(ledger, saved)
     ledger.horizon.resume(head.discovered_at, head.outages, [(d.place, d.as_of, d.gaps) for d in head.domains])

@@ -68,7 +68,7 @@ class Api:
 
     async def index(self, request: web.Request) -> web.Response:
         """What there is."""
-        return _json({"name": "txninsightd", "version": __version__, "routes": ROUTES})
+        return json_response({"name": "txninsightd", "version": __version__, "routes": ROUTES})
 
     async def metrics(self, request: web.Request) -> web.Response:
         """All metrics."""
@@ -84,7 +84,7 @@ class Api:
         try:
             query = parse_query(request.query)
         except BadParameter as e:
-            return _json({"error": str(e)}, 400)
+            return json_response({"error": str(e)}, 400)
         ledger, now = self._source.ledger, self._source.now()
         async with self._listing:
             selection = await select(ledger, query)
@@ -93,15 +93,15 @@ class Api:
             for entry in selection.entries:
                 shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
                 await breath.take()
-        return _json(Listing(shown, selection.matched, len(shown)))
+        return json_response(Listing(shown, selection.matched, len(shown)))
 
     async def transaction(self, request: web.Request) -> web.Response:
         """One transaction."""
         ledger, txn_id = self._source.ledger, request.match_info["txn_id"]
         entry = ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
         if entry is None:
-            return _json({"error": self._absence(txn_id)}, 404)
-        return _json(detail_of(ledger, entry, self._source.now()))
+            return json_response({"error": self._absence(txn_id)}, 404)
+        return json_response(detail_of(ledger, entry, self._source.now()))
 
     def _absence(self, txn_id: str) -> str:
         ledger = self._source.ledger
@@ -122,16 +122,16 @@ class Api:
         for partition in list(ledger.partitions.values()):
             shown.append(partition_summary(ledger, partition))
             await breath.take()
-        return _json(shown)
+        return json_response(shown)
 
     async def health(self, request: web.Request) -> web.Response:
         """Served by the loop that does the work: no answer means that it stands."""
-        return _json({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
+        return json_response({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Whether anything is missing."""
         missing = self._source.missing()
-        return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
 
 @web.middleware
@@ -140,18 +140,19 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPNotFound:
-        return _json({"error": f"there is nothing at {request.path}", "routes": ROUTES}, 404)
+        return json_response({"error": f"there is nothing at {request.path}", "routes": ROUTES}, 404)
     except web.HTTPMethodNotAllowed as e:
         allowed = ", ".join(sorted(e.allowed_methods))
-        return _json({"error": f"{request.path} answers {allowed} only"}, 405, {"Allow": allowed})
+        return json_response({"error": f"{request.path} answers {allowed} only"}, 405, {"Allow": allowed})
     except web.HTTPException:
         raise
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return _json({"error": "the request failed inside txninsightd; its log says why"}, 500)
+        return json_response({"error": "the request failed inside txninsightd; its log says why"}, 500)
 
 
-def _json(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_response(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Any answer but that of `/metrics`."""
     return web.Response(
         body=msgspec.json.encode(answer), status=status, content_type="application/json", headers=headers
     )

@@ -221,6 +221,19 @@ BUILD_INFO = Definition("txninsight_build_info", MetricType.GAUGE, ("version",),
 READY = Definition(
     "txninsight_ready", MetricType.GAUGE, (), "1 when nothing is missing; what is missing, /readyz says in words."
 )
+CONFIG_RELOADS = Definition(
+    "txninsight_config_reloads_total",
+    MetricType.COUNTER,
+    ("result",),
+    "How often the configuration was read again (SIGHUP): applied, or refused whole since it has a fault.",
+    counted=Counted.PARENT,
+)
+CONFIG_LAST_RELOAD_SUCCESSFUL = Definition(
+    "txninsight_config_last_reload_successful",
+    MetricType.GAUGE,
+    (),
+    "1 unless the latest reload was refused: then the log says why, and the former configuration goes on.",
+)
 CHILD_UP = Definition("txninsight_child_up", MetricType.GAUGE, ("child",), "1 while this child process runs.")
 CHILD_RESTARTS = Definition(
     "txninsight_child_restarts_total",

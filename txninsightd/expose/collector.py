@@ -144,6 +144,9 @@ class LedgerCollector(Collector):
         children = self._source.children()
         yield simple(catalogue.BUILD_INFO, {(__version__,): 1})
         yield simple(catalogue.READY, {(): int(not self._source.missing())})
+        reloads = self._source.reloads
+        yield simple(catalogue.CONFIG_RELOADS, {("applied",): reloads.applied, ("refused",): reloads.refused})
+        yield simple(catalogue.CONFIG_LAST_RELOAD_SUCCESSFUL, {(): int(reloads.good)})
         yield simple(catalogue.CHILD_UP, {(child.name,): int(child.up) for child in children})
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import CheckpointHealth, ChildStatus
+from txninsightd.vocabulary import CheckpointHealth, ChildStatus, Reloads
 
 
 class Source(Protocol):
@@ -30,6 +30,13 @@ class Source(Protocol):
     @property
     def checkpoints(self) -> CheckpointHealth:
         """How the checkpoints fare."""
+
+    @property
+    def reloads(self) -> Reloads:
+        """What became of the reloads of the config, as the parent knows it."""
+
+    async def durable(self) -> None:
+        """Wait until a checkpoint holds what is known now. Raises OSError when it cannot be written."""
 
     def now(self) -> float:
         """The daemon's clock."""

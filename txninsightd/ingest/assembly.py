@@ -6,7 +6,6 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from txninsightd.config import Config
-from txninsightd.core.decoding import Decoder
 from txninsightd.ingest.complaints import Complaints, client_logger
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
@@ -43,11 +42,9 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
     """The role of a view."""
     if view is View.VALIDATOR:
         return ValidatorBuilder()
-    tolerance_s = config.events.future_tolerance_s
 
-    def decoder_for(topic: str) -> Decoder:
+    def mapping_for(topic: str) -> Mapping:
         entry = config.topic_for(topic)
-        mapping = entry.mapping if entry is not None and entry.mapping is not None else Mapping()
-        return Decoder(mapping, config.limits.value_bytes, tolerance_s)
+        return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
-    return MonitorBuilder(decoder_for, tolerance_s, Complaints(now))
+    return MonitorBuilder(mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, Complaints(now))

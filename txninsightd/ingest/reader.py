@@ -17,9 +17,10 @@ import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from txninsightd import logs
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.views import Progress, ViewBuilder
-from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, ToReader
+from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, Retune, ToReader
 
 POLL_S = 0.05
 
@@ -136,8 +137,15 @@ class Reader:
             self._hold(Place(command.topic, command.partition), command.paused)
         elif isinstance(command, Durable):
             self._commit(command.positions)
+        elif isinstance(command, Retune):
+            self._retune(command)
         elif self._scout is not None:
             self._scout.start(command.places)
+
+    def _retune(self, command: Retune) -> None:
+        logs.setup(command.log_level, command.log_format)
+        self._batch_records, self._queue_batches = command.batch_records, command.queue_batches
+        self._builder.retune(command.value_bytes, command.future_tolerance_s)
 
     def _assign(self, starts: list[Found]) -> None:
         new = [s for s in starts if Place(s.topic, s.partition) not in self._progress]

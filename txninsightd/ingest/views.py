@@ -14,6 +14,7 @@ from txninsightd.core.decoding import Decoded, Decoder
 from txninsightd.vocabulary import (
     KEPT_TIME_HEADER,
     Coverage,
+    Mapping,
     Place,
     RecordResult,
     Sightings,
@@ -67,27 +68,37 @@ class ViewBuilder(Protocol):
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings | Coverage:
         """`records` are confluent_kafka Messages of this partition without errors, ascending, perhaps none."""
 
+    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+        """Read records by these bounds from now on."""
+
 
 class MonitorBuilder:
     """Decodes records into sightings. Samples of what cannot be read go to `complain(result, record)`."""
 
     def __init__(
         self,
-        decoder_for: Callable[[str], Decoder],
+        mapping_for: Callable[[str], Mapping],
+        value_bytes: int,
         future_tolerance_s: float,
         complain: Callable[[RecordResult, Any], None],
     ) -> None:
-        self._decoder_for = decoder_for
-        self._decoders: dict[str, Decoder] = {}
-        self._future_tolerance_s = future_tolerance_s
+        self._mapping_for = mapping_for
         self._complain = complain
+        self.retune(value_bytes, future_tolerance_s)
+
+    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+        """Larger values than this are oversized, events further ahead of their records clamped."""
+        self._value_bytes = value_bytes
+        self._future_tolerance_s = future_tolerance_s
+        self._decoders: dict[str, Decoder] = {}
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings:
         """One message of sightings."""
         topic = progress.place.topic
         decoder = self._decoders.get(topic)
         if decoder is None:
-            decoder = self._decoders[topic] = self._decoder_for(topic)
+            mapping = self._mapping_for(topic)
+            decoder = self._decoders[topic] = Decoder(mapping, self._value_bytes, self._future_tolerance_s)
         columns = _Columns(now, now + self._future_tolerance_s)
         for record in records:
             self._take(decoder, columns, record)
@@ -175,6 +186,9 @@ class _Columns:
 
 class ValidatorBuilder:
     """Turns delivered offsets into coverage; decodes nothing."""
+
+    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+        """What is not decoded knows no bounds."""
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
         """One message of coverage. `now` is the moment at which the frontier was read."""

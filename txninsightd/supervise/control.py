@@ -55,6 +55,21 @@ def hear(end: socket.socket) -> tuple[bytes, int | None]:
     return body, descriptors[0] if descriptors else None
 
 
+def in_memory(content: bytes) -> int:
+    """A descriptor of a file that lies in memory only: what is too long for a message, or must not lie on a disk."""
+    descriptor = os.memfd_create("txninsightd")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def from_memory(descriptor: int) -> bytes:
+    """Its content; the descriptor is given back."""
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
 class Reporter:
     """Tells the parent how the aggregator is: what is new, at most every `REPORT_EVERY_S`, and without ever waiting."""
 

@@ -24,10 +24,10 @@ import structlog
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.child import STOP_SIGNALS
-from txninsightd.supervise.control import control_pair, hear, tell
+from txninsightd.supervise.control import control_pair, hear, in_memory, tell
 from txninsightd.supervise.heartbeats import Heartbeats, Watch
 from txninsightd.supervise.notify import Notifier
-from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, Report, Stop, View
+from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, Reload, Reloads, Report, Stop, View
 
 EXIT_GAVE_UP = 3
 EXIT_UNUSABLE = 4
@@ -88,6 +88,8 @@ class Slot:
 class Parent:
     """`counts`: how many readers share each view. `heartbeats` has a slot for each of `child_names(counts)`.
 
+    `reload` reads the config anew, for all who are forked from then on, and gives what the aggregator that lives must
+    be told of it; None when the file is refused.
     `now`: seconds that no setting of the wall clock moves.
     """
 
@@ -99,6 +101,7 @@ class Parent:
         heartbeats: Heartbeats,
         notifier: Notifier,
         now: Callable[[], float],
+        reload: Callable[[], bytes | None],
     ) -> None:
         self._programs = programs
         self._limits = limits
@@ -116,8 +119,12 @@ class Parent:
         self._aggregator_start_at = 0.0
         self._control: socket.socket | None = None
         self._signals: list[int] = []
+        self._hangups: list[int] = []
+        self._reload = reload
+        self._reloads = Reloads()
+        self._untold: bytes | None = None
         self._woken, self._wake = os.pipe()
-        self._told: list[ChildStatus] = []
+        self._told: Family | None = None
         self._names = child_names(counts)
 
     def run(self) -> int:
@@ -126,7 +133,9 @@ class Parent:
         log.info("daemon_started", pid=os.getpid(), readers=len(self._slots))
         try:
             while not self._signals:
+                self._reload_if_asked()
                 self._start_what_is_due()
+                self._tell_config()
                 self._tell_family()
                 self._tell_systemd()
                 self._wait()
@@ -149,13 +158,39 @@ class Parent:
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, lambda number, _: self._hangups.append(number))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._signals.append(number))
 
     def _backoff(self) -> Backoff:
         limits = self._limits
         return Backoff(limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s)
+
+    # --- Reloading ----------------------------------------------------------------------------------------------------
+
+    def _reload_if_asked(self) -> None:
+        if not self._hangups:
+            return
+        self._hangups.clear()
+        if self._ready:
+            self._notifier.reloading()
+        config, counts = self._reload(), self._reloads
+        if config is None:
+            self._reloads = Reloads(counts.applied, counts.refused + 1, good=False)
+        else:
+            self._untold = config
+            self._reloads = Reloads(counts.applied + 1, counts.refused, good=True)
+        if self._ready:
+            self._notifier.ready()
+
+    def _tell_config(self) -> None:
+        """Until the aggregator that lives has it. One that is forked after the reload has it already."""
+        if self._untold is None or self._control is None:
+            return
+        descriptor = in_memory(self._untold)
+        if tell(self._control, Reload(), descriptor):
+            self._untold = None
+        os.close(descriptor)
 
     # --- Starting -----------------------------------------------------------------------------------------------------
 
@@ -192,7 +227,8 @@ class Parent:
         self._aggregator_restarts += 1
         theirs.close()
         self._control = ours
-        self._told = []
+        self._told = None
+        self._untold = None
 
     def _start_reader(self, slot: Slot) -> None:
         ours, theirs = descriptor_pair()
@@ -311,8 +347,9 @@ class Parent:
     def _tell_family(self) -> None:
         status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]
         status.append(ChildStatus("aggregator", self._aggregator is not None, max(0, self._aggregator_restarts)))
-        if status != self._told and self._control is not None and tell(self._control, Family(status)):
-            self._told = status
+        family = Family(status, self._reloads)
+        if family != self._told and self._control is not None and tell(self._control, family):
+            self._told = family
 
     # --- Stopping -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,123 @@
+"""Other rules for a running aggregator: in slices beside all other work, and not before it has caught up."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.core.by_hand import OPEN, A, cover, discover, ev, sight
+from tests.core.worlds import Style, make_rules
+from txninsightd.aggregate import adoption
+from txninsightd.aggregate.adoption import Adoption
+from txninsightd.core import ledger as ledger_module
+from txninsightd.core.figures import Figures
+from txninsightd.core.ledger import Ledger
+from txninsightd.vocabulary import Thresholds
+
+RULES = make_rules(Style())
+LOWER = RULES._replace(stuck=Thresholds(2, 3, 1))
+COUNT = 10
+
+
+class Turns:
+    """An event loop that comes round when the test says so, and a clock that runs out with each look at it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+        self.slices = 0
+        self.warm = True
+
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        self.calls.append(lambda: callback(*args))
+
+    def come_round(self) -> bool:
+        """Once; says whether anything was left to do."""
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+        return bool(calls)
+
+    def finished_slice(self) -> None:
+        self.slices += 1
+
+
+@pytest.fixture(autouse=True)
+def one_step_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "REJUDGED_A_STEP", 1)
+    ticks = iter(range(10**9))
+    monkeypatch.setattr(adoption, "perf_counter", lambda: next(ticks) * 2 * adoption.SLICE_S)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Some that have been open for 11 s."""
+    ledger = Ledger(RULES, Figures((1.0,), 10))
+    ledger.discovered(discover(120, A))
+    ledger.sighted(sight(A, COUNT, *[ev(i, OPEN, 100, f"t{i}") for i in range(COUNT)], as_of=111))
+    ledger.covered(cover(A, 0, COUNT, list(range(COUNT)), 111, as_of=111))
+    assert not ledger.stuck
+    return ledger
+
+
+@pytest.fixture
+def turns() -> Turns:
+    return Turns()
+
+
+@pytest.fixture
+def adopting(ledger: Ledger, turns: Turns) -> Adoption:
+    return Adoption(ledger, turns, lambda: 120.0, lambda: not turns.warm, turns.finished_slice)
+
+
+def test_it_takes_a_slice_each_time_the_loop_comes_round(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+    adopting.want(LOWER)
+    for i in range(COUNT + 1):
+        assert turns.come_round()
+        assert (len(ledger.stuck), turns.slices) == (i, i + 1)
+    while turns.come_round():
+        assert len(ledger.stuck) == COUNT
+    assert ledger.judged_by == LOWER.judging
+    assert sum(ledger.figures.stuck.values()) == COUNT
+
+
+def test_rules_that_come_meanwhile_take_over(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+    adopting.want(LOWER)
+    turns.come_round()
+    turns.come_round()
+    adopting.want(RULES)
+    while turns.come_round():
+        pass
+    assert not ledger.stuck
+    assert (ledger.rules, ledger.judged_by) == (RULES, RULES.judging)
+    assert turns.slices <= 2 + COUNT + 2
+
+
+def test_thresholds_wait_until_the_views_have_caught_up_and_all_else_does_not(
+    ledger: Ledger, turns: Turns, adopting: Adoption
+) -> None:
+    turns.warm = False
+    adopting.want(LOWER._replace(linger_s=3.0))
+    while turns.come_round():
+        pass
+    adopting.tick()
+    assert not turns.come_round()
+    assert ledger.rules == RULES._replace(linger_s=3.0)
+    turns.warm = True
+    adopting.tick()
+    while turns.come_round():
+        pass
+    assert len(ledger.stuck) == COUNT
+    assert ledger.rules == LOWER._replace(linger_s=3.0)
+    adopting.tick()
+    assert not turns.come_round()
+
+
+def test_the_last_word_counts_where_several_wait(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+    turns.warm = False
+    adopting.want(LOWER)
+    adopting.want(RULES)
+    turns.warm = True
+    adopting.tick()
+    while turns.come_round():
+        pass
+    assert not ledger.stuck
+    assert ledger.rules == RULES

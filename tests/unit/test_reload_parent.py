@@ -1,0 +1,76 @@
+"""SIGHUP at the parent: the living aggregator is told, the ones that come later know, and the results are counted."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
+from txninsightd.supervise.control import from_memory, in_memory
+
+
+def hang_up(parent: Supervised) -> None:
+    parent.process.send_signal(signal.SIGHUP)
+
+
+def reloads(parent: Supervised) -> list[object]:
+    """Applied, refused, whether the last was good; as the aggregator heard last."""
+    heard = parent.notes(what="family")
+    return list(heard[-1]["reloads"]) if heard else []
+
+
+def test_the_aggregator_gets_the_config_however_long_it_is(start: Start) -> None:  # noqa: F811
+    parent = start("none").await_started()
+    hang_up(parent)
+    parent.await_that(lambda: bool(parent.notes(what="reloaded")))
+    [note] = parent.notes(what="reloaded")
+    assert (note["config"], note["bytes"]) == ("config 1", 300_000)
+    parent.await_that(lambda: reloads(parent) == [1, 0, True])
+    assert parent.stop() == 0
+
+
+def test_a_refused_one_is_counted_and_told_to_nobody(start: Start) -> None:  # noqa: F811
+    parent = start("none").await_started()
+    for i, result in enumerate(([1, 0, True], [2, 0, True], [2, 1, False], [3, 1, True])):
+        hang_up(parent)
+        parent.await_that(lambda result=result: reloads(parent) == result)
+        assert len(parent.notes(what="reloaded")) == min(i + 1, 2) + (i == 3)
+    assert [note["config"] for note in parent.notes(what="reloaded")] == ["config 1", "config 2", "config 4"]
+    assert parent.stop() == 0
+
+
+def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(start: Start) -> None:  # noqa: F811
+    parent = start("none").await_started()
+    hang_up(parent)
+    parent.await_that(lambda: reloads(parent) == [1, 0, True])
+    parent.kill("aggregator")
+    parent.await_started(times=2)
+    assert [note["config"] for note in parent.notes(who="aggregator", what="started")] == [0, 1]
+    parent.await_that(lambda: parent.notes(what="family")[-1]["pid"] == parent.pids()["aggregator"])
+    assert reloads(parent) == [1, 0, True]
+    assert len(parent.notes(what="reloaded")) == 1
+    hang_up(parent)
+    parent.await_that(lambda: reloads(parent) == [2, 0, True])
+    assert parent.stop() == 0
+
+
+def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(start: Start) -> None:  # noqa: F811
+    parent = start("none").await_started()
+    parent.process.send_signal(signal.SIGSTOP)
+    pid = parent.kill("aggregator")
+    parent.await_that(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    hang_up(parent)
+    parent.process.send_signal(signal.SIGCONT)
+    parent.await_started(times=2)
+    assert [note["config"] for note in parent.notes(who="aggregator", what="started")] == [0, 1]
+    parent.await_that(lambda: reloads(parent) == [1, 0, True])
+    assert parent.stop() == 0
+
+
+@pytest.mark.parametrize("size", [0, 5_000_000])
+def test_what_lies_in_memory_is_read_whole_and_given_back(size: int) -> None:
+    descriptor = in_memory(b"x" * size)
+    assert from_memory(descriptor) == b"x" * size
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
