@@ -193,7 +193,7 @@ class DirectoryLock:
         deadline = time.monotonic() + patience_s
         while not self._locked(descriptor):
             if time.monotonic() >= deadline:
-                with os.fdopen(descriptor) as file:
+                with os.fdopen(descriptor, errors="replace") as file:
                     raise _in_use(self._directory, file.read(20).strip())
             time.sleep(LOOK_EVERY_S)
         self._descriptor = descriptor
