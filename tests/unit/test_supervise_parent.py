@@ -233,6 +233,7 @@ def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
     (hung,) = parent.log(event="child_hung")
     assert (hung["child"], hung["pid"]) == ("monitor-1", before["monitor-1"])
     assert hung["age_s"] >= 2.0
+    assert hung["state"] == "T (stopped)"
     assert [d["child"] for d in parent.log(event="child_died")] == ["monitor-1"]
     assert parent.stop() == 0
     assert parent.living() == []
@@ -277,7 +278,7 @@ def test_it_is_ready_once_all_children_work(start: Start) -> None:
 
 def test_it_is_not_ready_while_the_aggregator_does_not_serve(start: Start) -> None:
     parent = start("not-serving").await_started()
-    parent.await_that(lambda: "STATUS=starting: waiting for the aggregator to listen" in parent.told())
+    parent.await_that(lambda: "STATUS=starting: the aggregator does not serve yet" in parent.told())
     assert parent.stop() == 0
     assert "READY=1" not in parent.told()
 
