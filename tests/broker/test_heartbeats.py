@@ -104,12 +104,21 @@ def test_a_whole_daemon_that_was_stopped_for_long_goes_on_as_it_was(
     written = write_transactions(broker.bootstrap, name, "meanwhile", 20)
     while os.times().elapsed < clock_s + 1.5 * TIMEOUT_S:
         written = written.plus(write_transactions(broker.bootstrap, name, f"at-{os.times().elapsed}", 1))
-    for pid in everybody:
+    slept = voluntary_switches(daemon.process.pid)
+    daemon.process.send_signal(signal.SIGCONT)
+    daemon.await_that(lambda: voluntary_switches(everybody[0]) > slept, "the parent has looked, and waits again")
+    for pid in before.values():
         os.kill(pid, signal.SIGCONT)
     await_counted(daemon, name, written)
     assert hung(daemon) == []
     assert daemon.pids() == before
     assert daemon.stop() == 0
+
+
+def voluntary_switches(pid: int) -> int:
+    """How often a process went to sleep of its own accord."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["voluntary_ctxt_switches"])
 
 
 def test_one_that_works_hard_is_not_taken_for_dead(broker: Broker, topic: MakeTopic, start: Start) -> None:
