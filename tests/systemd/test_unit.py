@@ -98,6 +98,7 @@ def test_a_stopped_parent_is_found_by_the_watchdog_and_started_anew(machine: Mac
     freeze(before["parent"])
     await_started_anew(machine, before, restarts)
     assert "Watchdog timeout" in machine.journal()
+    assert "Fatal Python error: Aborted" in machine.journal()  # and where it stood
 
 
 def test_the_watchdog_leaves_one_alone_that_works(machine: Machine) -> None:
