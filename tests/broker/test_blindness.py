@@ -48,6 +48,7 @@ SECTIONS: dict[str, Any] = {
         "commit_pending_after_s": COMMIT_PENDING_AFTER_S,
     },
     "state": {"retry_grace_s": RETRY_GRACE_S},
+    "supervise": {"heartbeat_timeout_s": 3600},  # who is stopped here is to come back as it was
 }
 
 LEFT_OPEN = {"event": "transaction_open", "txn_id": "left-open"}

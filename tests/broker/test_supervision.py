@@ -19,7 +19,7 @@ from tests.broker.daemon import Daemon
 from tests.broker.traffic import Written, publish, write_transactions
 from txninsightd.tools.stack.broker import Broker
 
-PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000}
+PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000, "heartbeat_timeout_s": 3600}
 QUICK = {"retry_grace_s": 0.5}
 MEGABYTE = 1 << 20
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from txninsightd.supervise.control import control_pair, hear, tell
-from txninsightd.vocabulary import Attach, ChildStatus, Family, FromParent, Stop, View
+from txninsightd.supervise.control import REPORT_EVERY_S, Reporter, control_pair, hear, tell
+from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, FromParent, Report, Stop, View
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -72,3 +72,45 @@ def test_the_largest_message_that_is_ever_sent_passes(pair: Pair) -> None:
     family = Family([ChildStatus(f"{view}-{i}", True, 10**9) for view in View for i in range(64)])
     assert tell(parent, family)
     assert msgspec.msgpack.decode(hear(aggregator)[0], type=FromParent) == family
+
+
+# --- Reports ----------------------------------------------------------------------------------------------------------
+
+
+def reported(parent: socket.socket) -> list[FromAggregator]:
+    """All that the aggregator has said."""
+    heard = []
+    while True:
+        try:
+            heard.append(msgspec.msgpack.decode(hear(parent)[0], type=FromAggregator))
+        except BlockingIOError:
+            return heard
+
+
+def test_a_report_is_sent_when_it_is_new_and_not_too_often(pair: Pair) -> None:
+    parent, aggregator = pair
+    moment = 100.0
+    reporter = Reporter(aggregator, lambda: moment)
+    reporter.report("restoring", serving=False)
+    reporter.report("1 open")  # serving is news that does not wait
+    reporter.report("2 open")
+    assert reported(parent) == [Report(False, "restoring"), Report(True, "1 open")]
+    moment += REPORT_EVERY_S
+    reporter.report("3 open")
+    moment += REPORT_EVERY_S
+    reporter.report("3 open")
+    assert reported(parent) == [Report(True, "3 open")]
+
+
+def test_a_parent_that_does_not_listen_costs_nothing_and_hears_the_news_later(pair: Pair) -> None:
+    parent, aggregator = pair
+    moment = 100.0
+    reporter = Reporter(aggregator, lambda: moment)
+    aggregator.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for number in range(1000):
+        moment += REPORT_EVERY_S
+        reporter.report(f"{number} open")
+    assert 0 < len(reported(parent)) < 1000
+    moment += REPORT_EVERY_S
+    reporter.report("999 open")
+    assert reported(parent) == [Report(True, "999 open")]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from txninsightd.mortality import die_with
 from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 HANG_GUARD_S = 60.0
@@ -232,6 +233,7 @@ def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
     (hung,) = parent.log(event="child_hung")
     assert (hung["child"], hung["pid"]) == ("monitor-1", before["monitor-1"])
     assert hung["age_s"] >= 2.0
+    assert hung["state"] == "T (stopped)"
     assert [d["child"] for d in parent.log(event="child_died")] == ["monitor-1"]
     assert parent.stop() == 0
     assert parent.living() == []
@@ -276,7 +278,7 @@ def test_it_is_ready_once_all_children_work(start: Start) -> None:
 
 def test_it_is_not_ready_while_the_aggregator_does_not_serve(start: Start) -> None:
     parent = start("not-serving").await_started()
-    parent.await_that(lambda: "STATUS=starting: waiting for the aggregator to listen" in parent.told())
+    parent.await_that(lambda: "STATUS=starting: the aggregator does not serve yet" in parent.told())
     assert parent.stop() == 0
     assert "READY=1" not in parent.told()
 
@@ -329,6 +331,24 @@ def test_nobody_outlives_a_killed_parent(start: Start) -> None:
     parent.process.kill()
     parent.process.wait()
     parent.await_that(lambda: parent.living() == [])
+
+
+def test_not_even_one_that_is_stopped_outlives_a_killed_parent(start: Start) -> None:
+    """It cannot see that its line has ended; only the kernel can end it."""
+    parent = start("none").await_started()
+    for child in CHILDREN:
+        parent.kill(child, signal.SIGSTOP)
+    parent.process.kill()
+    parent.process.wait()
+    parent.await_that(lambda: parent.living() == [])
+
+
+def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> None:
+    pid = os.fork()
+    if not pid:
+        die_with(os.getpid())  # somebody who is not its parent
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 def test_restarts_leak_no_descriptors(start: Start) -> None:

@@ -71,7 +71,7 @@ def from_memory(descriptor: int) -> bytes:
 
 
 class Reporter:
-    """Tells the parent how the aggregator is: what is new, at most every `REPORT_EVERY_S`, and without ever waiting."""
+    """Tells the parent what is new of the aggregator; a new line at most every `REPORT_EVERY_S`. Never waits."""
 
     def __init__(self, end: socket.socket, now: Callable[[], float] = time.monotonic) -> None:
         self._end = end
@@ -79,10 +79,11 @@ class Reporter:
         self._told: Report | None = None
         self._next_at = float("-inf")
 
-    def report(self, status: str) -> None:
-        """The aggregator serves, and this is its line for the operator."""
-        report, now = Report(True, status), self._now()
-        if report == self._told or now < self._next_at:
+    def report(self, status: str, serving: bool = True) -> None:
+        """Whether the aggregator serves, and its line for the operator."""
+        report, now = Report(serving, status), self._now()
+        changed = self._told is None or report.serving != self._told.serving
+        if report == self._told or (now < self._next_at and not changed):
             return
         self._next_at = now + REPORT_EVERY_S
         if tell(self._end, report, patience_s=0.0):

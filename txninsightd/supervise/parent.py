@@ -13,9 +13,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -35,7 +37,7 @@ EXIT_KILLED = 5
 EXIT_CANNOT_LISTEN = 6
 EXIT_STATE = 7
 
-NO_REPORT = Report(False, "the aggregator is starting")
+NO_REPORT = Report(False, "the aggregator does not serve yet")
 
 log = structlog.get_logger()
 
@@ -322,7 +324,8 @@ class Parent:
             if process.pid not in self._hung:
                 self._hung.add(process.pid)
                 silence_s = round(self._watch.silence_s(process.name), 1)
-                log.error("child_hung", child=process.name, pid=process.pid, age_s=silence_s)
+                state = _state_of(process.pid)
+                log.error("child_hung", child=process.name, pid=process.pid, age_s=silence_s, state=state)
                 process.kill()
         if not hung:
             self._hung.clear()
@@ -340,9 +343,11 @@ class Parent:
     def _status(self, waits_for: list[str]) -> str:
         if self._aggregator is None:
             return "the aggregator died and is about to be started again"
-        if self._report.serving and (self._ready or not waits_for):
-            return self._report.status
-        return f"starting: waiting for {', '.join(waits_for) or 'the aggregator to listen'}"
+        if not self._report.serving:
+            return f"starting: {self._report.status}"
+        if waits_for and not self._ready:
+            return f"starting: waiting for {', '.join(waits_for)}"
+        return self._report.status
 
     def _tell_family(self) -> None:
         status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]
@@ -395,3 +400,12 @@ class Parent:
             self._aggregator.kill()
             self._aggregator.join()
             self._aggregator = None
+
+
+def _state_of(pid: int | None) -> str:
+    """What the kernel says of a process: `T (stopped)`, `R (running)`, `D (disk sleep)`."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("State:"):
+                return line.partition(":")[2].strip()
+    return "unknown"
