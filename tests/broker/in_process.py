@@ -96,7 +96,7 @@ class InProcess:
 
     def hold(self, view: View, place: Place, held: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(*place, held))
+        self.aggregator._lines[view, 0].send(Pause(place.topic, place.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:

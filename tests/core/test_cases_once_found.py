@@ -1,9 +1,8 @@
 """Small stories that a ledger once told wrongly, each with what was wrong."""
 
-import msgspec
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
+from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, B_ANEW, cover, discover, ev, hand, side_by_side, sight
 from txninsightd.vocabulary import Cause, Outcome
 
 
@@ -107,14 +106,14 @@ def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
 
 
 def test_a_topic_made_anew_is_a_gap() -> None:
-    # What was in it and what comes after is never read, so silence there means nothing.
+    # What was in it and was not read never will be, so silence there means nothing.
     both = side_by_side(
         discover(1000, A, B),
         sight(A, 1, ev(0, OPEN, 100), as_of=101),
         sight(B, 2, ev(0, OPEN, 100, "aborted"), ev(1, OPEN, 101, "lost"), as_of=101),
         cover(B, 0, 1, [], 102),
     )
-    hand(both, msgspec.structs.replace(discover(1001, A, B, found=()), made_anew=["b"]))
+    hand(both, discover(1001, A, B_ANEW, found=(), complete=False))
     hand(both, sight(B, 3, ev(2, OPEN, 200, "never"), as_of=900), sight(A, 1, as_of=900))
     assert both.ledger.live["t"].cause is None
     assert "never" not in both.ledger.live
@@ -129,7 +128,7 @@ def test_a_topic_made_anew_is_no_catch_up() -> None:
         sight(B, 2, ev(0, OPEN, 100), ev(1, OPEN, 101, "u"), as_of=101),
         cover(B, 0, 1, [0], 102, as_of=101),
     )
-    hand(both, msgspec.structs.replace(discover(1001, B, found=()), made_anew=["b"]))
+    hand(both, discover(1001, B_ANEW))
     assert not both.ledger.caught_up
 
 
