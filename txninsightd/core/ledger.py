@@ -195,8 +195,6 @@ class Ledger:
         if known is not None and not known.void:
             return None
         start_offset = known.monitor_offset if known is not None else found.start_offset
-        for number in range(topic.number):
-            self.partitions.pop(Place(found.topic, found.partition, number), None)
         self.add_partition(place, start_offset).absent_at = self._horizon.discovered_at
         return Found(found.topic, found.partition, start_offset, topic.number, topic.topic_id)
 
@@ -208,7 +206,7 @@ class Ledger:
             if absent and partition.gone and not partition.void:
                 self._void(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
             partition.gone = absent or partition.void
-            if partition.void:
+            if partition.void and absent:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
     def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
@@ -224,8 +222,8 @@ class Ledger:
 
     def _partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
         """None: its topic was deleted meanwhile."""
-        partition = self.partitions.get(Place(message.topic, message.partition, message.incarnation))
-        return None if partition is None or partition.void else partition
+        partition = self.partitions[Place(message.topic, message.partition, message.incarnation)]
+        return None if partition.void else partition
 
     def sighted(self, message: Sightings) -> None:
         """Apply what a monitor saw; what it saw before changes nothing."""
@@ -286,10 +284,9 @@ class Ledger:
         life = []
         for event in txn.events:
             note = notes.get((event.place, event.offset))
-            partition = partitions.get(event.place)  # None: of a topic made anew, where all is decided
             if note is not None:
                 life.append(Judged(event, note.verdict, note.decided_at))
-            elif partition is None or event.offset < partition.decided_offset:
+            elif event.offset < partitions[event.place].decided_offset:
                 life.append(Judged(event, Verdict.COMMITTED))
             else:
                 life.append(Judged(event, Verdict.PENDING))

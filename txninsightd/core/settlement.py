@@ -24,9 +24,6 @@ from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
 from txninsightd.vocabulary import Place
 
-ALL_DECIDED = 2**63
-"""The decided offset of a partition that was superseded, as its topic was made anew."""
-
 Queue = list[tuple[float, int, Transaction, Ending]]
 
 
@@ -212,8 +209,7 @@ def _own_pending(txn: Transaction, partitions: Mapping[Place, PartitionState]) -
     for event in txn.events:
         if event.place is not place:
             place = event.place
-            partition = partitions.get(place)
-            decided_offset = partition.decided_offset if partition is not None else ALL_DECIDED
+            decided_offset = partitions[place].decided_offset
         if event.offset >= decided_offset:
             return event.place, event.offset
     return None
