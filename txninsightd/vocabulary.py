@@ -298,6 +298,7 @@ class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
     """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for."""
 
     places: list[Place]
+    topic_ids: dict[str, str] = {}
 
 
 class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):

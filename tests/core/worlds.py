@@ -610,7 +610,10 @@ def discoveries(c: Chooser, world: World) -> list[Sent]:
         for place in places:
             present.setdefault(place.topic, []).append(place.partition)
         new = [p for p in places if p not in known and p.topic not in unsure]
-        found = [Found(p.topic, p.partition, world.start_offset(p), p.incarnation, ids[p.topic]) for p in new]
+        found = [
+            Found(p.topic, p.partition, world.start_offset(p), incarnation=p.incarnation, topic_id=ids[p.topic])
+            for p in new
+        ]
         known.update(new)
         sent.append(Sent(at, Discovery(at, found, present, [], ids, not unsure)))
     return sent

@@ -97,7 +97,8 @@ class Aggregator:
         self._lines[view, index] = line
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
         if (view, index) == FIRST_MONITOR:
-            line.send(Known(list(self.ledger.partitions)))
+            known = [place for place, p in self.ledger.partitions.items() if not p.void]
+            line.send(Known(known, self.ledger.topic_ids()))
         self._assign(view, index, self._positions(view))
         for place in self._held if view is View.VALIDATOR else ():
             line.send(Pause(place.topic, place.partition, True))

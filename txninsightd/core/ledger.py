@@ -196,7 +196,7 @@ class Ledger:
             return None
         start_offset = known.monitor_offset if known is not None else found.start_offset
         self.add_partition(place, start_offset).absent_at = self._horizon.discovered_at
-        return Found(found.topic, found.partition, start_offset, topic.number, topic.topic_id)
+        return Found(*place[:2], start_offset, incarnation=topic.number, topic_id=topic.topic_id)
 
     def _note_absent(self, message: Discovery) -> None:
         """What is missing is no longer waited for; missing a second time, it was deleted."""
