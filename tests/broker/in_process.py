@@ -139,10 +139,11 @@ class InProcess:
 
     def found(self, *topics: str) -> bool:
         """Whether some partition of each topic is known."""
-        return {place.topic for place in self.ledger.partitions} >= set(topics)
+        return {place.topic for place in self.places(*topics)} >= set(topics)
 
     def places(self, *topics: str) -> list[Place]:
-        return [place for place in self.ledger.partitions if place.topic in topics]
+        """The partitions of these topics that are known and were not deleted."""
+        return [place for place, p in self.ledger.partitions.items() if place.topic in topics and not p.void]
 
     def events(self, txn_id: str) -> list[Event]:
         """The sightings that the ledger holds of a transaction, as they came; none when it is not live."""

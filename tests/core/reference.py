@@ -513,7 +513,8 @@ class Plain:
         return [
             gap
             for gap in self.gaps
-            if (gap.place[:2] in places or not self.rules.colocated) and began <= gap.passed_at + self.rules.settle_max_s
+            if (gap.place[:2] in places or not self.rules.colocated)
+            and began <= gap.passed_at + self.rules.settle_max_s
         ]
 
     # What is asked

@@ -2,7 +2,21 @@
 
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, B_ANEW, cover, discover, ev, hand, side_by_side, sight
+from tests.core.by_hand import (
+    B_ANEW,
+    CLOSE,
+    OPEN,
+    STEP_DONE,
+    STEP_OPEN,
+    A,
+    B,
+    cover,
+    discover,
+    ev,
+    hand,
+    side_by_side,
+    sight,
+)
 from txninsightd.vocabulary import Cause, Outcome
 
 

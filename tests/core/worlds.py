@@ -138,7 +138,6 @@ class Log:
         ]
         return min([self.high_watermark(at), *held])
 
-
     def made_anew(self, at: float) -> "tuple[Log, Log]":
         """The log as it was deleted at that moment, and what was written from then on, in a log of its own."""
         place = Place(self.place.topic, self.place.partition, self.place.incarnation + 1)

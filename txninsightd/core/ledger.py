@@ -210,7 +210,7 @@ class Ledger:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
     def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
-        """The topic was deleted: what has no verdict yet never gets one. `unread`: part of it may not have been read."""
+        """It was deleted: what has no verdict yet never gets one. `unread`: part of it may never have been read."""
         place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
         unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1, NOT_KNOWN)
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
