@@ -18,6 +18,7 @@ from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.coverage import PartitionState
 from txninsightd.core.events import Event
+from txninsightd.core.ledger import Incarnation
 from txninsightd.daemon import make_ledger, reader_counts
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
@@ -68,6 +69,7 @@ class InProcess:
         self.ledger = make_ledger(config, clock.now())
         self.started: dict[Place, int] = {}
         for found in starts:
+            self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
             self.ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
         self._note_starts()
         self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)

@@ -205,7 +205,7 @@ class Forbidden(AdminClient):
 def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     config = config_for(broker, name)
-    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, [], clock.now).look(clock.now())
+    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
     assert (refused.found, refused.present) == ([], {})
     assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
     allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())

@@ -85,13 +85,16 @@ class Identity:
         """Something was read."""
         self._held.setdefault(message.topic, deque()).append(message)
 
-    def poll(self, also: Iterable[str]) -> Told:
-        """What the answers that have come say; asks anew when it is time. `also`: topics of which nothing is held."""
+    def poll(self, also: Iterable[str], at_once: bool) -> Told:
+        """What the answers that have come say; asks anew when it is time. `also`: topics of which nothing is held.
+
+        `at_once`: it is time now.
+        """
         told = NOTHING
         if self._asked and all(question.answer.done() for question in self._asked.values()):
             told = self._take_answers()
         now = self._now()
-        if not self._asked and now >= self._next_at:
+        if not self._asked and (at_once or now >= self._next_at):
             topics = {topic for topic, held in self._held.items() if held}
             if now >= self._in_vain_at:
                 topics.update(also)

@@ -346,14 +346,16 @@ class Reader:
 
     def _tell(self) -> None:
         """What is certain goes out; a topic that is not (or no longer) the one to be read is set aside."""
-        told = self._identity.poll({place.topic for place in self._aside} if self._aside else ())
+        aside = {place.topic for place in self._aside} if self._aside else ()
+        told = self._identity.poll(aside, at_once=self._paused)
         for message in told.messages:
             self._line.send(message)
             progress = self._progress.get(Place(message.topic, message.partition))
             if progress is not None:
                 progress.told = (message.to_offset, message.as_of)
-        if told.wrong:
-            self._set_aside([place for place in self._progress if place.topic in told.wrong])
+        wrong = [place for place in self._progress if place.topic in told.wrong] if told.wrong else []
+        if wrong:
+            self._set_aside(wrong)
         if self._aside and told.right:
             self._assign([found for place, found in self._aside.items() if place.topic in told.right])
 
