@@ -106,10 +106,11 @@ class RecordResult(StrEnum):
 
 
 class Place(NamedTuple):
-    """One partition of one topic."""
+    """One partition of one topic. A topic that is deleted and made anew is another one: its `incarnation` is higher."""
 
     topic: str
     partition: int
+    incarnation: int = 0
 
 
 class Signature(NamedTuple):
@@ -226,6 +227,7 @@ class Sightings(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     results: dict[str, int]
     end_offset: int  # the high watermark as last answered by the broker; -1: never answered
     outage_from: float  # the broker gave no answer from then until `as_of`; 0: no outage before this as_of
+    incarnation: int = 0
 
 
 class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -245,33 +247,41 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     end_offset: int  # the last stable offset as last answered by the broker; -1: never answered
     outage_from: float
     stable_offset: int = -1  # the last stable offset in the answer that `as_of` rests on; -1: none yet
+    incarnation: int = 0
 
 
 class Found(msgspec.Struct, array_like=True, frozen=True):
-    """A partition that the configured topics name, and where both views shall start in it."""
+    """A partition that the configured topics name, and where to start in it.
+
+    `topic_id` tells a topic from another one of the same name ("": not known, take the first that is seen). The scout
+    leaves `incarnation` to the ledger, which counts the ids of a name.
+    """
 
     topic: str
     partition: int
     start_offset: int
     as_of: float = 0.0  # in an Assign: the moment up to which the view has seen everything; 0: none yet
+    incarnation: int = 0
+    topic_id: str = ""
 
 
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """What the first monitor found in the cluster, asked at `asked_at`: the present partitions and which are new.
 
-    `present` lists them by topic; nothing else could have carried events before `asked_at`, which is 0 when the look
-    was not complete: then `present` says nothing.
+    `present` lists them by topic; nothing else could have carried events before `asked_at`. While the look is not
+    `complete`, it says nothing. `topic_ids` (KIP-516) is true of the topics that it names, complete or not.
     """
 
     asked_at: float
     found: list[Found]
     present: dict[str, list[int]]
     problems: list[str]  # in words, for /readyz; replaces the former ones
-    made_anew: list[str] = []  # topics whose id is no longer the one that was seen first
+    topic_ids: dict[str, str] = {}
+    complete: bool = True
 
 
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
-    """Aggregator to reader: read these partitions too, from these offsets."""
+    """Aggregator to reader: read these partitions, from these offsets, whatever was read of them before."""
 
     starts: list[Found]
 
@@ -288,6 +298,7 @@ class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
     """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for."""
 
     places: list[Place]
+    topic_ids: dict[str, str] = {}
 
 
 class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):

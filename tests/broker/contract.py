@@ -264,10 +264,11 @@ def delete_topic(broker: Broker, topic: str) -> None:
         future.result(HANG_GUARD_S)
 
 
-def make_anew(broker: Broker, topic: str) -> None:
+def make_anew(broker: Broker, topic: str, partitions: int = 1) -> None:
     """Delete a topic and create it again: the same name, another topic id, and offsets from 0 on."""
     delete_topic(broker, topic)
-    create_topics(broker.bootstrap, {topic: 1})
+    create_topics(broker.bootstrap, {topic: partitions})
+    admin_of(broker).list_topics(timeout=HANG_GUARD_S)  # or it would ask with the old leader epoch
 
 
 def add_partitions(broker: Broker, topic: str, total: int) -> None:

@@ -18,6 +18,7 @@ from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.coverage import PartitionState
 from txninsightd.core.events import Event
+from txninsightd.core.ledger import Incarnation
 from txninsightd.daemon import make_ledger, reader_counts
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
@@ -68,6 +69,7 @@ class InProcess:
         self.ledger = make_ledger(config, clock.now())
         self.started: dict[Place, int] = {}
         for found in starts:
+            self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
             self.ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
         self._note_starts()
         self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
@@ -99,7 +101,7 @@ class InProcess:
 
     def hold(self, view: View, place: Place, held: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(*place, held))
+        self.aggregator._lines[view, 0].send(Pause(place.topic, place.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:
@@ -142,10 +144,11 @@ class InProcess:
 
     def found(self, *topics: str) -> bool:
         """Whether some partition of each topic is known."""
-        return {place.topic for place in self.ledger.partitions} >= set(topics)
+        return {place.topic for place in self.places(*topics)} >= set(topics)
 
     def places(self, *topics: str) -> list[Place]:
-        return [place for place in self.ledger.partitions if place.topic in topics]
+        """The partitions of these topics that are known and were not deleted."""
+        return [place for place, p in self.ledger.partitions.items() if place.topic in topics and not p.void]
 
     def events(self, txn_id: str) -> list[Event]:
         """The sightings that the ledger holds of a transaction, as they came; none when it is not live."""

@@ -26,7 +26,7 @@ from txninsightd.ingest import topics
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.settings import admin_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Found, Place, Verdict, View
+from txninsightd.vocabulary import Place, Verdict, View
 
 EARLIEST, LATEST, HALF_AN_HOUR_AGO = Start("earliest"), Start("latest"), Start("ago", 1800)
 COMMITTED = Verdict.COMMITTED
@@ -139,11 +139,11 @@ def test_what_was_not_there_at_the_first_look_is_read_from_its_beginning(
 ) -> None:
     name = f"{topic()}-later"
     config = config_for(broker, name, *([topic()] if also_there else []), start=start)
-    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, [], clock.now)
+    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now)
     assert f"topic {name} does not exist" in scout.look(clock.now()).problems
     create_topics(broker.bootstrap, {name: 1})
     Writer(broker).write(name, *steps(2), **minutes_ago(60))
-    assert scout.look(clock.now()).found == [Found(name, 0, 0)]
+    assert [(f.topic, f.partition, f.start_offset) for f in scout.look(clock.now()).found] == [(name, 0, 0)]
 
 
 def test_a_pattern_names_itself_while_nothing_matches_and_takes_what_comes(broker: Broker, topic: MakeTopic) -> None:
@@ -205,8 +205,8 @@ class Forbidden(AdminClient):
 def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     config = config_for(broker, name)
-    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, [], clock.now).look(clock.now())
+    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
     assert (refused.found, refused.present) == ([], {})
     assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
-    allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, [], clock.now).look(clock.now())
+    allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])

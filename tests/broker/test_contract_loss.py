@@ -20,7 +20,6 @@ from tests.broker.contract import (
     damage,
     delete_before,
     eager_cleaner,
-    make_anew,
     records,
     segment_bytes,
 )
@@ -167,28 +166,3 @@ def test_a_damaged_batch_is_stepped_over_and_nothing_is_sighted_twice_or_called_
             counted = running.counted(view, name)
             assert counted["gap"] >= 4
             assert counted["ok"] + counted["gap"] <= 117
-
-
-@pytest.mark.parametrize("new_records", [3, 12], ids=["shorter", "longer"])
-def test_a_topic_made_anew_is_named_and_what_was_undecided_in_the_old_one_is_unknown(
-    broker: Broker, topic: MakeTopic, new_records: int
-) -> None:
-    name, beside, writer = topic(), topic(), Writer(broker)
-    writer.write(name, *steps(5))
-    with daemon_in_process(broker, config_for(broker, name, beside)) as running:
-        running.until_decided(name, beside)
-        running.hold(View.VALIDATOR, Place(name, 0), True)
-        writer.write(name, *steps(5))
-        running.until_read(name)
-        make_anew(broker, name)
-        TransactionalWriter(broker).aborted(name, *steps(new_records, "new"))
-        running.until_missing(f"topic {name} was deleted and made anew")
-        running.hold(View.VALIDATOR, Place(name, 0), False)
-        TransactionalWriter(broker).aborted(name, *steps(12, "new"))
-        writer.write(beside, *steps(1, "beside"))
-        running.until_decided(beside)
-        assert running.verdicts("beside") == {0: COMMITTED}
-        assert running.verdicts("T") == {
-            **dict.fromkeys(range(5), COMMITTED),
-            **dict.fromkeys(range(5, 10), UNKNOWN),
-        }

@@ -133,7 +133,7 @@ def test_a_reader_whose_queue_is_full_pauses_and_loses_nothing(broker: Broker, t
         running.until(lambda: running.work[view].paused, "a pause", drains=False)
         assert running.ledger.live == {}
         running.until_decided(name)
-        assert not running.work[view].paused
+        running.until(lambda: not running.work[view].paused, "the end of the pause")
         seen = Counter((e.place.partition, e.offset) for e in running.events("T"))
         assert seen == {(partition, offset): 1 for partition in (0, 1) for offset in range(3000)}
         for each in View:

@@ -6,7 +6,7 @@ from tests.core.side_by_side import SideBySide, give
 from tests.core.worlds import Message, Style, World, make_rules, runs
 from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Place, Sightings, Signature
 
-A, B = Place("a", 0), Place("b", 0)
+A, B, B_ANEW = Place("a", 0), Place("b", 0), Place("b", 0, 1)
 OPEN, STEP_OPEN, STEP_DONE, CLOSE = Kind.TRANSACTION_OPEN, Kind.STEP_OPEN, Kind.STEP_DONE, Kind.TRANSACTION_CLOSE
 
 
@@ -43,6 +43,7 @@ def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, floa
     return Sightings(
         topic=place.topic,
         partition=place.partition,
+        incarnation=place.incarnation,
         to_offset=to_offset,
         signatures=[tuple(s) for s in table],  # type: ignore[misc]
         offsets=[e[0] for e in events],
@@ -61,6 +62,7 @@ def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: f
     return Coverage(
         topic=place.topic,
         partition=place.partition,
+        incarnation=place.incarnation,
         from_offset=low,
         to_offset=high,
         decided_at=decided_at,
@@ -69,12 +71,14 @@ def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: f
     )
 
 
-def discover(asked_at: float, *places: Place, found: tuple[Place, ...] | None = None) -> Discovery:
-    """These partitions are there; all of them are new, or those in `found`."""
+def discover(asked_at: float, *places: Place, found: tuple[Place, ...] | None = None, **more: Any) -> Discovery:
+    """These partitions are there, each topic with an id of its incarnation; all are new, or those in `found`."""
     present: dict[str, list[int]] = {}
     for place in places:
         present.setdefault(place.topic, []).append(place.partition)
-    return Discovery(asked_at, [Found(*p, 0) for p in (places if found is None else found)], present, [])
+    new = [Found(p.topic, p.partition, 0) for p in (places if found is None else found)]
+    ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in places}
+    return Discovery(asked_at, new, present, [], **{"topic_ids": ids, **more})
 
 
 def side_by_side(*messages: Message, colocated: bool = False, start_at: float = float("-inf")) -> SideBySide:

@@ -78,6 +78,8 @@ class Partition:
     gone: bool = False
     void: bool = False
     absent_at: float = UNSEEN  # at this look it was not there
+    deleted_at: float = UNSEEN  # at this look it was still gone for good
+    former: "Partition | None" = None  # what was known of it before it was taken for deleted and came back
 
     def monitor_position(self) -> int:
         return max([self.start_offset, *(m.to_offset for m in self.sightings)])
@@ -94,7 +96,11 @@ class Partition:
         return min(self.monitor_position(), self.validator_position())
 
     def monitor_as_of(self) -> float:
-        return max((m.as_of for m in self.sightings if m.as_of), default=UNSEEN)
+        return max([self.deleted_at, *(m.as_of for m in self.sightings if m.as_of)])
+
+    def has_unread(self) -> bool:
+        """Whether the broker named an end that was not reached."""
+        return max((m.end_offset for m in self.sightings), default=-1) > self.monitor_position()
 
     def validator_as_of(self) -> float:
         return max((m.as_of for m in self.coverage if m.as_of), default=UNSEEN)
@@ -112,6 +118,8 @@ class Partition:
 
     def verdict(self, offset: int) -> tuple[Verdict, float]:
         """What the committed view says of this offset, and when it said so."""
+        if self.former is not None and offset < self.start_offset:
+            return self.former.verdict(offset)
         if offset >= self.decided_position():
             return Verdict.PENDING, 0.0
         passed = self.start_offset
@@ -336,6 +344,7 @@ class Plain:
         self.rules = rules
         self.start_at = start_at
         self.partitions: dict[Place, Partition] = {}
+        self.topic_ids: dict[str, list[str]] = {}
         self.lives: dict[str, Life] = {}
         self.ended: dict[str, Outcome] = {}
         self.discovered_at = UNSEEN
@@ -359,7 +368,7 @@ class Plain:
         if isinstance(message, Discovery):
             self._discovered(message)
         else:
-            partition = self.partitions[Place(message.topic, message.partition)]
+            partition = self.partitions[Place(message.topic, message.partition, message.incarnation)]
             if partition.void:
                 return
             if isinstance(message, Sightings):
@@ -377,25 +386,48 @@ class Plain:
             self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
 
     def _discovered(self, message: Discovery) -> None:
+        for topic, topic_id in message.topic_ids.items():
+            ids = self.topic_ids.setdefault(topic, [topic_id])
+            if topic_id != ids[-1]:
+                ids.append(topic_id)
+                for partition in self.partitions.values():
+                    if partition.place.topic == topic and not partition.void:
+                        self._void(partition, message.asked_at, unread=True)
         for found in message.found:
-            place = Place(found.topic, found.partition)
-            self.partitions.setdefault(place, Partition(place, found.start_offset, absent_at=self.discovered_at))
-        if message.asked_at == 0:
-            return  # the look was not complete
+            place = Place(found.topic, found.partition, max(0, len(self.topic_ids.get(found.topic, [])) - 1))
+            known = self.partitions.get(place)
+            if known is None:
+                self.partitions[place] = Partition(place, found.start_offset, absent_at=self.discovered_at)
+            elif known.void:
+                start = known.monitor_position()
+                self.partitions[place] = Partition(place, start, absent_at=self.discovered_at, former=known)
+        if not message.complete:
+            return
         for place, partition in self.partitions.items():
-            if place.topic in message.made_anew and not partition.void:
-                self._void(partition, message.asked_at)
-            partition.gone = partition.void or place.partition not in message.present.get(place.topic, [])
+            if partition is not self.latest(place):
+                continue
+            absent = place.partition not in message.present.get(place.topic, [])
+            if absent and partition.gone and not partition.void:
+                self._void(partition, message.asked_at, unread=partition.has_unread())
+            partition.gone = absent or partition.void
+            if partition.void:
+                partition.deleted_at = message.asked_at
         self.discovered_at = max(self.discovered_at, message.asked_at)
 
-    def _void(self, partition: Partition, now: float) -> None:
-        """The topic was made anew: what is undecided stays unknown, and nothing more can be read."""
+    def latest(self, place: Place) -> Partition:
+        """What is known of the partition in the last of its topic's incarnations."""
+        return max((p for p in self.partitions.values() if p.place[:2] == place[:2]), key=lambda p: p.place)
+
+    def _void(self, partition: Partition, now: float, unread: bool) -> None:
+        """The topic was deleted: what is undecided stays unknown, and nothing more can be read."""
         low, high, place = partition.decided_position(), partition.monitor_position(), partition.place
-        self.gaps.append(Gap(place, now, partition.seen_until()))
+        if unread:
+            self.gaps.append(Gap(place, now, partition.seen_until()))
         if low < high:
-            self._covered(partition, Coverage(*place, low, high, now, UNSEEN, [], [low, high], -1, 0.0))
+            lost = Coverage(place.topic, place.partition, low, high, now, UNSEEN, [], [low, high], -1, 0.0)
+            self._covered(partition, lost)
             self._verdicts.pop(place, None)
-        partition.void = True
+        partition.gone = partition.void = True
 
     def _sighted(self, partition: Partition, message: Sightings) -> None:
         known = partition.monitor_position()
@@ -458,8 +490,12 @@ class Plain:
 
     def horizon(self, life: Life) -> float:
         if self.rules.colocated:
-            return min(self.partitions[p].monitor_as_of() for p in self.places_of(life))
+            return min(self.seen_in(p) for p in self.places_of(life))
         return self.horizon_everywhere
+
+    def seen_in(self, place: Place) -> float:
+        """Up to when the partition was ever seen, whichever its topic's incarnation."""
+        return max(p.monitor_as_of() for p in self.partitions.values() if p.place[:2] == place[:2])
 
     def due(self, reference: float, wait_s: float) -> float:
         """When a wait is over; an outage that began while it ran comes on top, and a grace is left after it."""
@@ -472,12 +508,13 @@ class Plain:
 
     def gaps_of(self, life: Life) -> list[Gap]:
         """The gaps in which events of this life may lie."""
-        places = self.places_of(life)
+        places = {place[:2] for place in self.places_of(life)}
         began = min(e.record_ts for e in life.sightings)
         return [
             gap
             for gap in self.gaps
-            if (gap.place in places or not self.rules.colocated) and began <= gap.passed_at + self.rules.settle_max_s
+            if (gap.place[:2] in places or not self.rules.colocated)
+            and began <= gap.passed_at + self.rules.settle_max_s
         ]
 
     # What is asked
@@ -624,7 +661,7 @@ class Plain:
 
     def _seen_by_all(self, life: Life) -> float:
         if self.rules.colocated:
-            return self.partitions[life.sightings[0].place].monitor_as_of()
+            return self.latest(life.sightings[0].place).monitor_as_of()
         return self.seen_everywhere()
 
     def _abort_is_final_at(self, seen: list[Seen]) -> float:
@@ -643,7 +680,7 @@ class Plain:
             odd.discard(Anomaly.CLOSE_WITHOUT_OPEN)  # its open may lie where we never read
         if any(e.signature.future for e in events):
             odd.add(Anomaly.FUTURE_TIMESTAMP)
-        if self.rules.colocated and len({e.place for e in events}) > 1:
+        if self.rules.colocated and len({e.place[:2] for e in events}) > 1:
             odd.add(Anomaly.NOT_COLOCATED)
         if life.late_retry:
             odd.add(Anomaly.LATE_RETRY)

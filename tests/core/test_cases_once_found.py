@@ -1,10 +1,23 @@
 """Small stories that a ledger once told wrongly, each with what was wrong."""
 
-import msgspec
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
-from txninsightd.vocabulary import Cause, Outcome
+from tests.core.by_hand import (
+    B_ANEW,
+    CLOSE,
+    OPEN,
+    STEP_DONE,
+    STEP_OPEN,
+    A,
+    B,
+    cover,
+    discover,
+    ev,
+    hand,
+    side_by_side,
+    sight,
+)
+from txninsightd.vocabulary import Cause, Found, Outcome, Verdict
 
 
 def test_a_step_stamped_before_the_start_makes_a_plain_open_transaction_partial_at_once() -> None:
@@ -107,14 +120,14 @@ def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
 
 
 def test_a_topic_made_anew_is_a_gap() -> None:
-    # What was in it and what comes after is never read, so silence there means nothing.
+    # What was in it and was not read never will be, so silence there means nothing.
     both = side_by_side(
         discover(1000, A, B),
         sight(A, 1, ev(0, OPEN, 100), as_of=101),
         sight(B, 2, ev(0, OPEN, 100, "aborted"), ev(1, OPEN, 101, "lost"), as_of=101),
         cover(B, 0, 1, [], 102),
     )
-    hand(both, msgspec.structs.replace(discover(1001, A, B, found=()), made_anew=["b"]))
+    hand(both, discover(1001, A, B_ANEW, found=(), complete=False))
     hand(both, sight(B, 3, ev(2, OPEN, 200, "never"), as_of=900), sight(A, 1, as_of=900))
     assert both.ledger.live["t"].cause is None
     assert "never" not in both.ledger.live
@@ -129,7 +142,7 @@ def test_a_topic_made_anew_is_no_catch_up() -> None:
         sight(B, 2, ev(0, OPEN, 100), ev(1, OPEN, 101, "u"), as_of=101),
         cover(B, 0, 1, [0], 102, as_of=101),
     )
-    hand(both, msgspec.structs.replace(discover(1001, B, found=()), made_anew=["b"]))
+    hand(both, discover(1001, B_ANEW))
     assert not both.ledger.caught_up
 
 
@@ -145,3 +158,80 @@ def test_a_gap_in_a_partition_that_was_not_there_yet_leaves_an_abort_known(gap_c
     young = [discover(300, A, B, found=(B,)), sight(B, 2, gaps=[0, 1], read_at=301), sight(B, 2, as_of=302)]
     hand(both, *([*young, seen] if gap_comes_first else [seen, *young]))
     assert [e.outcome for _, e in both.finished] == [Outcome.ABORTED]
+
+
+def test_what_comes_after_a_topic_was_made_anew_is_of_another_topic() -> None:
+    # The same offsets, read and judged anew: the old sighting has no verdict of theirs, the late message no effect.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(B, 2, ev(0, OPEN, 100, "old"), ev(1, OPEN, 101, "lost"), as_of=101),
+        cover(B, 0, 1, [0], 102),
+        discover(1001, A, B_ANEW, found=(), complete=False),
+        sight(B, 3, ev(2, OPEN, 102, "late")),
+        cover(B, 1, 3, [], 103),
+        discover(1003, A, B_ANEW, found=(B,)),
+        sight(B_ANEW, 2, ev(0, OPEN, 1002, "new"), ev(1, OPEN, 1002, "lost")),
+        cover(B_ANEW, 0, 2, [1], 1004),
+    )
+    verdicts = {
+        txn_id: [(j.event.place, j.verdict) for j in both.ledger.life(txn)] for txn_id, txn in both.ledger.live.items()
+    }
+    assert verdicts == {
+        "old": [(B, Verdict.COMMITTED)],
+        "lost": [(B, Verdict.UNKNOWN), (B_ANEW, Verdict.COMMITTED)],
+        "new": [(B_ANEW, Verdict.ABORTED)],
+    }
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+def test_what_was_lost_with_its_topic_is_not_kept_for_ever(colocated: bool) -> None:
+    # Where events are colocated it waited for its own partition, which nobody reads any more.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 0, as_of=1000),
+        sight(B, 1, ev(0, OPEN, 999), as_of=1000),
+        discover(1010, A, found=()),
+        colocated=colocated,
+    )
+    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.PENDING]
+    hand(both, discover(1020, A, found=()))
+    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.UNKNOWN]
+    hand(both, sight(A, 0, as_of=1100), discover(1100, A, found=()), sight(A, 0, as_of=1101))
+    assert [(name, e.outcome) for name, e in both.finished] == [("t", Outcome.UNKNOWN)]
+
+
+def test_half_a_look_deletes_nothing() -> None:
+    both = side_by_side(discover(1000, A, B), sight(B, 1, ev(0, OPEN, 999), as_of=1000))
+    for at in (1010, 1020, 1030):
+        hand(both, discover(at, A, found=(), complete=False))
+    hand(both, discover(1040, A, found=()), discover(1050, A, B, found=()), discover(1060, A, found=()))
+    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.PENDING]
+
+
+def test_a_topic_that_comes_back_as_the_same_goes_on_where_it_was_left() -> None:
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(B, 2, ev(0, OPEN, 999, "kept"), ev(1, OPEN, 999, "lost"), as_of=1000),
+        cover(B, 0, 1, [0], 1001),
+        discover(1010, A, found=()),
+        discover(1020, A, found=()),
+    )
+    begun = both.ledger.discovered(discover(1030, A, B, found=(B,)))
+    assert begun == [Found("b", 0, 2, topic_id="b-0")]
+    both.plain.receive(discover(1030, A, B, found=(B,)))
+    hand(both, sight(B, 3, ev(2, OPEN, 1040, "next"), as_of=1040), cover(B, 2, 3, [2], 1041))
+    verdicts = {txn_id: both.ledger.life(txn)[0].verdict for txn_id, txn in both.ledger.live.items()}
+    assert verdicts == {"kept": Verdict.COMMITTED, "lost": Verdict.UNKNOWN, "next": Verdict.COMMITTED}
+
+
+def test_a_transaction_in_both_topics_of_one_name_is_still_colocated() -> None:
+    both = side_by_side(
+        discover(1000, B),
+        sight(B, 1, ev(0, OPEN, 999), as_of=1000),
+        cover(B, 0, 1, [0], 1001),
+        discover(1010, B_ANEW),
+        sight(B_ANEW, 1, ev(0, CLOSE, 1011), as_of=1011),
+        cover(B_ANEW, 0, 1, [0], 1012),
+        colocated=True,
+    )
+    assert [(e.outcome, e.duration_s, e.anomalies) for _, e in both.finished] == [(Outcome.CLOSED, 12, set())]

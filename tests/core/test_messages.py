@@ -13,7 +13,8 @@ offsets = st.integers(0, 2**63 - 1)
 moments = st.floats(allow_nan=False)
 flat = st.lists(offsets, max_size=6)
 signatures = st.tuples(st.integers(0, 3), some_text, some_text, some_text, st.booleans(), st.booleans())
-found = st.builds(v.Found, text, st.integers(0, 2**31 - 1), offsets)
+places = st.builds(v.Place, text, st.integers(0, 2**31 - 1), st.integers(0, 9))
+found = st.builds(v.Found, text, st.integers(0, 2**31 - 1), offsets, moments, st.integers(0, 9), text)
 
 MESSAGES = {
     v.Sightings: st.builds(
@@ -54,7 +55,8 @@ MESSAGES = {
         st.lists(found, max_size=3),
         st.dictionaries(text, st.lists(st.integers(0, 9), max_size=3), max_size=3),
         st.lists(text, max_size=2),
-        st.lists(text, max_size=2),
+        st.dictionaries(text, text, max_size=3),
+        st.booleans(),
     ),
     v.Assign: st.builds(v.Assign, st.lists(found, max_size=3)),
     v.Pause: st.builds(v.Pause, text, st.integers(0, 2**31 - 1), st.booleans()),
@@ -68,7 +70,7 @@ MESSAGES = {
     v.Retune: st.builds(v.Retune, text, text, *[st.integers(1, 2**40)] * 3, moments),
     v.Stop: st.just(v.Stop()),
     v.Report: st.builds(v.Report, st.booleans(), text),
-    v.Known: st.builds(v.Known, st.lists(st.builds(v.Place, st.text(), st.integers(0, 9)), max_size=3)),
+    v.Known: st.builds(v.Known, st.lists(places, max_size=3), st.dictionaries(text, text, max_size=3)),
     v.Durable: st.builds(v.Durable, st.lists(found, max_size=3)),
 }
 UNIONS = [v.FromReader, v.ToReader, v.FromParent]

@@ -12,6 +12,7 @@ which the broker was asked for the log's end and named one that they have passed
 `Chooser`, so that one generator serves hypothesis (which shrinks) and seeded runs (which are fast).
 """
 
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,23 @@ class Log:
         ]
         return min([self.high_watermark(at), *held])
 
+    def made_anew(self, at: float) -> "tuple[Log, Log]":
+        """The log as it was deleted at that moment, and what was written from then on, in a log of its own."""
+        place = Place(self.place.topic, self.place.partition, self.place.incarnation + 1)
+        end = self.high_watermark(math.nextafter(at, 0))
+        old, new = Log(self.place, self.created_at, self.records[:end]), Log(place, at, self.records[end:])
+        for kafka in self.touching:
+            marked_at = kafka.marked_at.pop(self.place, None)
+            if marked_at is not None:
+                kafka.marked_at[place if marked_at >= at else self.place] = marked_at
+            if kafka.first_offsets[self.place] < end:
+                old.touching.append(kafka)
+            rest = [o for o, record in enumerate(new.records) if record.kafka is kafka and not record.control]
+            if rest:
+                kafka.first_offsets[place], kafka.begun_at[place] = rest[0], new.records[rest[0]].at
+                new.touching.append(kafka)
+        return old, new
+
 
 class Outage(NamedTuple):
     """The broker answers nobody in [began, ended)."""
@@ -159,7 +177,12 @@ class World:
 
     def read_until(self, place: Place) -> float:
         """When the readers can no longer read what was there."""
-        return min(self.gone.get(place, float("inf")), self.anew.get(place.topic, float("inf")))
+        made_anew_at = float("inf") if place.incarnation else self.anew.get(place.topic, float("inf"))
+        return min(self.gone.get(place, float("inf")), made_anew_at)
+
+    def is_there(self, place: Place, at: float) -> bool:
+        """Whether the cluster has this partition at that moment."""
+        return self.logs[place].created_at <= at < self.read_until(place)
 
     def start_offset(self, place: Place) -> int:
         """Where both views begin."""
@@ -365,6 +388,9 @@ def make_world(c: Chooser, style: Style) -> World:
         place, at = pick(c, list(world.logs)), BEGIN + c.integer(0, span + 20)
         if chance(c, 40):
             world.anew[place.topic] = at
+            for old in [log for log in world.logs.values() if log.place.topic == place.topic]:
+                world.logs[old.place], new = old.made_anew(at)
+                world.logs[new.place] = new
         else:
             world.gone[place] = at
     if not style.colocated and len(world.logs) > 1 and chance(c, 15):
@@ -513,6 +539,7 @@ def sightings(
     return Sightings(
         topic=log.place.topic,
         partition=log.place.partition,
+        incarnation=log.place.incarnation,
         to_offset=high,
         read_at=at,
         as_of=as_of,
@@ -555,6 +582,7 @@ def validator_messages(
         coverage = Coverage(
             *(place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset, outage_from),
             stable_offset=pace.reached_offset,
+            incarnation=place.incarnation,
         )
         sent.append(Sent(at, coverage))
         position = upto
@@ -562,23 +590,31 @@ def validator_messages(
 
 
 def discoveries(c: Chooser, world: World) -> list[Sent]:
-    """What the first monitor found, from time to time."""
+    """What the first monitor found, from time to time. A topic made anew is seen at one look, and begun at the next."""
     sent = []
     known: set[Place] = set()
+    seen_ids: dict[str, str] = {}
     moments = [BEGIN - 1]
     while moments[-1] < world.ended_at:
         moments.append(moments[-1] + pick(c, (10.0, 3.0, 30.0)))
     for at in [*moments, world.ended_at + LAST_ASK_AFTER_S]:
         if any(o.began <= at < o.ended for o in world.outages):
             continue
-        places = [p for p, log in world.logs.items() if log.created_at <= at and at < world.gone.get(p, at + 1)]
+        places = [p for p in world.logs if world.is_there(p, at)]
+        ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in places}
+        anew = [topic for topic, topic_id in ids.items() if seen_ids.get(topic, topic_id) != topic_id]
+        unsure = [topic for topic in anew if at < world.ended_at and chance(c, 80)]
+        seen_ids.update(ids)
         present: dict[str, list[int]] = {}
         for place in places:
             present.setdefault(place.topic, []).append(place.partition)
-        found = [Found(*p, world.start_offset(p)) for p in places if p not in known]
-        known.update(places)
-        anew = [topic for topic, made_at in world.anew.items() if made_at <= at]
-        sent.append(Sent(at, Discovery(at, found, present, [], anew)))
+        new = [p for p in places if p not in known and p.topic not in unsure]
+        found = [
+            Found(p.topic, p.partition, world.start_offset(p), incarnation=p.incarnation, topic_id=ids[p.topic])
+            for p in new
+        ]
+        known.update(new)
+        sent.append(Sent(at, Discovery(at, found, present, [], ids, not unsure)))
     return sent
 
 
@@ -590,7 +626,7 @@ Streams = list[list[Sent]]
 
 def place_of(message: Message) -> Place | None:
     """The partition that a message is about."""
-    return None if isinstance(message, Discovery) else Place(message.topic, message.partition)
+    return None if isinstance(message, Discovery) else Place(message.topic, message.partition, message.incarnation)
 
 
 def read_world(c: Chooser, world: World, style: Style) -> Streams:
@@ -598,6 +634,8 @@ def read_world(c: Chooser, world: World, style: Style) -> Streams:
     streams = [discoveries(c, world)]
     begins = _begins(world, streams[0])
     for place, log in world.logs.items():
+        if place not in begins:
+            continue  # deleted before anybody looked
         seen = _ranges(c, log, 12 if style.monitor_gaps else 0)
         missed = _ranges(c, log, 10)
         skipped = _ranges(c, log, 8)
@@ -616,7 +654,7 @@ def _begins(world: World, discovered: list[Sent]) -> dict[Place, float]:
     for sent in discovered:
         assert isinstance(sent.message, Discovery)
         for found in sent.message.found:
-            begins[Place(found.topic, found.partition)] = max(BEGIN, sent.at, world.start_at)
+            begins[Place(found.topic, found.partition, found.incarnation)] = max(BEGIN, sent.at, world.start_at)
     return begins
 
 
@@ -625,6 +663,8 @@ def reread(c: Chooser, world: World, streams: Streams) -> Streams:
     again = [discoveries(c, world)]
     begins = _begins(world, again[0])
     for place in world.logs:
+        if place not in begins:
+            continue
         mine = [s.message for stream in streams for s in stream if place_of(s.message) == place]
         unseen = _pairs([m.gaps for m in mine if isinstance(m, Sightings)])
         missed = _pairs([m.gaps for m in mine if isinstance(m, Coverage)])
@@ -700,7 +740,7 @@ def arrive(c: Chooser, streams: Streams, order: str) -> list[Sent]:
 def _rank(i: int, order: str) -> Any:
     """Streams alternate: discovery, then for each partition the monitor's and the validator's."""
     if i == 0:
-        return (-len(PLACES), 0)
+        return (-2 * len(PLACES), 0)
     validator, partition = (i - 1) % 2, (i - 1) // 2
     if order == "monitor first":
         return (validator, partition)
@@ -726,7 +766,7 @@ def _merge(c: Chooser, streams: Streams) -> list[Sent]:
             if positions[i] < len(streams[i]):
                 sent = streams[i][positions[i]]
                 if isinstance(sent.message, Discovery):
-                    found.update(Place(f.topic, f.partition) for f in sent.message.found)
+                    found.update(Place(f.topic, f.partition, f.incarnation) for f in sent.message.found)
                 arrived.append(sent)
                 positions[i] += 1
 

@@ -156,8 +156,9 @@ class World:
         self.time += seconds
         self._discover([])
         for place, partition in self.ledger.partitions.items():
-            self._sighted(place, as_of=self.time)
-            self._covered(place, [], as_of=self.time, to_offset=partition.validator_offset)
+            at = (place.topic, place.partition)
+            self._sighted(at, as_of=self.time)
+            self._covered(at, [], as_of=self.time, to_offset=partition.validator_offset)
 
     def _discover(self, found: list[Found]) -> None:
         present = {topic: list(range(count)) for topic, count in self.topics.items()}

@@ -183,7 +183,7 @@ def watched(logs: dict[Place, Log], config: Config, begin: float, until: float, 
     present: dict[str, list[int]] = {}
     for place in logs:
         present.setdefault(place.topic, []).append(place.partition)
-    found = [Found(*place, 0) for place in logs]
+    found = [Found(place.topic, place.partition, 0) for place in logs]
     now = begin
     while now < until:
         now = min(now + STEP_S, until)

@@ -102,7 +102,8 @@ class Aggregator:
         self._lines[view, index] = line
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
         if (view, index) == FIRST_MONITOR:
-            line.send(Known(list(self.ledger.partitions)))
+            known = [place for place, p in self.ledger.partitions.items() if not p.void]
+            line.send(Known(known, self.ledger.topic_ids()))
         self._assign(view, index, self._positions(view))
         for place in self._held if view is View.VALIDATOR else ():
             line.send(Pause(place.topic, place.partition, True))
@@ -141,11 +142,11 @@ class Aggregator:
         if isinstance(message, Sightings):
             self.ledger.sighted(message)
             self._keep_outage(message)
-            self._hold(Place(message.topic, message.partition))
+            self._hold(Place(message.topic, message.partition, message.incarnation))
         elif isinstance(message, Coverage):
             self.ledger.covered(message)
             self._keep_outage(message)
-            self._hold(Place(message.topic, message.partition))
+            self._hold(Place(message.topic, message.partition, message.incarnation))
         else:
             self._discover(message)
 
@@ -158,9 +159,9 @@ class Aggregator:
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
-        self._discovered_at = max(self._discovered_at, message.asked_at)
-        new = {Place(f.topic, f.partition) for f in message.found} - self.ledger.partitions.keys()
-        self.ledger.discovered(message)
+        if message.complete:
+            self._discovered_at = max(self._discovered_at, message.asked_at)
+        new = {Place(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
         self._begin({place for place in self._not_begun if place.partition in message.present.get(place.topic, ())})
         if new:
             log.info("partitions_found", count=len(new), topics=sorted({place.topic for place in new}))
@@ -178,14 +179,24 @@ class Aggregator:
         """Let these partitions be read."""
         self._not_begun -= places
         for view, index in self._lines if places else ():
-            self._assign(view, index, [f for f in self._positions(view) if Place(f.topic, f.partition) in places])
+            positions = self._positions(view)
+            self._assign(view, index, [f for f in positions if Place(f.topic, f.partition, f.incarnation) in places])
 
     def _positions(self, view: View) -> list[Found]:
         """Where each partition that is begun stands in a view."""
-        present = [p for p in self.ledger.partitions.values() if not p.gone and p.place not in self._not_begun]
-        if view is View.MONITOR:
-            return [Found(*p.place, p.monitor_offset, max(p.monitor_as_of, 0.0)) for p in present]
-        return [Found(*p.place, p.validator_offset, max(p.validator_as_of, 0.0)) for p in present]
+        topics, monitor = self.ledger.topics, view is View.MONITOR
+        return [
+            Found(
+                topic=p.place.topic,
+                partition=p.place.partition,
+                start_offset=p.monitor_offset if monitor else p.validator_offset,
+                as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
+                incarnation=p.place.incarnation,
+                topic_id=topics[p.place.topic].topic_id if p.place.topic in topics else "",
+            )
+            for p in self.ledger.partitions.values()
+            if not p.void and p.place not in self._not_begun
+        ]
 
     def _assign(self, view: View, index: int, starts: list[Found]) -> None:
         share = self._share(view, index, starts)

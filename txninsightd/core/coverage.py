@@ -108,8 +108,8 @@ class Undelivered(NamedTuple):
 class PartitionState:
     """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds.
 
-    `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: what is in the
-    log now is not what was applied, and nothing more is.
+    `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: its topic was
+    deleted, so nothing more comes of it, and nothing of it is undecided.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
     """
 

@@ -62,12 +62,14 @@ class Horizon:
         self.settle_max_s = settle_max_s
         self._everywhere = Domain()
         self._domains: dict[Place, Domain] = {}
-        self._partitions: list[PartitionState] = []
+        self._partitions: dict[Place, PartitionState] = {}
 
     def add(self, partition: PartitionState) -> None:
-        """A partition that may carry events from now on."""
-        self._partitions.append(partition)
-        self._domains[partition.place] = Domain() if self._colocated else self._everywhere
+        """A partition that may carry events from now on; of a topic made anew, it takes the old one's part."""
+        place = _whichever(partition.place)
+        self._partitions[place] = partition
+        if place not in self._domains:
+            self._domains[place] = Domain() if self._colocated else self._everywhere
 
     def domains(self) -> Iterator[tuple[Place | None, Domain]]:
         """All domains: by partition where events are colocated, else the one that is all of them."""
@@ -94,25 +96,32 @@ class Horizon:
         """The moment up to which nothing of this transaction can be unread."""
         if not self._colocated:
             return self._everywhere.as_of
-        return min(self._domains[event.place].as_of for event in txn.events)
+        return min(self._domain(event.place).as_of for event in txn.events)
+
+    def seen_in(self, place: Place) -> float:
+        """The monitor's `as_of` of the partition, or of that which has taken its part."""
+        return self._partitions[_whichever(place)].monitor_as_of
 
     def wheel(self, txn: Transaction) -> Deadlines[Transaction]:
         """Where the transaction waits for the `as_of` that is furthest behind."""
         if not self._colocated:
             return self._everywhere.wheel
-        return min((self._domains[event.place] for event in txn.events), key=lambda domain: domain.as_of).wheel
+        return min((self._domain(event.place) for event in txn.events), key=lambda domain: domain.as_of).wheel
 
     def advance(self, partition: PartitionState | None) -> list[Transaction]:
         """Take in one partition's (None: every one's) new `as_of`; gives the transactions that fall due by it."""
         if self._colocated:
-            changed = self._partitions if partition is None else [partition]
-            return [txn for p in changed for txn in self._raise(self._domains[p.place], p.monitor_as_of)]
+            changed = self._partitions.values() if partition is None else [partition]
+            return [txn for p in changed for txn in self._raise(self._domain(p.place), p.monitor_as_of)]
         return self._raise(self._everywhere, self.seen_everywhere())
 
     def seen_everywhere(self) -> float:
         """The smallest monitor `as_of` of all partitions as of now, not beyond the last discovery. May fall."""
-        present = [p.monitor_as_of for p in self._partitions if not p.gone]
+        present = [p.monitor_as_of for p in self._partitions.values() if not p.gone]
         return min(self.discovered_at, *present) if present else UNSEEN
+
+    def _domain(self, place: Place) -> Domain:
+        return self._domains[_whichever(place)]
 
     def _raise(self, domain: Domain, as_of: float) -> list[Transaction]:
         if as_of <= domain.as_of:
@@ -124,7 +133,7 @@ class Horizon:
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed something in this partition that it could not read."""
-        self._domains[partition.place].add_gap(
+        self._domain(partition.place).add_gap(
             partition.place, passed_at, max(partition.monitor_as_of, partition.absent_at)
         )
 
@@ -137,7 +146,7 @@ class Horizon:
         return any(gap.seen_before <= settled_since for gap in self._gaps_in_life_of(txn))
 
     def _gaps_in_life_of(self, txn: Transaction) -> Iterable[Gap]:
-        domains = {id(d): d for d in (self._domains[e.place] for e in txn.events)} if self._colocated else None
+        domains = {id(d): d for d in (self._domain(e.place) for e in txn.events)} if self._colocated else None
         for domain in domains.values() if domains is not None else (self._everywhere,):
             if domain.gaps:
                 began = min(event.record_ts for event in txn.events)
@@ -151,3 +160,8 @@ class Horizon:
             return False
         self.outages = sorted([o for o in self.outages if o not in known] + [merged])[-MOST_OUTAGES:]
         return True
+
+
+def _whichever(place: Place) -> Place:
+    """The place whichever its incarnation: what was tried in the old one may be tried again in the new."""
+    return place if not place.incarnation else Place(place.topic, place.partition)

@@ -103,7 +103,7 @@ def common_anomalies(life: Life, colocated: bool, late_retry: bool) -> set[Anoma
     found: set[Anomaly] = set()
     if any(j.event.signature.future for j in life):
         found.add(Anomaly.FUTURE_TIMESTAMP)
-    if colocated and len({j.event.place for j in life}) > 1:
+    if colocated and len({(j.event.place.topic, j.event.place.partition) for j in life}) > 1:
         found.add(Anomaly.NOT_COLOCATED)
     if late_retry:
         found.add(Anomaly.LATE_RETRY)

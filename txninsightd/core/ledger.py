@@ -43,6 +43,7 @@ from txninsightd.vocabulary import (
     Cause,
     Coverage,
     Discovery,
+    Found,
     Kind,
     Outcome,
     Place,
@@ -97,6 +98,13 @@ class Rules(NamedTuple):
         return Judging(*(getattr(self, name) for name in Judging._fields))
 
 
+class Incarnation(NamedTuple):
+    """Which topic stands behind a name: its id ("": not known), and how many others did before it."""
+
+    topic_id: str
+    number: int
+
+
 class StuckChange(NamedTuple):
     """A transaction became stuck, changed its cause, or is no longer stuck (`cause` None)."""
 
@@ -121,6 +129,7 @@ class Ledger:
         self.live: dict[str, Transaction] = {}
         self.stuck: dict[str, Transaction] = {}
         self.partitions: dict[Place, PartitionState] = {}
+        self.topics: dict[str, Incarnation] = {}
         self.archive = Archive(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered)
         self.stuck_changes: list[StuckChange] = []
         self.caught_up = False
@@ -178,36 +187,71 @@ class Ledger:
         self._horizon.add(partition)
         return partition
 
-    def discovered(self, message: Discovery) -> None:
-        """Take in which partitions there are: new ones are read from their start, lost ones no longer waited for."""
-        for found in message.found:
-            place = Place(found.topic, found.partition)
-            if place not in self.partitions:
-                self.add_partition(place, found.start_offset).absent_at = self._horizon.discovered_at
-        if not message.asked_at:
-            return
-        for place, partition in self.partitions.items():
-            if place.topic in message.made_anew and not partition.void:
-                self._void(partition, message.asked_at)
-            partition.gone = partition.void or place.partition not in message.present.get(place.topic, ())
-        self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
+    def discovered(self, message: Discovery) -> list[Found]:
+        """Take in which partitions there are: lost ones are no longer waited for. Gives what to begin, and where."""
+        for topic, topic_id in message.topic_ids.items():
+            self._identify(topic, topic_id, message.asked_at)
+        begun = [found for each in message.found if (found := self._begin(each)) is not None]
+        if message.complete:
+            self._note_absent(message)
+            self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
         self._dirty.update(dict.fromkeys(self._horizon.advance(None)))
         self._evaluate_dirty()
+        return begun
 
-    def _void(self, partition: PartitionState, now: float) -> None:
-        """The topic was made anew: what has no verdict yet never gets one."""
+    def _identify(self, topic: str, topic_id: str, now: float) -> None:
+        """A name with another id than before is another topic, and the old one is no more."""
+        known = self.topics.get(topic)
+        if known is None or not known.topic_id:
+            self.topics[topic] = Incarnation(topic_id, known.number if known is not None else 0)
+        elif known.topic_id != topic_id:
+            self.topics[topic] = Incarnation(topic_id, known.number + 1)
+            for partition in self.partitions.values():
+                if partition.place.topic == topic and not partition.void:
+                    self._void(partition, now, unread=True)
+
+    def _begin(self, found: Found) -> Found | None:
+        """What was away, and comes back as the same topic, goes on where it was left."""
+        topic = self.topics.get(found.topic, Incarnation(found.topic_id, 0))
+        place = Place(found.topic, found.partition, topic.number)
+        known = self.partitions.get(place)
+        if known is not None and not known.void:
+            return None
+        start_offset = known.monitor_offset if known is not None else found.start_offset
+        self.add_partition(place, start_offset).absent_at = self._horizon.discovered_at
+        return Found(*place[:2], start_offset, incarnation=topic.number, topic_id=topic.topic_id)
+
+    def _note_absent(self, message: Discovery) -> None:
+        """What is missing is no longer waited for; missing a second time, it was deleted."""
+        for partition in self.partitions.values():
+            place = partition.place
+            absent = place.partition not in message.present.get(place.topic, ())
+            if absent and partition.gone and not partition.void:
+                self._void(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
+            partition.gone = absent or partition.void
+            if partition.void and absent:
+                partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
+
+    def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
+        """It was deleted: what has no verdict yet never gets one. `unread`: part of it may never have been read."""
         place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
         unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1, NOT_KNOWN)
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
         self._decide(partition)
-        self._horizon.gap(partition, now)
-        self._dirty.update(dict.fromkeys(self.stuck.values()))
-        partition.void = True
+        if unread:
+            self._horizon.gap(partition, now)
+            self._dirty.update(dict.fromkeys(self.stuck.values()))
+        partition.gone = partition.void = True
+
+    def _partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
+        """None: its topic was deleted meanwhile."""
+        partition = self.partitions[Place(message.topic, message.partition, message.incarnation)]
+        return None if partition.void else partition
 
     def sighted(self, message: Sightings) -> None:
         """Apply what a monitor saw; what it saw before changes nothing."""
-        partition = self.partitions[Place(message.topic, message.partition)]
-        if partition.void:
+        partition = self._partition_of(message)
+        if partition is None:
             return
         gap_is_new = bool(message.gaps) and message.gaps[-1] > partition.monitor_offset
         self._append_events(partition, message)
@@ -227,8 +271,8 @@ class Ledger:
 
     def covered(self, message: Coverage) -> None:
         """Apply what a validator passed."""
-        partition = self.partitions[Place(message.topic, message.partition)]
-        if partition.void:
+        partition = self._partition_of(message)
+        if partition is None:
             return
         self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
@@ -304,6 +348,10 @@ class Ledger:
         self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
 
     # --- What is asked ------------------------------------------------------------------------------------------------
+
+    def topic_ids(self) -> dict[str, str]:
+        """The ids of the topics, as far as they are known."""
+        return {name: topic.topic_id for name, topic in self.topics.items() if topic.topic_id}
 
     def life(self, txn: Transaction) -> list[Judged]:
         """A transaction's events with their verdicts as of now."""

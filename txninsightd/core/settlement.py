@@ -181,7 +181,7 @@ class Settlement:
         ready, self._ready = self._ready, []
         yield from ready
         for place, queue in self._aborted.items():
-            as_of = self._horizon.seen_everywhere() if place is None else partitions[place].monitor_as_of
+            as_of = self._horizon.seen_everywhere() if place is None else self._horizon.seen_in(place)
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
         if not self._colocated:

@@ -27,7 +27,7 @@ from txninsightd.core.figures import Exemplar, Histogram, Shown
 from txninsightd.core.finished import NO_FIGURES, Finished
 from txninsightd.core.horizon import Gap
 from txninsightd.core.kpis import Kpis
-from txninsightd.core.ledger import Judging, Ledger
+from txninsightd.core.ledger import Incarnation, Judging, Ledger
 from txninsightd.core.lifecycle import Outage
 from txninsightd.core.remembered import Generation
 from txninsightd.core.transaction import Ending, Note, Transaction
@@ -147,6 +147,7 @@ class Head(msgspec.Struct):
     outages: list[Outage]
     domains: list[SavedDomain]
     partitions: list[SavedPartition]
+    topics: dict[str, Incarnation]
     figures: SavedFigures
     memory: SavedMemory
     live: int
@@ -242,6 +243,7 @@ def _head(ledger: Ledger) -> Head:
         outages=horizon.outages,
         domains=[SavedDomain(place, domain.as_of, domain.gaps) for place, domain in horizon.domains()],
         partitions=[_saved_partition(p) for p in ledger.partitions.values()],
+        topics=ledger.topics,
         figures=_saved_figures(ledger),
         memory=_saved_memory(ledger),
         live=len(ledger.live),
@@ -392,7 +394,7 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
     head = msgspec.msgpack.decode(next(chunks), type=Head)
     if head.colocated != ledger.rules.colocated:
         raise OtherColocation(head.colocated)
-    ledger.start_at, ledger.caught_up = head.start_at, head.caught_up
+    ledger.start_at, ledger.caught_up, ledger.topics = head.start_at, head.caught_up, head.topics
     ledger.judge_as_before(head.judging, head.judged)
     for saved in head.partitions:
         _restore_partition(ledger, saved)

@@ -116,10 +116,10 @@ class Api:
         )
 
     async def partitions(self, request: web.Request) -> web.Response:
-        """All partitions."""
+        """All partitions of topics that are there, or were a moment ago."""
         ledger, breath = self._source.ledger, Breath()
         shown: list[PartitionSummary] = []
-        for partition in list(ledger.partitions.values()):
+        for partition in [p for p in ledger.partitions.values() if not p.void]:
             shown.append(partition_summary(ledger, partition))
             await breath.take()
         return json_response(shown)

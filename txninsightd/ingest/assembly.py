@@ -9,6 +9,7 @@ from txninsightd.config import Config
 from txninsightd.ingest.complaints import Complaints, client_logger
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
+from txninsightd.ingest.identity import Identity
 from txninsightd.ingest.reader import Health, Reader
 from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
@@ -21,21 +22,21 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
     logger = client_logger(now)
     try:
         admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
-        consumer = Consumer(consumer_settings(config.kafka.client, view), logger=logger)
+        scouts = view is View.MONITOR and index == 0
+        return Reader(
+            make_consumer=lambda: Consumer(consumer_settings(config.kafka.client, view), logger=logger),
+            builder=make_builder(config, view, now),
+            questions=EndQuestions(admin, view, now),
+            identity=Identity(admin, now),
+            line=line,
+            health=health,
+            now=now,
+            batch_records=config.limits.batch_records,
+            queue_batches=config.limits.queue_batches,
+            scout=PartitionScout(admin, config, now) if scouts else None,
+        )
     except (KafkaException, ValueError, TypeError) as refusal:
         raise UnusableClient(f"correct kafka.client in the configuration: {refusal}") from refusal
-    scouts = view is View.MONITOR and index == 0
-    return Reader(
-        consumer=consumer,
-        builder=make_builder(config, view, now),
-        questions=EndQuestions(admin, view, now),
-        line=line,
-        health=health,
-        now=now,
-        batch_records=config.limits.batch_records,
-        queue_batches=config.limits.queue_batches,
-        scout=PartitionScout(admin, config, now) if scouts else None,
-    )
 
 
 def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBuilder:

@@ -4,20 +4,25 @@ Only the first monitor runs this, on a thread of its own beside the work loop, s
 there at the first look begins where `start` says: at the log's beginning, at the last stable offset (`latest`: one
 moment, for both views), or at the first record after a moment. What appears later is read from its beginning.
 topics.py says which topics must not be read.
+
+A topic that was made anew is named at the look that finds its new id, and begun at the next: brokers hear of a deletion
+one after another, and one that has not may still serve the old records. What a complete look misses is forgotten, so
+that it is found again if it comes back; whether it was deleted, the ledger decides.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import structlog
 from confluent_kafka import OFFSET_END, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from txninsightd.config import Config
-from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks
+from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks, topic_ids
 from txninsightd.vocabulary import Discovery, Found, Place
 
 log = structlog.get_logger()
@@ -31,15 +36,17 @@ class PartitionScout:
         self._config = config
         self._now = now
         self._known: set[Place] = set()
+        self._ids: dict[str, str] = {}
         self._at_first_look: set[Place] | None = None
         self._checks = TopicChecks(admin, now)
         self._news: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
 
-    def start(self, known: Iterable[Place]) -> None:
-        """Begin to look; `known` are the partitions that are read already."""
-        self._known = set(known)
+    def start(self, known: Iterable[Place], ids: Mapping[str, str]) -> None:
+        """Begin to look; `known` are the partitions that are read already, `ids` those of their topics."""
+        self._known = {Place(place.topic, place.partition) for place in known}
+        self._ids = dict(ids)
         self._at_first_look = set() if self._known else None
         context = copy_context()  # the log lines of the thread carry the process's name, too
         threading.Thread(target=context.run, args=(self._run,), name="scout", daemon=True).start()
@@ -66,7 +73,7 @@ class PartitionScout:
         except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
             text = f"looking for partitions failed: {failure!r}"
         log.warning("discovery_failed", error=text)
-        return Discovery(asked_at=0.0, found=[], present={}, problems=[text])
+        return Discovery(asked_at, found=[], present={}, problems=[text], complete=False)
 
     def look(self, asked_at: float) -> Discovery:
         """Ask the cluster once. Raises KafkaException when it does not answer."""
@@ -75,24 +82,48 @@ class PartitionScout:
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
         refusals = self._checks.refusals(wanted)
-        made_anew = self._checks.made_anew(wanted)
         self._problems += refusals.values()
-        for name in made_anew:
-            self._problems.append(f"topic {name} was deleted and made anew: restart txninsightd to read the new one")
-        present: dict[str, list[int]] = {}
-        for name, meta in wanted.items():
-            if name not in refusals:
-                present[name] = sorted(meta.partitions)
-                leaderless = [p.id for p in meta.partitions.values() if p.leader < 0]
-                if leaderless:
-                    self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
+        ids = topic_ids(self._admin, wanted)
+        made_anew = self._forget_made_anew(ids)
+        present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
         places = {Place(name, partition) for name, partitions in present.items() for partition in partitions}
         if self._at_first_look is None:
-            self._at_first_look = places
-        found = self._starts(places - self._known)
+            self._at_first_look = set(places)
+        found = self._starts({p for p in places - self._known if p.topic in ids and p.topic not in made_anew})
         self._known.update(Place(f.topic, f.partition) for f in found)
-        complete = places <= self._known
-        return Discovery(asked_at if complete else 0.0, found, present, self._problems, made_anew)
+        unsure = self._unsure(wanted, places, refusals)
+        complete = places <= self._known and not unsure
+        if complete:
+            self._forget(self._known - places)
+        found = [msgspec.structs.replace(f, topic_id=ids[f.topic]) for f in found]
+        return Discovery(asked_at, found, present, self._problems, ids, complete)
+
+    def _forget_made_anew(self, ids: Mapping[str, str]) -> list[str]:
+        made_anew = [name for name, topic_id in ids.items() if self._ids.get(name, topic_id) != topic_id]
+        for name in made_anew:
+            log.warning("topic_made_anew", topic=name, old_id=self._ids[name], new_id=ids[name])
+            self._problems.append(f"topic {name} was deleted and made anew: the new one is begun in a moment")
+        self._ids.update(ids)
+        self._forget({place for place in self._known if place.topic in made_anew})
+        return made_anew
+
+    def _forget(self, places: set[Place]) -> None:
+        """Should they come (back), they are read from their beginning."""
+        self._known -= places
+        if self._at_first_look is not None:
+            self._at_first_look -= places
+
+    def _present(self, topics: Mapping[str, Any]) -> dict[str, list[int]]:
+        for name, meta in topics.items():
+            leaderless = [p.id for p in meta.partitions.values() if p.leader < 0]
+            if leaderless:
+                self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
+        return {name: sorted(meta.partitions) for name, meta in topics.items()}
+
+    def _unsure(self, topics: Mapping[str, Any], places: set[Place], refusals: Mapping[str, str]) -> set[Place]:
+        """Partitions that were known, and are missing although their topic is there: half an answer."""
+        missing = {place for place in self._known - places if place.topic in topics}
+        return {place for place in missing if place.topic not in refusals or not self._checks.knows(place.topic)}
 
     def _name_missing(self, topics: dict[str, Any]) -> None:
         for entry in self._config.topics:

@@ -5,12 +5,17 @@ how far each partition has come, ask once a second where the logs end, and send 
 something to tell. Everything happens on this one thread, so a position read after a batch is the position of that
 batch. A full outbox pauses the consumer, so back-pressure reaches the broker instead of growing memory.
 
+What is to be told is held back for a moment, until the broker has said that the topic is still the one that was to be
+read (identity.py). A topic that is not is set aside, at the position that was told: should it come back, reading goes
+on there. A topic made anew is read when the aggregator says so, and by a new consumer, since the old one keeps the old
+topic's leader epochs, and with them can be refused for ever.
+
 The reader decides nothing about transactions. When its line to the aggregator ends, it ends.
 """
 
 import select
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -18,11 +23,13 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd import logs
-from txninsightd.ingest.ends import EndQuestions
+from txninsightd.ingest.ends import Answer, EndQuestions
+from txninsightd.ingest.identity import Identity
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, Retune, ToReader
 
 POLL_S = 0.05
+POLL_S_WHILE_HOLDING = 0.005
 
 UNREADABLE = frozenset(
     (
@@ -44,8 +51,8 @@ log = structlog.get_logger()
 class Scout(Protocol):
     """Looks for partitions beside the work loop."""
 
-    def start(self, known: Iterable[Place]) -> None:
-        """Begin to look for partitions that are not among these."""
+    def start(self, known: Iterable[Place], ids: Mapping[str, str]) -> None:
+        """Begin to look for partitions that are not among these, and for topics that no longer have these ids."""
 
     def news(self) -> Discovery | None:
         """What was found since the last call."""
@@ -69,9 +76,10 @@ class Reader:
 
     def __init__(
         self,
-        consumer: Consumer,
+        make_consumer: Callable[[], Consumer],
         builder: ViewBuilder,
         questions: EndQuestions,
+        identity: Identity,
         line: Line,
         health: Health,
         now: Callable[[], float],
@@ -79,9 +87,11 @@ class Reader:
         queue_batches: int,
         scout: Scout | None = None,
     ) -> None:
-        self._consumer = consumer
+        self._make_consumer = make_consumer
+        self._consumer = make_consumer()
         self._builder = builder
         self._questions = questions
+        self._identity = identity
         self._line = line
         self._health = health
         self._now = now
@@ -89,6 +99,7 @@ class Reader:
         self._queue_batches = queue_batches
         self._scout = scout
         self._progress: dict[Place, Progress] = {}
+        self._aside: dict[Place, Found] = {}
         self._held: set[Place] = set()
         self._paused = False
         self._commands = msgspec.msgpack.Decoder(ToReader)
@@ -106,7 +117,7 @@ class Reader:
 
     def step(self) -> None:
         """Once round the loop."""
-        self._health.beat(self._line.depth, self._paused)
+        self._health.beat(self._depth, self._paused)
         self._line.flush()
         for frame in self._line.receive():
             self._obey(self._commands.decode(frame))
@@ -114,16 +125,9 @@ class Reader:
         records = self._take_batch()
         moved = self._sort(records)
         for answer in self._questions.poll(self._progress):
-            progress = self._progress.get(answer.place)
-            if progress is None:
-                continue
-            if answer.end_offset is not None:
-                progress.tracker.answered(answer.asked_at, answer.end_offset)
-            elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
-                progress.tracker.answered(answer.asked_at, progress.tracker.end_offset)
-            else:
-                progress.tracker.failed()
+            self._take_answer(answer)
         self._report(moved)
+        self._tell()
         discovery = self._scout.news() if self._scout is not None and not self._paused else None
         if discovery is not None:
             self._line.send(discovery)
@@ -140,7 +144,7 @@ class Reader:
         elif isinstance(command, Retune):
             self._retune(command)
         elif self._scout is not None:
-            self._scout.start(command.places)
+            self._scout.start(command.places, command.topic_ids)
 
     def _retune(self, command: Retune) -> None:
         logs.setup(command.log_level, command.log_format)
@@ -148,13 +152,44 @@ class Reader:
         self._builder.retune(command.value_bytes, command.future_tolerance_s)
 
     def _assign(self, starts: list[Found]) -> None:
-        new = [s for s in starts if Place(s.topic, s.partition) not in self._progress]
-        for s in new:
-            place = Place(s.topic, s.partition)
-            self._progress[place] = Progress(place, s.start_offset, s.as_of)
-        if new:
-            self._consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.start_offset) for s in new])
-            log.info("partitions_assigned", count=len(new), total=len(self._progress))
+        """Read these, from now on from there."""
+        anew = {s.topic for s in starts if self._identity.expect(s.topic, s.topic_id)}
+        if anew:
+            self._leave([place for place in (*self._progress, *self._aside) if place.topic in anew])
+            self._held = {place for place in self._held if place.topic not in anew}
+        places = [Place(s.topic, s.partition) for s in starts]
+        self._leave(places)
+        for place, s in zip(places, starts, strict=True):
+            self._progress[place] = Progress(
+                place._replace(incarnation=s.incarnation), s.start_offset, s.as_of, self._now()
+            )
+        if anew:
+            self._renew_consumer()
+        else:
+            self._consume(places)
+        log.info("partitions_assigned", count=len(starts), total=len(self._progress), topics_made_anew=sorted(anew))
+
+    def _leave(self, places: Iterable[Place]) -> None:
+        """Read these no more."""
+        read = [place for place in places if self._progress.pop(place, None) is not None]
+        if read:
+            self._consumer.incremental_unassign(self._partitions(read))
+        for place in places:
+            self._aside.pop(place, None)
+
+    def _consume(self, places: Iterable[Place]) -> None:
+        """Have the consumer fetch these, which it does not yet, from their frontiers."""
+        starts = [TopicPartition(p.topic, p.partition, self._progress[p].frontier) for p in places]
+        self._consumer.incremental_assign(starts)
+        held = self._partitions(self._held.intersection(places))
+        if held:
+            self._consumer.pause(held)
+
+    def _renew_consumer(self) -> None:
+        self._health.working()
+        self._consumer.close()
+        self._consumer = self._make_consumer()
+        self._consume(self._progress)
 
     def _commit(self, positions: list[Found]) -> None:
         """Let lag tools see how far a restart would not go back. Nobody depends on it: what fails is only logged."""
@@ -167,22 +202,29 @@ class Reader:
 
     def _hold(self, place: Place, held: bool) -> None:
         """Keep one partition back, whatever the outbox says."""
-        if place not in self._progress or held == (place in self._held):
+        if held == (place in self._held):
             return
         (self._held.add if held else self._held.discard)(place)
-        (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
+        if place in self._progress:
+            (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
 
     def _apply_back_pressure(self) -> None:
         """A paused consumer is one that is not asked: what librdkafka has prefetched is bounded; it fetches no more.
 
         Its own pause() would throw the prefetched records away, to be fetched again a moment later.
         """
-        if not self._paused and self._line.depth >= self._queue_batches:
+        depth = self._depth
+        if not self._paused and depth >= self._queue_batches:
             self._paused = True
-            log.debug("consumer_paused", queue_depth=self._line.depth)
-        elif self._paused and self._line.depth <= self._queue_batches // 2:
+            log.debug("consumer_paused", queue_depth=depth)
+        elif self._paused and depth <= self._queue_batches // 2:
             self._paused = False
-            log.debug("consumer_resumed", queue_depth=self._line.depth)
+            log.debug("consumer_resumed", queue_depth=depth)
+
+    @property
+    def _depth(self) -> int:
+        """How many messages wait, to be told or to be taken."""
+        return self._line.depth + self._identity.depth
 
     def _partitions(self, places: Any) -> list[TopicPartition]:
         return [TopicPartition(place.topic, place.partition) for place in places]
@@ -190,10 +232,11 @@ class Reader:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def _take_batch(self) -> list[Any]:
+        wait_s = POLL_S_WHILE_HOLDING if self._identity.depth else POLL_S
         if self._paused:
-            select.select([], [self._line.fileno()], [], POLL_S)
+            select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
             return []
-        first = self._consumer.poll(POLL_S)
+        first = self._consumer.poll(wait_s)
         if first is None:
             return []
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
@@ -215,9 +258,10 @@ class Reader:
             current.append(record)  # type: ignore[union-attr]
         touched = [place for place in by_place if place in self._progress]
         for position in self._consumer.position(self._partitions(touched)) if touched else ():
-            progress = self._progress[Place(position.topic, position.partition)]
+            place = Place(position.topic, position.partition)
+            progress = self._progress[place]
             progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
-            if by_place[progress.place] and progress.place not in lost:
+            if by_place[place] and place not in lost:
                 progress.stride = 1
         return {place: by_place[place] for place in touched}
 
@@ -262,10 +306,10 @@ class Reader:
                 partition=place.partition,
                 position=progress.frontier,
                 end_offset=high,
-                advice="the topic was made anew or truncated; the partition is left alone: restart txninsightd",
+                advice="if topic_made_anew follows, the new topic will be read; if not, the log was truncated and the "
+                "partition is left alone: restart txninsightd",
             )
-            self._consumer.incremental_unassign([partition])
-            del self._progress[place]
+            self._leave([place])
             return
         resume_at = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
         progress.stride *= 2
@@ -294,5 +338,41 @@ class Reader:
             records = batch.get(place)
             if records or (progress.has_news and not self._paused):
                 self._health.working()
-                self._line.send(self._builder.message(progress, records or [], now))
-                progress.told()
+                self._identity.hold(self._builder.message(progress, records or [], now))
+                progress.put_into_words()
+
+    def _take_answer(self, answer: Answer) -> None:
+        progress = self._progress.get(answer.place)
+        if progress is None or answer.asked_at < progress.begun_at:
+            return
+        if answer.end_offset is not None:
+            progress.tracker.answered(answer.asked_at, answer.end_offset)
+        elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
+            progress.tracker.answered(answer.asked_at, progress.tracker.end_offset)
+        else:
+            progress.tracker.failed()
+
+    def _tell(self) -> None:
+        """What is certain goes out; a topic that is not (or no longer) the one to be read is set aside."""
+        aside = {place.topic for place in self._aside} if self._aside else ()
+        told = self._identity.poll(aside, at_once=self._paused)
+        for message in told.messages:
+            self._line.send(message)
+            progress = self._progress.get(Place(message.topic, message.partition))
+            if progress is not None:
+                progress.told = (message.to_offset, message.as_of)
+        wrong = [place for place in self._progress if place.topic in told.wrong] if told.wrong else []
+        if wrong:
+            self._set_aside(wrong)
+        if self._aside and told.right:
+            self._assign([found for place, found in self._aside.items() if place.topic in told.right])
+
+    def _set_aside(self, places: list[Place]) -> None:
+        """Nothing of it was told since the position that is kept."""
+        aside = {}
+        for place in places:
+            (offset, as_of), incarnation = self._progress[place].told, self._progress[place].place.incarnation
+            aside[place] = Found(*place[:2], offset, as_of, incarnation, self._identity.id_of(place.topic))
+        self._leave(places)
+        self._aside.update(aside)
+        log.warning("topics_set_aside", topics=sorted({place.topic for place in places}), partitions=len(places))

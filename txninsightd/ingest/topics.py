@@ -1,4 +1,4 @@
-"""What may not be read as it stands: compacted topics, and topics that were made anew under a known name.
+"""What may not be read as it stands: compacted topics. And which topic stands behind a name.
 
 A record that compaction removed looks like one that was never delivered, so a compacted topic cannot be judged; one
 whose policy cannot be learnt is not trusted. A topic that was deleted and made anew has another topic id (KIP-516): its
@@ -6,6 +6,7 @@ offsets begin again, and nothing known of the old ones holds for them.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicCollection
@@ -16,14 +17,13 @@ ASK_AGAIN_S = 60.0
 
 
 class TopicChecks:
-    """Knows policy and id of each topic; policies are asked for again after a minute."""
+    """Knows the policy of each topic; policies are asked for again after a minute."""
 
     def __init__(self, admin: AdminClient, now: Callable[[], float]) -> None:
         self._admin = admin
         self._now = now
         self._compacted: dict[str, bool] = {}
         self._ask_at: dict[str, float] = {}
-        self._ids: dict[str, str] = {}
 
     def refusals(self, topics: Iterable[str]) -> dict[str, str]:
         """Of these existing topics, those that must not be read, each with the reason in words."""
@@ -34,24 +34,9 @@ class TopicChecks:
                 refusals[name] = f"topic {name} is compacted and cannot be judged: exclude it, or drop `compact`"
         return refusals
 
-    def made_anew(self, topics: Iterable[str]) -> list[str]:
-        """Of these existing topics, those whose id is no longer the one that was seen first."""
-        names = sorted(topics)
-        changed = []
-        for name, future in self._describe(names).items():
-            try:
-                topic_id = str(future.result().topic_id)
-            except KafkaException:
-                continue  # deleted a moment ago, or not ours to describe: the next look tells
-            if self._ids.setdefault(name, topic_id) != topic_id:
-                changed.append(name)
-        return changed
-
-    def _describe(self, names: list[str]) -> dict[str, Any]:
-        if not names:
-            return {}
-        answers: dict[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_WITHIN_S)
-        return answers
+    def knows(self, topic: str) -> bool:
+        """Whether the topic's policy was ever learnt."""
+        return topic in self._compacted
 
     def _ask_policies(self, names: list[str]) -> dict[str, str]:
         unknown = {}
@@ -68,3 +53,23 @@ class TopicChecks:
                         "the principal needs DescribeConfigs"
                     )
         return unknown
+
+
+def ask_ids(admin: AdminClient, topics: Iterable[str], within_s: float) -> "dict[str, Future[Any]]":
+    """Ask for the ids of these topics; each future holds one description, or a KafkaException."""
+    names = sorted(topics)
+    answers: dict[str, Future[Any]] = {}
+    if names:
+        answers = admin.describe_topics(TopicCollection(names), request_timeout=within_s)
+    return answers
+
+
+def topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """The ids of those of these topics that are there and may be described."""
+    ids = {}
+    for name, future in ask_ids(admin, topics, ANSWER_WITHIN_S).items():
+        try:
+            ids[name] = str(future.result().topic_id)
+        except KafkaException:
+            continue  # deleted a moment ago, or not ours to describe: the next look tells
+    return ids

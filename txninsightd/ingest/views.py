@@ -25,12 +25,28 @@ NO_TIMESTAMP = 0
 
 
 class Progress:
-    """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message."""
+    """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message.
 
-    __slots__ = ("eof_offset", "frontier", "gaps", "place", "reported", "reported_as_of", "stride", "tracker")
+    `told`: offset and `as_of` of what was told and not held back. `begun_at`: what was asked before is not about it.
+    """
 
-    def __init__(self, place: Place, start_offset: int, as_of: float) -> None:
+    __slots__ = (
+        "begun_at",
+        "eof_offset",
+        "frontier",
+        "gaps",
+        "place",
+        "reported",
+        "reported_as_of",
+        "stride",
+        "told",
+        "tracker",
+    )
+
+    def __init__(self, place: Place, start_offset: int, as_of: float, begun_at: float) -> None:
         self.place = place
+        self.begun_at = begun_at
+        self.told = (start_offset, as_of)
         self.frontier = start_offset
         self.reported = start_offset
         self.reported_as_of = as_of
@@ -51,8 +67,8 @@ class Progress:
         """Whether the aggregator does not know all yet."""
         return bool(self.gaps) or self.frontier > self.reported or self.tracker.as_of > self.reported_as_of
 
-    def told(self) -> None:
-        """The aggregator has been told."""
+    def put_into_words(self) -> None:
+        """There is a message that tells all of it."""
         self.reported = self.frontier
         self.reported_as_of = self.tracker.as_of
 
@@ -125,6 +141,7 @@ class MonitorBuilder:
             results=columns.results,
             end_offset=tracker.end_offset,
             outage_from=tracker.take_outage(),
+            incarnation=progress.place.incarnation,
         )
 
     def _take(self, decoder: Decoder, columns: "_Columns", record: Any) -> None:
@@ -205,4 +222,5 @@ class ValidatorBuilder:
             end_offset=tracker.end_offset,
             outage_from=tracker.take_outage(),
             stable_offset=tracker.reached_offset,
+            incarnation=progress.place.incarnation,
         )

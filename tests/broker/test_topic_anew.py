@@ -1,0 +1,327 @@
+"""A topic that is deleted, and perhaps made anew under its name: what the client does, and that the daemon goes on.
+
+Each record carries a txn_id of its own, so that a verdict can be held against what its writer did with it. Nothing of
+the new topic may ever be taken for the old one's, though its offsets are the same.
+"""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+
+from tests.broker.conftest import MakeTopic, OwnBroker
+from tests.broker.contract import (
+    HANG_GUARD_S,
+    TransactionalWriter,
+    Watched,
+    Writer,
+    add_partitions,
+    delete_topic,
+    make_anew,
+    records,
+)
+from tests.broker.in_process import InProcess, config_for, daemon_in_process
+from tests.broker.oracle import read_logs
+from txninsightd.expose.partitions import lag_records
+from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.vocabulary import Found, Place, Verdict, View
+
+COMMITTED, ABORTED, UNKNOWN, PENDING = Verdict.COMMITTED, Verdict.ABORTED, Verdict.UNKNOWN, Verdict.PENDING
+
+
+def event(txn_id: str) -> str:
+    """An event of a transaction that stays open."""
+    return json.dumps({"event": "step_open", "txn_id": txn_id, "step": "pay"})
+
+
+def events(name: str, count: int) -> list[str]:
+    """Events of that many transactions."""
+    return [event(f"{name}-{i}") for i in range(count)]
+
+
+class Judged(NamedTuple):
+    """Where the ledger has an event, and what it says of it."""
+
+    place: Place
+    offset: int
+    verdict: Verdict
+
+
+def judged(running: InProcess, prefix: str = "") -> dict[str, Judged]:
+    """By txn_id, live or settled. Each has one event, or it was read twice."""
+    ledger = running.ledger
+    lives = {txn_id: ledger.life(txn) for txn_id, txn in ledger.live.items()}
+    lives |= {txn_id: finished.life for txn_id, finished in ledger.archive.lingering.items()}
+    assert {len(life) for life in lives.values()} <= {1}
+    return {
+        txn_id: Judged(j.event.place, j.event.offset, j.verdict)
+        for txn_id, [j] in lives.items()
+        if txn_id.startswith(prefix)
+    }
+
+
+def by_partition(found: dict[str, Judged]) -> dict[int, dict[int, Verdict]]:
+    """Verdicts by partition and offset."""
+    verdicts: dict[int, dict[int, Verdict]] = {}
+    for place, offset, verdict in found.values():
+        verdicts.setdefault(place.partition, {})[offset] = verdict
+    return verdicts
+
+
+def in_kafkas_log(broker: Broker, topic: str) -> dict[int, dict[int, Verdict]]:
+    """The same, as the control records in the broker's own log tell it."""
+    return {log.place.partition: log.verdicts() for log in read_logs(broker, [topic])}
+
+
+def until_read_anew(running: InProcess, topic: str, partitions: int, incarnation: int = 1) -> None:
+    """Until the new topic is known, read to its end, judged, and nothing is missing any more."""
+    places = [Place(topic, partition, incarnation) for partition in range(partitions)]
+    running.until(lambda: running.places(topic) == places, f"{partitions} partitions of the new topic")
+    running.until_decided(topic)
+    running.until(lambda: not running.aggregator.missing(), "readiness")
+    for place in places:
+        for view in View:
+            assert lag_records(running.ledger.partitions[place], view) == 0
+
+
+# --- The client's part ------------------------------------------------------------------------------------------------
+
+
+def test_the_client_goes_on_in_the_new_topic_without_a_word(broker: Broker, topic: MakeTopic) -> None:
+    """Which is why what was read is held back until the topic's id has been asked for."""
+    name = topic()
+    Writer(broker).write(name, *"abc")
+    with Watched(broker, View.MONITOR, name) as monitor:
+        monitor.until_end(3)
+        make_anew(broker, name)
+        Writer(broker).write(name, *"ABCDE")
+        assert monitor.until(lambda: len(monitor.delivered) == 5)[:2] == records(3, 4)
+
+
+def test_a_client_that_knows_a_later_leader_epoch_never_reads_the_new_topic(own_broker: OwnBroker) -> None:
+    """Which is why a topic made anew gets a new consumer."""
+    broker = own_broker()
+    create_topics(broker.bootstrap, {"t": 1})
+    broker.stop()
+    broker.start()
+    Writer(broker).write("t", *"abc")
+    with Watched(broker, View.MONITOR, "t") as old:
+        old.until_end(3)
+        make_anew(broker, "t")
+        Writer(broker).write("t", *"ABCDE")
+        with Watched(broker, View.MONITOR, "t", 3) as new:
+            new.until_end(5)
+        assert old.after_fetches() == []
+
+
+# --- Made anew --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [(1, 1, 3), (1, 1, 30), (2, 1, 12), (1, 3, 12)],
+    ids=["shorter", "longer", "fewer partitions", "more partitions"],
+)
+def test_a_topic_made_anew_is_another_topic(
+    broker: Broker, topic: MakeTopic, before: int, after: int, count: int
+) -> None:
+    name, producer = topic(before), TransactionalWriter(broker)
+    with daemon_in_process(broker, config_for(broker, name)) as running:
+        for partition in range(before):
+            producer.committed(name, *events(f"old-good-{partition}", 5), partition=partition)
+            producer.aborted(name, *events(f"old-bad-{partition}", 2), partition=partition)
+        running.until_decided(name)
+        for partition in range(before):
+            running.hold(View.VALIDATOR, Place(name, partition), True)
+            producer.committed(name, *events(f"lost-{partition}", 4), partition=partition)
+        running.until_read(name)
+        make_anew(broker, name, after)
+        for partition in range(after):
+            TransactionalWriter(broker).aborted(name, *events(f"new-bad-{partition}", count // 3), partition=partition)
+            producer = TransactionalWriter(broker)
+            producer.committed(name, *events(f"new-good-{partition}", count - count // 3), partition=partition)
+        until_read_anew(running, name, after)
+        assert {found.verdict for found in judged(running, "old-good").values()} == {COMMITTED}
+        assert {found.verdict for found in judged(running, "old-bad").values()} == {ABORTED}
+        assert {found.verdict for found in judged(running, "lost").values()} == {UNKNOWN}
+        assert {found.place.incarnation for found in judged(running, "old").values()} == {0}
+        assert {found.place.incarnation for found in judged(running, "new").values()} == {1}
+        truth = in_kafkas_log(broker, name)
+        assert by_partition(judged(running, "new")) == truth
+        assert running.counted(View.MONITOR, name) == {"ok": 11 * before + count * after}
+        good = (count - count // 3) * after
+        gap = (4 + 1) * before  # with the markers of what was lost
+        assert running.counted(View.VALIDATOR, name) == {"ok": 5 * before + good, "gap": gap}
+
+
+def test_a_kafka_transaction_that_was_open_in_the_old_topic_is_unknown_and_holds_nothing_back(
+    broker: Broker, topic: MakeTopic
+) -> None:
+    name, producer = topic(), TransactionalWriter(broker)
+    with daemon_in_process(broker, config_for(broker, name)) as running:
+        producer.begin()
+        producer.write(name, *events("open", 4))
+        Writer(broker).write(name, *events("behind", 2))
+        running.until_read(name)
+        assert {found.verdict for found in judged(running).values()} == {PENDING}
+        make_anew(broker, name)
+        Writer(broker).write(name, *events("new", 9))
+        until_read_anew(running, name, 1)
+        assert {found.verdict for found in judged(running, "open").values()} == {UNKNOWN}
+        assert {found.verdict for found in judged(running, "behind").values()} == {UNKNOWN}
+        assert by_partition(judged(running, "new")) == {0: dict.fromkeys(range(9), COMMITTED)}
+
+
+def test_a_topic_made_anew_after_its_leader_epoch_rose_is_read(own_broker: OwnBroker) -> None:
+    broker = own_broker()
+    create_topics(broker.bootstrap, {"t": 1, "beside": 1})
+    broker.stop()
+    broker.start()
+    with daemon_in_process(broker, config_for(broker, "t", "beside")) as running:
+        Writer(broker).write("t", *events("old", 5))
+        Writer(broker).write("beside", *events("beside", 5))
+        running.until_decided("t", "beside")
+        make_anew(broker, "t")
+        Writer(broker).write("t", *events("new", 9))
+        Writer(broker).write("beside", *events("beside-later", 5))
+        until_read_anew(running, "t", 1)
+        running.until_decided("beside")
+        assert by_partition(judged(running, "new")) == {0: dict.fromkeys(range(9), COMMITTED)}
+        assert by_partition(judged(running, "beside")) == {0: dict.fromkeys(range(10), COMMITTED)}
+
+
+def test_a_topic_made_anew_while_nobody_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    Writer(broker).write(name, *events("new", 8))
+    known = Found(name, 0, 5, topic_id="that of the old topic")
+    with daemon_in_process(broker, config_for(broker, name), starts=[known]) as running:
+        until_read_anew(running, name, 1)
+        assert by_partition(judged(running)) == {0: dict.fromkeys(range(8), COMMITTED)}
+        for view in View:
+            assert running.counted(view, name) == {"ok": 8}
+
+
+class Fate(NamedTuple):
+    """What a writer did with a record."""
+
+    phase: int
+    partition: int
+    offset: int
+    verdict: Verdict
+
+
+class Remaker(threading.Thread):
+    """Writes Kafka transactions of five records each, and makes the topic anew again and again. Every third aborts."""
+
+    def __init__(self, broker: Broker, topic: str, phases: int) -> None:
+        super().__init__(daemon=True)
+        self.fates: dict[str, Fate] = {}
+        self.failure: BaseException | None = None
+        self._broker, self._topic, self._phases = broker, topic, phases
+
+    def run(self) -> None:
+        try:
+            for phase in range(self._phases):
+                if phase:
+                    make_anew(self._broker, self._topic)
+                self._write(phase)
+        except BaseException as failure:
+            self.failure = failure
+
+    def _write(self, phase: int) -> None:
+        producer = TransactionalWriter(self._broker)
+        for i in range(40):
+            verdict = ABORTED if i % 3 == 2 else COMMITTED
+            producer.begin()
+            for j in range(5):
+                txn_id = f"{phase}-{i}-{j}"
+
+                def note(_: object, message: "object", txn_id: str = txn_id, verdict: Verdict = verdict) -> None:
+                    self.fates[txn_id] = Fate(phase, message.partition(), message.offset(), verdict)  # type: ignore[attr-defined]
+
+                producer.write(self._topic, event(txn_id), on_delivery=note)
+            (producer.abort if verdict is ABORTED else producer.commit)(awaits_markers=False)
+
+
+@contextmanager
+def at_work(thread: Remaker) -> Iterator[None]:
+    thread.start()
+    yield
+    thread.join(HANG_GUARD_S)
+    assert thread.failure is None
+
+
+def test_made_anew_again_and_again_under_load_no_record_is_taken_for_anothers(broker: Broker, topic: MakeTopic) -> None:
+    name, phases = topic(), 5
+    with daemon_in_process(broker, config_for(broker, name)) as running:
+        remaker = Remaker(broker, name, phases)
+        with at_work(remaker):
+            running.until(lambda: not remaker.is_alive(), "the end of the load")
+        fates = remaker.fates
+        last = {txn_id: fate for txn_id, fate in fates.items() if fate.phase == phases - 1}
+        running.until(lambda: judged(running).keys() >= last.keys(), "the last topic's records")
+        running.until_decided(name)
+        running.until(lambda: not running.aggregator.missing(), "readiness")
+        found = judged(running)
+        assert {txn_id: (f.offset, f.verdict) for txn_id, f in found.items() if txn_id in last} == {
+            txn_id: (fate.offset, fate.verdict) for txn_id, fate in last.items()
+        }
+        assert {txn_id for txn_id, f in found.items() if f.offset != fates[txn_id].offset} == set()
+        assert {txn_id for txn_id, f in found.items() if f.verdict not in (fates[txn_id].verdict, UNKNOWN)} == set()
+        phase_of = {(f.place.incarnation, fates[txn_id].phase) for txn_id, f in found.items()}
+        assert len(phase_of) == len({incarnation for incarnation, _ in phase_of}) >= 2
+        assert running.counted(View.MONITOR, name) == {"ok": len(found)}
+        passed = running.counted(View.VALIDATOR, name)["ok"]  # more than was sighted, where it was ahead of the monitor
+        assert Counter(f.verdict for f in found.values())[COMMITTED] <= passed
+        assert passed <= Counter(fate.verdict for fate in fates.values())[COMMITTED]
+
+
+# --- Deleted, and added -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_undecided_in_a_deleted_topic_becomes_unknown(broker: Broker, topic: MakeTopic) -> None:
+    name, other, producer = topic(), topic(), TransactionalWriter(broker)
+    with daemon_in_process(broker, config_for(broker, name, other)) as running:
+        Writer(broker).write(name, *events("decided", 3))
+        producer.begin()
+        producer.write(name, *events("open", 4))
+        running.until_read(name)
+        running.until_decided(name)
+        delete_topic(broker, name)
+        running.until(lambda: not running.places(name), "the end of the topic")
+        assert {found.verdict for found in judged(running, "decided").values()} == {COMMITTED}
+        assert {found.verdict for found in judged(running, "open").values()} == {UNKNOWN}
+        Writer(broker).write(other, *events("other", 3))
+        running.until_decided(other)
+        assert by_partition(judged(running, "other")) == {0: dict.fromkeys(range(3), COMMITTED)}
+        create_topics(broker.bootstrap, {name: 1})
+        Writer(broker).write(name, *events("new", 9))
+        until_read_anew(running, name, 1)
+        assert by_partition(judged(running, "new")) == {0: dict.fromkeys(range(9), COMMITTED)}
+
+
+def test_partitions_added_under_load_are_read_from_their_first_record(broker: Broker, topic: MakeTopic) -> None:
+    name = topic()
+    with daemon_in_process(broker, config_for(broker, name)) as running:
+        running.until_decided(name)
+
+        def load() -> None:
+            producer = TransactionalWriter(broker)
+            for i in range(30):
+                if i == 10:
+                    add_partitions(broker, name, 3)
+                    producer = TransactionalWriter(broker)
+                for partition in range(3 if i >= 10 else 1):
+                    end = producer.aborted if i % 3 == 2 else producer.committed
+                    end(name, *events(f"{i}-{partition}", 3), partition=partition)
+
+        loading = threading.Thread(target=load, daemon=True)
+        loading.start()
+        running.until(lambda: not loading.is_alive(), "the end of the load")
+        until_read_anew(running, name, 3, incarnation=0)
+        assert by_partition(judged(running)) == in_kafkas_log(broker, name)
+        assert sum(map(len, by_partition(judged(running)).values())) == 3 * (10 + 20 * 3)
