@@ -27,7 +27,7 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 
 SEED = 4711
-SHORT = Form(kills=1, hangs=1)
+SHORT = Form(kills=3, hangs=1)
 LONG = Form(kills=20, hangs=5)
 ABORTED_SHARE = 0.2
 

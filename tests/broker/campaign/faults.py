@@ -27,7 +27,7 @@ from txninsightd.tools.stack.broker import Broker, admin
 HANG_GUARD_S = 180.0
 LOOK_EVERY_S = 0.02
 GROWTH_GUARD_S = 0.5
-GAP_S = (0.1, 1.0)
+GAP_S = (0.0, 0.6)
 """Between a recovery and the next fault."""
 
 Ends = dict[tuple[str, int], int]
@@ -127,15 +127,17 @@ class Striker:
             if found is not None:
                 return found, writer
             held.close()
+            time.sleep(GROWTH_GUARD_S)
 
     def _await_in_flight(self, held: contextlib.ExitStack) -> InFlight | None:
         """None when nothing was in flight this time."""
-        partitions = self._daemon.get("/api/v1/partitions")
+        undecided = sum(partition["undecided_records"] for partition in self._daemon.get("/api/v1/partitions"))
+        if not undecided:
+            return None
         hold_still(self.log.pids()["aggregator"], held)
-        undecided = sum(partition["undecided_records"] for partition in partitions)
         first = self._ends(IsolationLevel.READ_UNCOMMITTED)
         deadline = time.monotonic() + GROWTH_GUARD_S
-        while undecided and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             unapplied = sum(self._ends(IsolationLevel.READ_UNCOMMITTED).values()) - sum(first.values())
             if unapplied:
                 return InFlight(undecided, unapplied)

@@ -200,10 +200,10 @@ def prometheus_differences(prometheus: Prometheus, seen: Scraped, truth: Counts)
             increase, should = series.samples[0][1], truth[name][labels] - born.get((name, labels), 0.0)
             if abs(increase - should) > max(1.0, EXTRAPOLATED * should):
                 found.append(f"increase of {name}{labels}: {increase:.1f}, should be {should:g}")
-    names = "|".join(COUNTERS)
-    every = f'{{__name__=~"({names})(_bucket|_count|_sum)?"}}[{seen.window_s}s]'
-    resets = prometheus.query(f"resets({every}) > 0", seen.until)
-    return found + [f"{dict(series.labels)} was reset {series.samples[0][1]:g} times" for series in resets]
+    for name in sorted({series.name for series in seen.series}):
+        for series in prometheus.query(f"resets({name}[{seen.window_s}s]) > 0", seen.until):
+            found.append(f"{name}{dict(series.labels)} was reset {series.samples[0][1]:g} times")
+    return found
 
 
 def _labels(series: Series) -> tuple[str, ...]:
