@@ -94,7 +94,18 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
     }
     figures = {*state.COUNTERS, *state.HISTOGRAMS, *state.SavedFigures.__struct_fields__, "steps", "statuses"}
     assert set(vars(Figures((1.0,), 2))) == figures - {"counters", "histograms", "pairs"}
-    whole = {"rules", "judged_by", "figures", "start_at", "live", "stuck", "partitions", "topics", "archive", "caught_up"}
+    whole = {
+        "rules",
+        "judged_by",
+        "figures",
+        "start_at",
+        "live",
+        "stuck",
+        "partitions",
+        "topics",
+        "archive",
+        "caught_up",
+    }
     parts = {"_horizon", "_settlement", "_await_validator", "_withheld", "_resumed_at"}
     between_messages = {"stuck_changes", "_dirty", "_signatures"}
     assert set(vars(a_ledger()[0])) == whole | parts | between_messages
