@@ -16,6 +16,8 @@ import pytest
 
 from tests.broker.campaign.experiment import Experiment, Form, Told, table
 from tests.broker.campaign.faults import HANGS, KILLS, Fault
+from tests.broker.campaign.keeper import LogTail
+from tests.broker.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
 from tests.broker.campaign.verdict import (
     counter_differences,
     counts_of,
@@ -23,6 +25,8 @@ from tests.broker.campaign.verdict import (
     prometheus_differences,
     transaction_differences,
 )
+from tests.broker.conftest import MakeTopic
+from tests.broker.daemon import Daemon
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 
@@ -120,3 +124,29 @@ def test_nothing_outlived_its_parent(ran: Ran) -> None:
 
 def test_it_stops_in_order(ran: Ran) -> None:
     assert ran.experiment.keeper.stop() == 0
+
+
+# --- How fast it comes back -------------------------------------------------------------------------------------------
+
+OPEN = 100_000
+RECOVERED_GUARD_S = 50.0
+"""Ten times the time that is promised."""
+
+
+def test_recovery_with_many_open_transactions(
+    broker: Broker, topic: MakeTopic, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = topic(6)
+    daemon = Daemon(tmp_path, broker.bootstrap, {"topics": [name], "state": {"checkpoint_every_s": 2}}).start()
+    request.addfinalizer(daemon.end)
+    log = LogTail(daemon.log_file)
+    daemon.await_ready()
+    write_open(broker.bootstrap, name, OPEN)
+    daemon.await_that(lambda: daemon.total("txninsight_transactions_opened_total") >= OPEN, "all are seen")
+    await_checkpoint(daemon, log)
+    recovery = kill_and_await_ready(daemon, log)
+    print(f"ready after {recovery.took_s:.2f} s ({recovery.cpu_s:.2f} s of a CPU) with {OPEN:,} open ones:")
+    print("\n".join(f"  {step.took_s:5.2f} s  {step.what}" for step in recovery.steps))
+    assert recovery.took_s < RECOVERED_GUARD_S
+    assert daemon.total("txninsight_transactions", state="open") == OPEN
+    assert daemon.total("txninsight_transactions_opened_total") == OPEN
