@@ -96,7 +96,7 @@ class Log:
         for offset, verdict in self.verdicts().items():
             payload, record_ts = self._records[offset]
             event = json.loads(payload)
-            facts[Spot(*self.place, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
+            facts[Spot(self.place.topic, self.place.partition, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
         return facts
 
 
