@@ -373,10 +373,10 @@ class Plain:
                 return
             if isinstance(message, Sightings):
                 self._sighted(partition, message)
+                if message.outage_from:
+                    self.outages.append((message.outage_from, message.as_of))
             else:
                 self._covered(partition, message)
-            if message.outage_from:
-                self.outages.append((message.outage_from, message.as_of))
             self._verdicts.pop(partition.place, None)
         self.horizon_everywhere = max(self.horizon_everywhere, self.seen_everywhere())
         for life in self.lives.values():

@@ -145,12 +145,11 @@ class Aggregator:
             self._hold(Place(message.topic, message.partition, message.incarnation))
         elif isinstance(message, Coverage):
             self.ledger.covered(message)
-            self._keep_outage(message)
             self._hold(Place(message.topic, message.partition, message.incarnation))
         else:
             self._discover(message)
 
-    def _keep_outage(self, message: Sightings | Coverage) -> None:
+    def _keep_outage(self, message: Sightings) -> None:
         """Nobody else knows of an outage of the broker once it is over: a restart must not forget it."""
         if message.outage_from and self._checkpoints is not None:
             self._checkpoints.request()

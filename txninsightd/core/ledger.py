@@ -277,7 +277,6 @@ class Ledger:
         self.figures.count_records("validator", message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
         partition.stable_offset = max(partition.stable_offset, message.stable_offset)
-        self._note_outage(message)
         if message.as_of > max(partition.validator_as_of, NOT_KNOWN):
             partition.validator_as_of = message.as_of
         self._apply(partition)
@@ -445,7 +444,7 @@ class Ledger:
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
-    def _note_outage(self, message: Sightings | Coverage) -> None:
+    def _note_outage(self, message: Sightings) -> None:
         """The broker did not answer for a while: the stuck, and who waits to be settled as aborted, get more time."""
         if message.outage_from and self._horizon.outage(message.outage_from, message.as_of):
             self._dirty.update(dict.fromkeys(self.stuck.values()))
