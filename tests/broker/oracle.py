@@ -96,7 +96,8 @@ class Log:
         for offset, verdict in self.verdicts().items():
             payload, record_ts = self._records[offset]
             event = json.loads(payload)
-            facts[Spot(self.place.topic, self.place.partition, offset)] = Fact(event["txn_id"], event["event"], verdict, record_ts)
+            spot = Spot(self.place.topic, self.place.partition, offset)
+            facts[spot] = Fact(event["txn_id"], event["event"], verdict, record_ts)
         return facts
 
 
