@@ -107,7 +107,7 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
         "caught_up",
     }
     parts = {"_horizon", "_settlement", "_await_validator", "_withheld", "_resumed_at"}
-    between_messages = {"stuck_changes", "_dirty", "_signatures"}
+    between_messages = {"stuck_changes", "_dirty", "_signatures", "breathe"}
     assert set(vars(a_ledger()[0])) == whole | parts | between_messages
 
 

@@ -73,7 +73,7 @@ class Aggregator:
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
-        self.beat = beat
+        self.beat = ledger.breathe = beat
         self.heartbeat_ages_s = heartbeat_ages_s
         self.family: list[ChildStatus] = []
         self.reloads = Reloads()

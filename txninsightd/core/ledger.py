@@ -14,7 +14,7 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from sys import intern
 from typing import NamedTuple
@@ -59,6 +59,9 @@ NOT_KNOWN = 0.0
 
 REJUDGED_A_STEP = 100
 """Transactions judged anew in one step after a change of rules."""
+
+BREATHS = 5_000
+"""After so many transactions in one go, somebody may want to know that it goes on."""
 
 ENDED = (State.CLOSED, State.UNKNOWN)
 STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
@@ -138,6 +141,7 @@ class Ledger:
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
+        self.breathe: Callable[[], None] = lambda: None
         self._resumed_at = NOT_KNOWN
         self._withheld: dict[Transaction, None] = {}
 
@@ -289,9 +293,11 @@ class Ledger:
 
     def settle(self, now: float) -> list[Finished]:
         """Emit, once and for all, every transaction whose outcome is final."""
-        settled = []
+        settled: list[Finished] = []
         for txn in self._settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
+            if not len(settled) % BREATHS:
+                self.breathe()
         return settled
 
     def forget(self, txn_id: str, now: float) -> bool:
@@ -500,8 +506,10 @@ class Ledger:
 
     def _evaluate_dirty(self) -> None:
         dirty, self._dirty = self._dirty, {}
-        for txn in dirty:
+        for i, txn in enumerate(dirty, 1):
             self._evaluate(txn)
+            if not i % BREATHS:
+                self.breathe()
 
     def _evaluate(self, txn: Transaction) -> None:
         if self.live.get(txn.txn_id) is not txn:
