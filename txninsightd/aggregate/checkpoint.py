@@ -12,7 +12,6 @@ One writer runs at a time, each begun `every_s` after the one before. Who needs 
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from txninsightd.vocabulary import CheckpointHealth
 
 LONGEST_WRITE_S = 300.0
 REPORT_BYTES = 4096
+STANDARD_ERROR = 2
 RETRY_S = 1.0
 
 Then = Callable[[OSError | None], None]
@@ -200,7 +200,7 @@ def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggrega
 
 def _keep_only(descriptor: int) -> None:
     """Close the lines, the sockets, the control line: whoever waits for their end must not wait for this process."""
-    os.closerange(sys.stderr.fileno() + 1, descriptor)
+    os.closerange(STANDARD_ERROR + 1, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
 
 

@@ -1,0 +1,234 @@
+"""Checkpoints while the loop goes on: who is told what, when the writer dies, hangs, fails, or stands in the way.
+
+The writer is a real forked process and the loop a real one; only the ledger is small.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
+from txninsightd.aggregate import checkpoint
+from txninsightd.aggregate.checkpoint import Checkpoints
+from txninsightd.aggregate.resuming import resume
+from txninsightd.aggregate.store import CheckpointStore
+from txninsightd.core.figures import Figures
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.state import VERSION
+
+HANG_GUARD_S = 60.0
+
+Test = Callable[[Checkpoints], Coroutine[Any, Any, None]]
+
+
+def a_ledger() -> Ledger:
+    """One transaction that is open, and one that is over."""
+    both = side_by_side(
+        discover(1.0, A),
+        sight(A, 3, ev(0, OPEN, 1, "open"), ev(1, OPEN, 2, "over"), ev(2, CLOSE, 3, "over"), as_of=100.0),
+        cover(A, 0, 3, [0, 1, 2], 4.0, as_of=100.0),
+    )
+    return both.ledger
+
+
+class Gated(CheckpointStore):
+    """Each write waits for a byte in a named pipe: `open_gate` lets all through."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, VERSION)
+        self._path_of_gate = directory / "gate"
+        os.mkfifo(self._path_of_gate)
+        self._gate = os.open(self._path_of_gate, os.O_RDWR)
+
+    def open_gate(self) -> None:
+        """Let whoever waits, and all who come, write."""
+        os.write(self._gate, b"." * 1000)
+
+    def write(self, chunks: Iterable[bytes]) -> int:
+        """As the store does, when it may."""
+        with self._path_of_gate.open("rb", buffering=0) as gate:
+            gate.read(1)
+        return super().write(chunks)
+
+
+class Full(CheckpointStore):
+    """A disk without room."""
+
+    def write(self, chunks: Iterable[bytes]) -> int:
+        """Fails as a full disk does."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def run(store: CheckpointStore, test: Test, every_s: float = 3600.0) -> Checkpoints:
+    """Run a test on a loop of its own, over checkpoints of a small ledger."""
+
+    async def main() -> Checkpoints:
+        loop = asyncio.get_running_loop()
+        checkpoints = Checkpoints(store, a_ledger(), loop, loop.time, every_s)
+        await asyncio.wait_for(test(checkpoints), HANG_GUARD_S)
+        return checkpoints
+
+    return asyncio.run(main())
+
+
+def ask(checkpoints: Checkpoints) -> "asyncio.Future[OSError | None]":
+    """Ask for a checkpoint; what comes of it."""
+    answer: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+    checkpoints.request(answer.set_result)
+    return answer
+
+
+def writer_of(checkpoints: Checkpoints) -> int:
+    """The process that writes."""
+    assert checkpoints._writer is not None
+    return checkpoints._writer.pid
+
+
+def resumed(directory: Path) -> Ledger:
+    """What a later aggregator goes on with."""
+    ledger = a_ledger()
+    store = CheckpointStore(directory, VERSION)
+    return resume(store, lambda: Ledger(ledger.rules, Figures((1.0,), 9)), 200.0, lambda: None).ledger
+
+
+def test_what_was_asked_for_is_on_disk(tmp_path: Path) -> None:
+    async def test(checkpoints: Checkpoints) -> None:
+        assert await ask(checkpoints) is None
+
+    health = run(CheckpointStore(tmp_path, VERSION), test).health
+    assert (health.failures, health.fallbacks) == (0, 0)
+    [path] = tmp_path.glob("checkpoint-*")
+    assert health.bytes == path.stat().st_size
+    assert resumed(tmp_path).live.keys() == a_ledger().live.keys()
+
+
+def test_they_come_by_themselves(tmp_path: Path) -> None:
+    async def test(checkpoints: Checkpoints) -> None:
+        while checkpoints.health.written_at == 0.0:
+            checkpoints.tick()
+            await asyncio.sleep(0.005)
+        first = checkpoints.health.written_at
+        while checkpoints.health.written_at == first:
+            checkpoints.tick()
+            await asyncio.sleep(0.005)
+
+    run(CheckpointStore(tmp_path, VERSION), test, every_s=0.01)
+
+
+def test_one_that_was_begun_before_the_question_is_no_answer(tmp_path: Path) -> None:
+    store = Gated(tmp_path)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        first = ask(checkpoints)
+        running = writer_of(checkpoints)
+        second = ask(checkpoints)
+        assert writer_of(checkpoints) == running
+        store.open_gate()
+        assert await first is None
+        assert not second.done()
+        assert await second is None
+
+    run(store, test)
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+def test_a_killed_writer_costs_one_checkpoint_and_the_next_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
+    store = Gated(tmp_path)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        first = ask(checkpoints)
+        os.kill(writer_of(checkpoints), signal.SIGKILL)
+        second = ask(checkpoints)
+        assert "killed" in str(await first)
+        assert checkpoints.problem is not None
+        store.open_gate()
+        assert await second is None
+        assert checkpoints.problem is None
+
+    assert run(store, test).health.failures == 1
+
+
+def test_a_writer_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "LONGEST_WRITE_S", 0.0)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        answer = ask(checkpoints)
+        while not answer.done():
+            checkpoints.tick()
+            await asyncio.sleep(0.005)
+        assert isinstance(answer.result(), OSError)
+
+    run(Gated(tmp_path), test)
+
+
+def test_a_full_disk_is_told_and_counted(tmp_path: Path) -> None:
+    async def test(checkpoints: Checkpoints) -> None:
+        failure = await ask(checkpoints)
+        assert failure is not None
+        assert failure.errno == errno.ENOSPC
+        assert checkpoints.problem == "no checkpoint can be written: No space left on device"
+        checkpoints.close()
+
+    assert run(Full(tmp_path, VERSION), test).health.failures == 2
+
+
+def test_the_last_one_does_not_wait_for_a_writer_that_runs(tmp_path: Path) -> None:
+    store = Gated(tmp_path)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        answer = ask(checkpoints)
+        running = writer_of(checkpoints)
+        store.open_gate()
+        os.kill(running, signal.SIGSTOP)
+        checkpoints.close()
+        assert not Path(f"/proc/{running}").exists()
+        assert not answer.done()
+
+    health = run(store, test).health
+    assert health.written_at > 0
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+
+
+def test_the_writer_holds_nothing_of_its_parents(tmp_path: Path) -> None:
+    """Whoever waits for the end of a line, or for a free port, must not wait for the writer."""
+    store = Gated(tmp_path)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            answer = ask(checkpoints)
+            pid = writer_of(checkpoints)
+            while len(descriptors(pid)) > len({0, 1, 2, "its report", "its gate"}):
+                await asyncio.sleep(0.005)
+        store.open_gate()
+        assert await answer is None
+
+    run(store, test)
+
+
+def descriptors(pid: int) -> list[Path]:
+    """What a process has open."""
+    return list(Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_who_follows_is_told_of_each_checkpoint(tmp_path: Path) -> None:
+    told: list[OSError | None] = []
+
+    async def test(checkpoints: Checkpoints) -> None:
+        checkpoints.on_begin = lambda: told.append
+        assert await ask(checkpoints) is None
+        assert await ask(checkpoints) is None
+
+    run(CheckpointStore(tmp_path, VERSION), test)
+    assert told == [None, None]
