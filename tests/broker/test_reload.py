@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from tests.broker.conftest import MakeTopic
 from tests.broker.daemon import Daemon
+from tests.broker.traffic import publish
 from txninsightd.tools.stack.broker import Broker
 
 PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000}
@@ -97,10 +98,19 @@ def test_thresholds_change_and_nothing_else_does(broker: Broker, topic: MakeTopi
         t: [before[t][key] for key in unchanged] for t in before
     }
     assert daemon.total("txninsight_records_total", view="monitor", topic=name) == 7
+
+    daemon.reload(limits={"value_bytes": 200})
+    await_reloads(daemon, applied=2, refused=0)
+
+    def too_large() -> bool:
+        publish(broker.bootstrap, name, [("large", json.dumps({"event": "step_open", "txn_id": "x" * 200}))])
+        return daemon.total("txninsight_records_total", result="oversized") > 0
+
+    daemon.await_that(too_large, "the monitor goes by the new bound")
     assert daemon.pids() == pids
 
     daemon.reload("stuck:\n  idle_after_s: 9\n  idle_afters: 9\nlog:\n  level: 7\n")
-    await_reloads(daemon, applied=1, refused=1)
+    await_reloads(daemon, applied=2, refused=1)
     assert daemon.total("txninsight_config_last_reload_successful") == 0
     faults = [line["fault"].removeprefix(f"{daemon.config_file}:") for line in events(daemon, "config_fault")]
     assert [fault.partition(": expected")[0] for fault in faults] == ["3: stuck.idle_afters", "5: log.level"]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import structlog
 
+from txninsightd.ingest.identity import Identity
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
 from txninsightd.vocabulary import Mapping, Place, Retune
@@ -79,7 +80,7 @@ def own_log() -> Iterator[None]:
 def test_a_monitor_decodes_by_the_new_bounds() -> None:
     complaints: list[str] = []
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda result, _: complaints.append(result.value))
-    progress = Progress(Place("orders", 0), 0, 0.0)
+    progress = Progress(Place("orders", 0), 0, 0.0, 0.0)
     before = builder.message(progress, [Record(0, 30, padding=100)], NOW)
     assert (before.results, before.timestamps, before.signatures[0][4]) == ({"ok": 1}, [NOW + 30], False)
     builder.retune(100, 1.0)
@@ -92,7 +93,8 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
     outside = Outside(RETUNE)
     made: Any = outside
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
-    reader = Reader(made, builder, made, made, made, lambda: NOW, batch_records=100, queue_batches=64)
+    identity = Identity(made, lambda: NOW)
+    reader = Reader(lambda: made, builder, made, identity, made, made, lambda: NOW, batch_records=100, queue_batches=64)
     monkeypatch.setattr(reader, "_sort", lambda records: {})
     reader.step()
     assert outside.asked_for == [RETUNE.batch_records - 1]
@@ -106,4 +108,4 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
 def test_a_validator_has_nothing_to_tune() -> None:
     builder = ValidatorBuilder()
     builder.retune(1, 1.0)
-    assert builder.message(Progress(Place("orders", 0), 0, 0.0), [Record(0, 0, padding=999)], NOW).runs == [0, 1]
+    assert builder.message(Progress(Place("orders", 0), 0, 0.0, 0.0), [Record(0, 0, padding=999)], NOW).runs == [0, 1]
