@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from txninsightd.tools.stack import machine
+
 HANG_GUARD_S = 120.0
 LOOK_EVERY_S = 0.1
 
@@ -26,10 +27,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on just now, and that no outgoing connection gets while its daemon is down."""
+    return machine.free_ports(1)[0]
 
 
 class Daemon:

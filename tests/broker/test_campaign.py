@@ -59,13 +59,13 @@ def ran(
         broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
         experiment = Experiment(request.param, broker, directory, SEED, ends)
         told = experiment.run()
-        daemon, truth = experiment.daemon, told.truth
+        truth = told.truth
         found = Ran(
             request.param,
             experiment,
             told,
-            transaction_differences(daemon, truth),
-            event_differences(daemon, truth, told.logs),
+            transaction_differences(told.details, told.known, truth),
+            event_differences(told.details, told.logs),
             counter_differences(counts_of(told.metrics), truth.counts),
             prometheus_differences(experiment.prometheus, told.scraped, truth.counts),
         )

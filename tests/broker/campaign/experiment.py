@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from tests.broker.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
 from tests.broker.campaign.keeper import Keeper, KeptDaemon
 from tests.broker.campaign.load import Load, Truth
-from tests.broker.campaign.verdict import Scraped, scraped, with_validator
+from tests.broker.campaign.verdict import Details, Scraped, scraped, with_validator
 from tests.broker.daemon import Samples
 from tests.broker.oracle import Log, read_logs
 from tests.broker.prometheus import SCRAPE_EVERY_S, Prometheus
 from txninsightd.tools.stack.broker import Broker, create_topics
 
-HEARTBEAT_TIMEOUT_S = 3
-WATCHDOG_S = 4.0
+HEARTBEAT_TIMEOUT_S = 5
+WATCHDOG_S = 6.0
 SETTLED_GUARD_S = 300.0
 LOOK_EVERY_S = 0.5
 
@@ -43,10 +43,12 @@ class Form(NamedTuple):
 
 
 class Told(NamedTuple):
-    """All that was said in the end, and what is true."""
+    """All that was said in the end, and what is true. `known`: how many transactions the daemon knows."""
 
     truth: Truth
     logs: list[Log]
+    details: Details
+    known: int
     metrics: Samples
     scraped: Scraped
 
@@ -103,10 +105,11 @@ class Experiment:
         )
         logs = read_logs(self.broker, self._topics)
         truth = truth._replace(counts=with_validator(truth.counts, logs))
-        metrics = self.daemon.metrics()
-        asked_at = time.time()
+        metrics, asked_at = self.daemon.metrics(), time.time()
+        details, known = self.daemon.details(truth.transactions), self.daemon.get("/api/v1/transactions", limit=1)
         self.daemon.await_that(lambda: time.time() > asked_at + 2 * SCRAPE_EVERY_S, "it is scraped once more")
-        return Told(truth, logs, metrics, scraped(self.prometheus, began, time.time()))
+        seen = scraped(self.prometheus, began, time.time())
+        return Told(truth, logs, details, known["matched"], metrics, seen)
 
     def _is_quiet(self) -> bool:
         return self.daemon.total("txninsight_consumer_lag_records") == 0 and not self.daemon.missing()

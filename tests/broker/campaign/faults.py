@@ -25,7 +25,8 @@ from tests.broker.campaign.keeper import Keeper, LogTail, children
 from txninsightd.tools.stack.broker import Broker, admin
 
 HANG_GUARD_S = 180.0
-LOOK_EVERY_S = 0.02
+LOOK_EVERY_S = 0.05
+WRITER_LOOK_EVERY_S = 0.002
 GROWTH_GUARD_S = 0.5
 GAP_S = (0.0, 0.6)
 """Between a recovery and the next fault."""
@@ -148,7 +149,7 @@ class Striker:
         aggregator = self.log.pids()["aggregator"]
         while not (writers := children(aggregator)):
             assert time.monotonic() < deadline, "never was a checkpoint written"
-            time.sleep(LOOK_EVERY_S / 10)
+            time.sleep(WRITER_LOOK_EVERY_S)
         return writers[0]
 
     def _ends(self, isolation: IsolationLevel) -> Ends:

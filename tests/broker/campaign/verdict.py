@@ -7,12 +7,12 @@ the truth exactly, and what `increase()` makes of it must come close, since it e
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tests.broker.campaign.load import LABELS, Counts, Truth
-from tests.broker.daemon import Daemon, Samples
+from tests.broker.daemon import Samples
 from tests.broker.oracle import Log
 from tests.broker.prometheus import Prometheus, Series
 from txninsightd.expose.catalogue import CATALOGUE
@@ -42,13 +42,15 @@ COUNTERS = tuple(d.name for d in CATALOGUE if d.counted)
 # --- Transactions -----------------------------------------------------------------------------------------------------
 
 
-def transaction_differences(daemon: Daemon, truth: Truth) -> list[str]:
-    """Each transaction that is missing, invented, or told otherwise than it was."""
-    told = daemon.details(truth.transactions)
+Details = Mapping[str, dict[str, Any]]
+"""What the API says of each transaction, with its timeline."""
+
+
+def transaction_differences(told: Details, known: int, truth: Truth) -> list[str]:
+    """Each transaction that is missing, invented, or told otherwise than it was. `known`: how many the daemon knows."""
     found = [f"{txn_id} is missing" for txn_id in truth.transactions.keys() - told.keys()]
     for txn_id, said in told.items():
         found += _told_wrongly(txn_id, said, truth.transactions[txn_id])
-    known = daemon.get("/api/v1/transactions", limit=1)["matched"]
     if known != len(truth.transactions):
         found.append(f"{known} transactions are known, there were {len(truth.transactions)}")
     return found
@@ -74,12 +76,12 @@ class EventFact(NamedTuple):
     verdict: str
 
 
-def event_differences(daemon: Daemon, truth: Truth, logs: Iterable[Log]) -> list[str]:
+def event_differences(details: Details, logs: Iterable[Log]) -> list[str]:
     """Each event that is missing, told twice, invented, or whose verdict is not that of the broker's log."""
     facts = {(log.place.topic, log.place.partition, o): fact for log in logs for o, fact in _events(log).items()}
     found = []
     told = set()
-    for txn_id, detail in daemon.details(truth.transactions).items():
+    for txn_id, detail in details.items():
         for event in detail["timeline"]:
             spot = event["topic"], event["partition"], event["offset"]
             saying = EventFact(txn_id, event["kind"], event["verdict"])
