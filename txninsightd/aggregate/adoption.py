@@ -64,9 +64,9 @@ class Adoption:
             self._begin(rules)
 
     def _begin(self, rules: Rules) -> None:
+        gc.freeze()  # a collection in the midst of it would walk through all that lives
         self._steps = self._ledger.adopt(rules, self._now())
         if self._ledger.judged_by is None:
-            gc.freeze()  # a collection in the midst of it would walk through all that lives
             log.info("judging_anew", live=len(self._ledger.live))
         self._loop.call_soon(self._slice, self._steps)
 
