@@ -2,8 +2,8 @@
 
 The load's truth is known beforehand (campaign/load.py), the faults strike with work in flight (campaign/faults.py), and
 a real Prometheus scrapes through it all. Afterwards every transaction, every event and every counter must be what they
-would have been without any fault, and no counter may ever have fallen. The table is printed, and in the long form it is
-what docs/reliability.md shows.
+would have been without any fault, and no counter may ever have fallen. The table is printed, and left in .run/; that of
+the long form is what docs/reliability.md shows.
 """
 
 from collections import Counter
@@ -25,14 +25,14 @@ from tests.broker.campaign.verdict import (
     prometheus_differences,
     transaction_differences,
 )
-from tests.broker.conftest import MakeTopic
+from tests.broker.conftest import ROOT, MakeTopic
 from tests.broker.daemon import Daemon
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 
 SEED = 4711
-SHORT = Form(kills=3, hangs=1)
-LONG = Form(kills=20, hangs=5)
+SHORT = Form("short", kills=3, hangs=1)
+LONG = Form("long", kills=20, hangs=5)
 ABORTED_SHARE = 0.2
 
 
@@ -70,7 +70,9 @@ def ran(
             prometheus_differences(experiment.prometheus, told.scraped, truth.counts),
         )
         differences = sum(map(len, (found.transactions, found.events, found.counters, found.prometheus)))
-        print(table(experiment.struck, told.scraped, differences))
+        result = table(experiment.struck, told, differences)
+        print(result)
+        (ROOT / ".run" / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
         yield found
 
 

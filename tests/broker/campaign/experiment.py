@@ -1,10 +1,12 @@
 """The campaign itself: everything is started, faults strike one after the other, and in the end all is compared."""
 
+import os
 import random
 import statistics
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ SECTIONS: dict[str, Any] = {
 class Form(NamedTuple):
     """How often each process and the broker are killed, and how often each process hangs."""
 
+    name: str
     kills: int
     hangs: int
 
@@ -128,16 +131,27 @@ def merged(*sections: dict[str, Any]) -> dict[str, Any]:
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def table(struck: Iterable[Struck], seen: Scraped, differences: int) -> str:
+def table(struck: Iterable[Struck], told: Told, differences: int) -> str:
     """What was done, and what came of it, in Markdown."""
-    struck = list(struck)
+    struck, seen = list(struck), told.scraped
     lines = [
         "| fault | times | in a checkpoint | undecided, least | unapplied, least | noticed, s | "
         "recovered, s: median | max | counters fallen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(fault, [s for s in struck if s.fault is fault], seen) for fault in Fault]
-    return "\n".join([*lines, "", f"{len(struck)} faults; differences to the truth: {differences}"])
+    scrapes = max(len(series.samples) for series in seen.series)
+    summary = (
+        f"{datetime.now():%Y-%m-%d}: {len(struck)} faults in {seen.until - seen.began:.0f} s, "
+        f"{len(told.truth.transactions):,} transactions of {sum(map(_records, told.logs)):,} records, "
+        f"{len(seen.series):,} series of counters in up to {scrapes:,} scrapes; "
+        f"load average at the end {os.getloadavg()[1]:.1f}. Differences to the truth: {differences}."
+    )
+    return "\n".join([summary, "", *lines])
+
+
+def _records(log: Log) -> int:
+    return len(log.producers)
 
 
 def _row(fault: Fault, struck: list[Struck], seen: Scraped) -> str:

@@ -104,6 +104,8 @@ class Striker:
             self._hit(fault, before, writer)
             if fault is Fault.STOP_AGGREGATOR:
                 held.pop_all()
+                if writer is not None:
+                    _signal(writer, signal.SIGCONT)
         if fault is Fault.KILL_BROKER:
             self._broker.start()
             since = time.time()
