@@ -28,6 +28,9 @@ HANG_GUARD_S = 180.0
 LOOK_EVERY_S = 0.05
 WRITER_LOOK_EVERY_S = 0.002
 GROWTH_GUARD_S = 0.5
+BATCH = 5
+"""So many offsets that were not applied are a batch."""
+
 GAP_S = (0.0, 0.6)
 """Between a recovery and the next fault."""
 
@@ -67,8 +70,10 @@ class InFlight(NamedTuple):
 
 
 class Struck(NamedTuple):
-    """One fault. `at`: epoch seconds; `noticed_s`: of a hang, until it was called so; `recovered_s`: after `at`, or,
-    for the broker, after it answered again."""
+    """One fault. `at`: epoch seconds; `noticed_s`: of a hang, until it was called so.
+
+    `recovered_s`: from `at` to `recovered_at`; for the broker, from when it answered again.
+    """
 
     fault: Fault
     at: float
@@ -142,7 +147,7 @@ class Striker:
         deadline = time.monotonic() + GROWTH_GUARD_S
         while time.monotonic() < deadline:
             unapplied = sum(self._ends(IsolationLevel.READ_UNCOMMITTED).values()) - sum(first.values())
-            if unapplied:
+            if unapplied >= BATCH:
                 return InFlight(undecided, unapplied)
         return None
 

@@ -139,14 +139,20 @@ class Load:
 
     def _simulate(self, number: int) -> Path:
         directory = self._directory / f"round-{number}"
-        command = [PROGRAMS / "txninsight-sim", SCENARIO, "--seed", str(self._seed + number), "--out", directory]
-        subprocess.run([*command, "--daemon-config", directory / "sections.yaml", "--quiet"], check=True)
+        command: list[str | Path] = [PROGRAMS / "txninsight-sim", SCENARIO, "--seed", str(self._seed + number)]
+        outputs: list[str | Path] = ["--out", directory, "--daemon-config", directory / "sections.yaml"]
+        subprocess.run([*command, *outputs, "--quiet"], check=True)
         return directory
 
     def _play(self, directory: Path) -> None:
-        command = [PROGRAMS / "txninsight-replay", directory / "events.jsonl", "--bootstrap", self._bootstrap]
+        command: list[str | Path] = [PROGRAMS / "txninsight-replay", directory / "events.jsonl"]
         with (directory / "replay.out").open("wb") as output:
-            replay = subprocess.Popen([*command, "--strict"], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            replay = subprocess.Popen(
+                [*command, "--bootstrap", self._bootstrap, "--strict"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
         self._rounds.append(Round(directory, replay))
 
     def _await_end(self, played: Round) -> None:

@@ -111,7 +111,7 @@ def _looks(daemon: Daemon, killed_at: float) -> Iterator[tuple[float, str]]:
 def _steps(killed_at: float, lines: list[dict[str, Any]], looks: list[tuple[float, str]]) -> list[Step]:
     moments = {}
     for line in lines:
-        what = STEPS.get((line.get("event"), line.get("child", line.get("process"))))
+        what = STEPS.get((line.get("event", ""), line.get("child", line.get("process", ""))))
         if what is not None:
             moments[what] = moment_of(line)
     last = max(moments.values())

@@ -134,7 +134,7 @@ def counts_of(metrics: Samples) -> Counts:
     for (name, labels), value in metrics.items():
         if name in LABELS:
             by_label = dict(labels)
-            counts[name][tuple(by_label[label] for label in LABELS[name])] = value
+            counts[name][tuple(by_label[label] for label in LABELS[name])] = round(value)
     return counts
 
 
@@ -169,9 +169,8 @@ class Scraped(NamedTuple):
         for series in self.series:
             if series.name in LABELS:
                 began_at, began_with = series.samples[0]
-                counts[series.name][_labels(series)] = series.samples[-1][1] - (
-                    began_with if began_at == first else 0.0
-                )
+                gained = series.samples[-1][1] - (began_with if began_at == first else 0.0)
+                counts[series.name][_labels(series)] = round(gained)
         return counts
 
     def later_born(self) -> dict[tuple[str, tuple[str, ...]], float]:
