@@ -34,7 +34,7 @@ class Series(NamedTuple):
 
 
 class Prometheus:
-    """Keeps its data in `directory`; scrapes 127.0.0.1:`target_port`/metrics."""
+    """Keeps its data in `directory`; scrapes 127.0.0.1:`target_port`/metrics. It dies with the thread that began it."""
 
     def __init__(self, directory: Path, target_port: int) -> None:
         self._directory = directory
@@ -53,6 +53,7 @@ class Prometheus:
         with (self._directory / "prometheus.out").open("wb") as output:
             self._process = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL", "--"),
                     "prometheus",
                     f"--config.file={self._config}",
                     f"--storage.tsdb.path={self._directory / 'data'}",

@@ -145,14 +145,10 @@ class Load:
         return directory
 
     def _play(self, directory: Path) -> None:
-        command: list[str | Path] = [PROGRAMS / "txninsight-replay", directory / "events.jsonl"]
+        command: list[str | Path] = [PROGRAMS / "txninsight-replay", directory / "events.jsonl", "--strict"]
+        command += ["--bootstrap", self._bootstrap]
         with (directory / "replay.out").open("wb") as output:
-            replay = subprocess.Popen(
-                [*command, "--bootstrap", self._bootstrap, "--strict"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+            replay = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._rounds.append(Round(directory, replay))
 
     def _await_end(self, played: Round) -> None:
