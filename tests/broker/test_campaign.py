@@ -34,6 +34,11 @@ SEED = 4711
 SHORT = Form("short", kills=3, hangs=1)
 LONG = Form("long", kills=20, hangs=5)
 ABORTED_SHARE = 0.2
+LABELLED_BY_EVENTS = {
+    "txninsight_transactions_finished_total",
+    "txninsight_step_duration_seconds_count",
+    "txninsight_step_gap_seconds_count",
+}
 
 
 class Ran(NamedTuple):
@@ -115,6 +120,12 @@ def test_no_counter_ever_fell(ran: Ran) -> None:
 
 def test_what_prometheus_saw_gained_is_the_truth(ran: Ran) -> None:
     assert ran.prometheus == []
+
+
+def test_counters_begin_at_0_before_the_first_event(ran: Ran) -> None:
+    """But for those whose labels only events can tell."""
+    later = {name for (name, _), value in ran.told.scraped.later_born().items() if value}
+    assert later <= LABELLED_BY_EVENTS
 
 
 def test_nothing_outlived_its_parent(ran: Ran) -> None:

@@ -27,6 +27,7 @@ LOOK_EVERY_S = 0.5
 SECTIONS: dict[str, Any] = {
     "state": {"checkpoint_every_s": 1, "linger_s": 86400},
     "limits": {"lingering": 1_000_000, "batch_records": 200},
+    "transaction_types": {name: {"overdue_after_s": 3600} for name in ("order", "payment", "voyage", "reading")},
     "supervise": {
         "backoff_initial_s": 0.1,
         "backoff_max_s": 0.2,
@@ -34,7 +35,8 @@ SECTIONS: dict[str, Any] = {
         "heartbeat_timeout_s": HEARTBEAT_TIMEOUT_S,
     },
 }
-"""Beside those that the truth takes as set. With the usual back-off, so many deaths would end the daemon."""
+"""Beside those that the truth takes as set. With the usual back-off, so many deaths would end the daemon. The types are
+named, so that all their counters begin at 0."""
 
 
 class Form(NamedTuple):
