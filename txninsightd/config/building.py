@@ -14,7 +14,7 @@ from txninsightd.vocabulary import KIND_WORDS, Thresholds
 _START = re.compile(r"(?P<count>[1-9][0-9]{0,8})(?P<unit>[smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_START_S = 315_360_000
-_FIELDS = ("event", "txn_id", "ts", "txn_type", "step", "status")
+FIELDS = ("event", "txn_id", "ts", "txn_type", "step", "status")
 
 Tree = dict[str, Any]
 
@@ -78,7 +78,7 @@ def _topic(entry: str | Tree) -> Tree:
 
 
 def _mapping(mapping: Tree) -> Tree:
-    fields = {field: _source(mapping[field]) for field in _FIELDS if field in mapping}
+    fields = {field: _source(mapping[field]) for field in FIELDS if field in mapping}
     kinds = KIND_WORDS | {word: KIND_WORDS[kind] for word, kind in mapping.get("kinds", {}).items()}
     return mapping | fields | {"kinds": kinds}
 

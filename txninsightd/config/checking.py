@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 
-from txninsightd.config.building import start_of
+from txninsightd.config.building import FIELDS, start_of
 from txninsightd.config.model import CONTROL_SOCKET, LONGEST_SOCKET_PATH, Config, Secret
 from txninsightd.config.problems import KeyPath, found, key_name
 from txninsightd.config.reading import Reading
@@ -28,6 +28,8 @@ _AT_MOST = (
     (("state", "settle_lateness_s"), ("state", "settle_max_s")),
     (("supervise", "backoff_initial_s"), ("supervise", "backoff_max_s")),
 )
+_DEEPEST_PATH = 100
+_UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):(?P<port>[0-9]{1,5})")
 
 
@@ -35,7 +37,7 @@ def check(reading: Reading) -> None:
     """Add to a reading's problems whatever is wrong with its values."""
     faults = list(_schema_faults(reading.tree))
     sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
-    for rule in (_swapped_bounds, _no_room_for_a_socket, _unsorted_buckets, _topics_given_twice, _unused_kinds):
+    for rule in _RULES:
         faults.extend(rule(sound))
     for path, message in dict.fromkeys(faults):
         if not _is_around(reading.unread, path):
@@ -240,3 +242,39 @@ def _unused_kinds(sound: _Sound) -> Iterator[Fault]:
         event, kinds = ((*path, "mapping", key) for key in ("event", "kinds"))
         if sound.value((*event, "const")) is not None and sound.value(kinds) is not None:
             yield kinds, "expected no kinds where the event is a constant of the topic (found both)"
+
+
+def _paths_that_cannot_be_read(sound: _Sound) -> Iterator[Fault]:
+    for path, _ in sound.items("topics"):
+        if sound.value((*path, "mapping")) is not None:
+            yield from _path_faults({at: names for at, names in _field_paths(sound, (*path, "mapping")) if names})
+
+
+def _field_paths(sound: _Sound, mapping: KeyPath) -> Iterator[tuple[KeyPath, list[str]]]:
+    """Where each field's path stands in the file, and its names; those that are left out are read at their own name."""
+    for field in FIELDS:
+        source = sound.value((*mapping, field), field)
+        at = (*mapping, field, "path") if isinstance(source, dict) else (*mapping, field)
+        found_path = sound.value(at) if isinstance(source, dict) else source
+        yield at, found_path.split(".") if isinstance(found_path, str) else []
+
+
+def _path_faults(paths: dict[KeyPath, list[str]]) -> Iterator[Fault]:
+    for at, names in paths.items():
+        if len(names) > _DEEPEST_PATH:
+            yield at, f"expected a path of at most {_DEEPEST_PATH} names (found {len(names)})"
+        if any(_UNNAMEABLE.search(name) for name in names):
+            yield at, "expected a path without quotes, backslashes and control characters (found one)"
+        for other, longer in paths.items():
+            if len(longer) > len(names) and longer[: len(names)] == names:
+                yield at, f"expected the path of a value (found that of an object, as {key_name(other)} says)"
+
+
+_RULES = (
+    _swapped_bounds,
+    _no_room_for_a_socket,
+    _unsorted_buckets,
+    _topics_given_twice,
+    _unused_kinds,
+    _paths_that_cannot_be_read,
+)
