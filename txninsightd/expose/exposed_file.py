@@ -5,6 +5,8 @@ be survived is the death of processes, not of the machine; a file that a crash o
 its checksum. Its size is that of the exposed series, about 25 to 50 bytes for each sample.
 """
 
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 from zlib import crc32
 
@@ -12,6 +14,8 @@ import msgspec
 
 MAGIC = b"txninsightd exposed values 1\n"
 CHECKSUM_BYTES = 4
+SUFFIXES = ("_total", "_bucket", "_count", "_sum")
+BUCKET = ("_bucket",)
 
 
 class Unreadable(ValueError):
@@ -51,10 +55,15 @@ def keys_of(family: KeptFamily) -> list[tuple[str, ...]]:
     """The same way back. Raises Unreadable, too, if there is not one of each for every sample."""
     try:
         keys = _decode_keys(family.keys)
-    except msgspec.MsgspecError as e:
+    except ValueError as e:
         raise Unreadable(f"it is damaged: {e}") from e
     if len(family.shown) != len(keys) or len(family.base) not in (0, len(keys)):
         raise Unreadable("it is damaged: numbers are missing")
+    if not all(map(isfinite, chain(family.shown, family.base))):
+        raise Unreadable("it is damaged: a number is none")
+    plain = 1 + len(family.labels)
+    if any(len(key) != plain + (key[:1] == BUCKET) or key[0] not in SUFFIXES for key in keys):
+        raise Unreadable("it is damaged: it names what is no sample")
     return keys
 
 
@@ -77,5 +86,5 @@ def read(path: Path) -> Kept:
         raise Unreadable("it is damaged: its checksum is wrong")
     try:
         return _decode(body)
-    except msgspec.MsgspecError as e:
+    except ValueError as e:
         raise Unreadable(f"it is damaged: {e}") from e

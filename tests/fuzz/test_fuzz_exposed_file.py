@@ -1,0 +1,120 @@
+"""The file of exposed values: whatever stands in it, it is read, or ignored with a warning; it never stops a start.
+
+Nor does it ever stop a scrape after that: what was read is shown beside all the metrics that there are.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zlib import crc32
+
+import msgspec
+import structlog
+from hypothesis import strategies as st
+from prometheus_client.core import Metric, Sample
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from tests.core.worlds import Chooser
+from tests.fuzz.forms import choosers, fuzz
+from tests.fuzz.mutation import edited, mutated, some_edits
+from txninsightd.core.figures import Figures
+from txninsightd.expose import exposed_file
+from txninsightd.expose.catalogue import Definition, MetricType
+from txninsightd.expose.exposed import COUNTED, Began, Exposed
+
+WORDS = [exposed_file.MAGIC, b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xcb\x7f\xf8" + bytes(6)]
+Body = tuple[str, dict[str, tuple[list[str], list[tuple[str, ...]], list[float], list[float]]]]
+
+
+class Scraped(Collector):
+    """All counters and histograms that there are, with a series each, as a scrape shows them."""
+
+    def __init__(self, exposed: Exposed) -> None:
+        self._exposed = exposed
+
+    def collect(self) -> Iterator[Metric]:
+        return self._exposed.raised(map(family, COUNTED.values()))
+
+
+def family(definition: Definition) -> Metric:
+    metric = definition.family()
+    labels = dict.fromkeys(definition.labels, "order")
+    if definition.type is MetricType.HISTOGRAM:
+        metric.samples = [
+            Sample(f"{definition.name}_bucket", {**labels, "le": "1.0"}, 1.0),
+            Sample(f"{definition.name}_bucket", {**labels, "le": "+Inf"}, 2.0),
+            Sample(f"{definition.name}_count", labels, 2.0),
+            Sample(f"{definition.name}_sum", labels, 4.0),
+        ]
+    else:
+        metric.samples = [Sample(definition.name, labels, 3.0)]
+    return metric
+
+
+def scrape(exposed: Exposed) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(Scraped(exposed))
+    return generate_latest(registry)
+
+
+def numbers(text: bytes) -> dict[str, float]:
+    """The samples of an exposition, by name and labels; it must be one that Prometheus can read."""
+    families = list(text_string_to_metric_families(text.decode()))
+    return {f"{s.name}{s.labels}": s.value for family in families for s in family.samples}
+
+
+@cache
+def sound() -> bytes:
+    """A file that was written after a scrape."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "exposed"
+        scrape(Exposed(path, "one", Began.ANEW))
+        return path.read_bytes()
+
+
+def with_checksum(body: bytes) -> bytes:
+    return exposed_file.MAGIC + crc32(body).to_bytes(exposed_file.CHECKSUM_BYTES, "big") + body
+
+
+def starts_and_shows(content: bytes, began: Began, session: str) -> None:
+    with TemporaryDirectory() as directory, structlog.testing.capture_logs():
+        path = Path(directory) / "exposed"
+        path.write_bytes(content)
+        exposed = Exposed(path, session, began)
+        exposed.name_again(Figures((1.0,), most_label_values=10))
+        shown = scrape(exposed)
+        assert scrape(exposed) == shown
+        later = numbers(scrape(Exposed(path, session, Began.RESUMED)))
+        assert all(later[name] >= value for name, value in numbers(shown).items())
+
+
+begins = st.sampled_from(list(Began))
+sessions = st.sampled_from(["one", "two"])
+
+
+@fuzz(40, 2000, content=st.binary(max_size=100), began=begins, session=sessions)
+def test_any_bytes(content: bytes, began: Began, session: str) -> None:
+    starts_and_shows(content, began, session)
+    starts_and_shows(with_checksum(content), began, session)
+
+
+@fuzz(60, 5000, c=choosers(), began=begins, session=sessions, repaired=st.booleans())
+def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -> None:
+    content = sound()
+    if repaired:
+        start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+        content = with_checksum(mutated(c, content[start:], [content], WORDS))
+    else:
+        content = mutated(c, content, [content], WORDS)
+    starts_and_shows(content, began, session)
+
+
+@fuzz(150, 10_000, c=choosers(), began=begins, session=sessions)
+def test_changed_values(c: Chooser, began: Began, session: str) -> None:
+    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    body = msgspec.msgpack.decode(sound()[start:])
+    changed = edited(body, some_edits(c, body))
+    starts_and_shows(with_checksum(msgspec.msgpack.encode(changed)), began, session)
