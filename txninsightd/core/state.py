@@ -12,12 +12,13 @@ Every chunk is MessagePack. `VERSION` changes when an older program could no lon
 
 import gc
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from sys import intern
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -30,8 +31,9 @@ from txninsightd.core.kpis import Kpis
 from txninsightd.core.ledger import Incarnation, Judging, Ledger
 from txninsightd.core.lifecycle import Outage
 from txninsightd.core.remembered import Generation
-from txninsightd.core.transaction import Ending, Note, Transaction
-from txninsightd.vocabulary import Anomaly, Cause, Coverage, Outcome, Place, Signature, State, Verdict
+from txninsightd.core.soundness import LATEST_S, check, check_transaction
+from txninsightd.core.transaction import UNSEEN, Ending, Note, Transaction
+from txninsightd.vocabulary import Anomaly, Cause, Coverage, Kind, Outcome, Place, Signature, State, Verdict
 
 VERSION = 1
 TRANSACTIONS_A_CHUNK = 10_000
@@ -51,27 +53,8 @@ FLAGS = (
 )
 """The yes-or-no fields of a transaction, lowest bit first."""
 
-PARTITION_FIELDS = (
-    "monitor_offset",
-    "validator_offset",
-    "decided_offset",
-    "monitor_as_of",
-    "validator_as_of",
-    "read_past",
-    "absent_at",
-    "gone",
-    "void",
-    "waiting_runs",
-    "monitor_end",
-    "validator_end",
-    "stable_offset",
-    "waiting_since",
-)
-
-COUNTERS = ("opened", "finished", "stuck", "anomalies", "records", "live", "live_stuck", "live_partial")
-HISTOGRAMS = ("durations", "commit_delays", "step_durations", "step_gaps")
-
 NO_SECOND = -(1 << 62)
+KINDS = frozenset(Kind)
 
 
 class Unusable(Exception):
@@ -89,11 +72,45 @@ class OtherColocation(Exception):
 # --- What is written --------------------------------------------------------------------------------------------------
 
 
+Moment = Annotated[float, msgspec.Meta(le=LATEST_S)]
+"""Epoch seconds; minus infinity: never seen."""
+
+Stamp = Annotated[float, msgspec.Meta(ge=-LATEST_S, le=LATEST_S)]
+"""Epoch seconds of what has happened."""
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+OffsetAnswered = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Difference = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
+class SavedPositions(msgspec.Struct):
+    """The plain fields of a PartitionState."""
+
+    monitor_offset: Offset
+    validator_offset: Offset
+    decided_offset: Offset
+    monitor_as_of: Moment
+    validator_as_of: Moment
+    read_past: Moment
+    absent_at: Moment
+    gone: bool
+    void: bool
+    waiting_runs: Count
+    monitor_end: OffsetAnswered
+    validator_end: OffsetAnswered
+    stable_offset: OffsetAnswered
+    waiting_since: Stamp
+
+
+PARTITION_FIELDS = SavedPositions.__struct_fields__
+
+
 class SavedPartition(msgspec.Struct, array_like=True):
-    """`fields`: those named in PARTITION_FIELDS. `domain`: its own horizon, where events are colocated."""
+    """One partition of one topic, and what waits there."""
 
     place: Place
-    fields: dict[str, Any]
+    fields: SavedPositions
     waiting: list[Coverage]
     sighted: list[Sighted]
 
@@ -102,37 +119,78 @@ class SavedDomain(msgspec.Struct, array_like=True):
     """How far one domain was seen, and where not. `place`: of the one partition that it is; None: all of them."""
 
     place: Place | None
-    as_of: float
+    as_of: Moment
     gaps: list[Gap]
 
 
-class SavedHistogram(msgspec.Struct, array_like=True):
+Labels = TypeVar("Labels")
+Pair = tuple[str, str]
+Three = tuple[str, str, str]
+
+
+class SavedHistogram(msgspec.Struct, Generic[Labels], array_like=True):
     """One histogram; `exemplars` by the number of the bucket."""
 
-    labels: Any
-    counts: list[int]
+    labels: Labels
+    counts: list[Count]
     sum: float
     exemplars: dict[int, Exemplar]
 
 
+class SavedCounters(msgspec.Struct):
+    """The counters of Figures as pairs of labels and count."""
+
+    opened: list[tuple[str, Count]]
+    finished: list[tuple[Three, Count]]
+    stuck: list[tuple[Pair, Count]]
+    anomalies: list[tuple[str, Count]]
+    records: list[tuple[Three, Count]]
+    live: list[tuple[Pair, Difference]]
+    live_stuck: list[tuple[Pair, Difference]]
+    live_partial: list[tuple[str, Difference]]
+
+
+class SavedHistograms(msgspec.Struct):
+    """The histograms of Figures."""
+
+    durations: list[SavedHistogram[str]]
+    commit_delays: list[SavedHistogram[str]]
+    step_durations: list[SavedHistogram[Pair]]
+    step_gaps: list[SavedHistogram[Pair]]
+
+
+COUNTERS = SavedCounters.__struct_fields__
+HISTOGRAMS = SavedHistograms.__struct_fields__
+
+
+NamedPairs = tuple[list[tuple[str, str | None, str]], Count, list[str], Count]
+
+
+class SavedPairs(msgspec.Struct):
+    """The pairs of labels that got a name."""
+
+    steps: NamedPairs
+    statuses: NamedPairs
+
+
 class SavedFigures(msgspec.Struct):
-    """All figures: counters as pairs of labels and count, the labels that got a name."""
+    """All figures, and the labels that got a name."""
 
     bounds: list[float]
-    counters: dict[str, list[tuple[Any, int]]]
-    histograms: dict[str, list[SavedHistogram]]
-    opened_seconds: list[tuple[str, list[tuple[int, int]]]]
-    settled_by_timeout: int
-    txn_types: tuple[list[str], int]
-    pairs: dict[str, tuple[list[tuple[str, str | None, str]], int, list[str], int]]
+    counters: SavedCounters
+    histograms: SavedHistograms
+    opened_seconds: list[tuple[str, list[tuple[int, Difference]]]]
+    settled_by_timeout: Count
+    txn_types: tuple[list[str], Count]
+    pairs: SavedPairs
 
 
 class SavedMemory(msgspec.Struct):
     """The ids that are remembered: the young as pairs, the sealed generations as eight bytes an id."""
 
     young: bytes
-    young_since: float
-    sealed: list[tuple[bytes, float]]
+    young_since: Stamp
+    sealed: list[tuple[bytes, Stamp]]
 
 
 class Head(msgspec.Struct):
@@ -141,9 +199,9 @@ class Head(msgspec.Struct):
     colocated: bool
     judging: Judging
     judged: bool
-    start_at: float
+    start_at: Moment
     caught_up: bool
-    discovered_at: float
+    discovered_at: Moment
     outages: list[Outage]
     domains: list[SavedDomain]
     partitions: list[SavedPartition]
@@ -164,8 +222,8 @@ class SavedEnd(msgspec.Struct, array_like=True):
     anomalies: set[Anomaly]
     commit_delay_s: float | None
     late_events: int
-    settled_at: float
-    verdicts: list[tuple[Verdict, float]] | None
+    settled_at: Stamp
+    verdicts: list[tuple[Verdict, Stamp]] | None
 
 
 class Rest(msgspec.Struct, omit_defaults=True):
@@ -173,14 +231,14 @@ class Rest(msgspec.Struct, omit_defaults=True):
 
     state: State = State.OPEN
     cause: Cause | None = None
-    since: float = 0.0
+    since: Stamp = 0.0
     causes: tuple[Cause, ...] = ()
-    ending: tuple[float, float, bool] | None = None
+    ending: tuple[Stamp, Stamp, bool] | None = None
     final: bool = False
     look_at: bool = False
-    deciding: tuple[float, int, int, float] | None = None
-    notes: list[tuple[int, int, Verdict, float, float]] = []
-    closes: list[tuple[int, int, float, float, float | None]] = []
+    deciding: tuple[Stamp, int, Offset, Stamp] | None = None
+    notes: list[tuple[int, Offset, Verdict, Stamp, Stamp]] = []
+    closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
     end: SavedEnd | None = None
 
 
@@ -252,7 +310,7 @@ def _head(ledger: Ledger) -> Head:
 
 
 def _saved_partition(partition: PartitionState) -> SavedPartition:
-    fields = {name: getattr(partition, name) for name in PARTITION_FIELDS}
+    fields = SavedPositions(*(getattr(partition, name) for name in PARTITION_FIELDS))
     return SavedPartition(partition.place, fields, list(partition.waiting), list(partition.sighted))
 
 
@@ -260,16 +318,17 @@ def _saved_figures(ledger: Ledger) -> SavedFigures:
     figures = ledger.figures
     return SavedFigures(
         bounds=list(figures.bounds),
-        counters={name: list(getattr(figures, name).items()) for name in COUNTERS},
-        histograms={
-            name: [SavedHistogram(k, h.counts, h.sum, h.exemplars) for k, h in getattr(figures, name).items()]
-            for name in HISTOGRAMS
-        },
+        counters=SavedCounters(*(list(getattr(figures, name).items()) for name in COUNTERS)),
+        histograms=SavedHistograms(*(_saved_histograms(getattr(figures, name)) for name in HISTOGRAMS)),
         opened_seconds=[(txn_type, list(seconds.items())) for txn_type, seconds in figures.opened_seconds.items()],
         settled_by_timeout=figures.settled_by_timeout,
         txn_types=figures.txn_types.saved(),
-        pairs={name: getattr(figures, name).saved() for name in ("steps", "statuses")},
+        pairs=SavedPairs(figures.steps.saved(), figures.statuses.saved()),
     )
+
+
+def _saved_histograms(histograms: dict[Labels, Histogram]) -> list[SavedHistogram[Labels]]:
+    return [SavedHistogram(labels, h.counts, h.sum, h.exemplars) for labels, h in histograms.items()]
 
 
 def _saved_memory(ledger: Ledger) -> SavedMemory:
@@ -383,7 +442,9 @@ def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
     gc.disable()
     try:
         _restore(iter(chunks), ledger)
-    except (msgspec.MsgspecError, ValueError, KeyError, IndexError, StopIteration) as failure:
+    except (OSError, MemoryError, OtherColocation):
+        raise
+    except Exception as failure:  # whatever else goes wrong comes of what the bytes say
         raise Unusable(f"{type(failure).__name__}: {failure}") from failure
     finally:
         if collecting:
@@ -412,12 +473,13 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
         raise ValueError(f"{len(ledger.live)} of {head.live} live transactions")
     for partition in ledger.partitions.values():
         partition.order_pending_closes()
+    check(ledger)
 
 
 def _restore_partition(ledger: Ledger, saved: SavedPartition) -> None:
     partition = ledger.add_partition(saved.place, 0)
     for name in PARTITION_FIELDS:
-        setattr(partition, name, saved.fields[name])
+        setattr(partition, name, getattr(saved.fields, name))
     partition.resume(saved.waiting, saved.sighted)
 
 
@@ -426,22 +488,23 @@ def _restore_figures(ledger: Ledger, saved: SavedFigures) -> None:
     for name in COUNTERS:
         counter: Counter[Any] = getattr(figures, name)
         counter.clear()
-        counter.update({_labels(labels): count for labels, count in saved.counters[name]})
+        counter.update(dict(getattr(saved.counters, name)))
     if saved.bounds == list(figures.bounds):
         for name in HISTOGRAMS:
-            for h in saved.histograms[name]:
-                histogram: Histogram = getattr(figures, name)[_labels(h.labels)]
-                histogram.counts, histogram.sum, histogram.exemplars = h.counts, h.sum, h.exemplars
+            for h in getattr(saved.histograms, name):
+                _restore_histogram(getattr(figures, name)[h.labels], h)
     for txn_type, seconds in saved.opened_seconds:
         figures.opened_seconds[txn_type].update(dict(seconds))
     figures.settled_by_timeout = saved.settled_by_timeout
     figures.txn_types.resume(*saved.txn_types)
-    for name, pairs in saved.pairs.items():
-        getattr(figures, name).resume(*pairs)
+    figures.steps.resume(*saved.pairs.steps)
+    figures.statuses.resume(*saved.pairs.statuses)
 
 
-def _labels(labels: Any) -> Any:
-    return tuple(labels) if isinstance(labels, list) else labels
+def _restore_histogram(histogram: Histogram, saved: SavedHistogram[Any]) -> None:
+    if len(saved.counts) != len(histogram.counts):
+        raise ValueError("a histogram of other buckets than it says")
+    histogram.counts, histogram.sum, histogram.exemplars = saved.counts, saved.sum, saved.exemplars
 
 
 def _restore_memory(ledger: Ledger, saved: SavedMemory) -> None:
@@ -456,22 +519,44 @@ def _numbers(kind: str, data: bytes) -> "array[Any]":
     return numbers
 
 
+def _moments(data: bytes) -> "array[float]":
+    moments = _numbers("d", data)
+    if not all(map(isfinite, moments)):
+        raise ValueError("a moment that cannot be")
+    return moments
+
+
+def _moments_or_never(data: bytes) -> "array[float]":
+    moments = _numbers("d", data)
+    if not all(map(UNSEEN.__lt__, moments)):
+        raise ValueError("a moment that cannot be")
+    return moments
+
+
 def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[Event]]:
     """The events of each transaction of a chunk."""
     signatures = [ledger.shared(signature) for signature in chunk.signatures]
+    signature_numbers = _numbers("I", chunk.signature_numbers)
+    offsets = _numbers("q", chunk.offsets)
+    if min(offsets, default=0) < 0 or any(s.kind not in KINDS for s in signatures):
+        raise ValueError("an event that cannot be")
     events = list(
         map(
             Event,
-            _numbers("d", chunk.timestamps),
+            _moments(chunk.timestamps),
             map(places.__getitem__, _numbers("I", chunk.place_numbers)),
-            _numbers("q", chunk.offsets),
-            _numbers("d", chunk.record_timestamps),
-            map(signatures.__getitem__, _numbers("I", chunk.signature_numbers)),
+            offsets,
+            _moments(chunk.record_timestamps),
+            map(signatures.__getitem__, signature_numbers),
         )
     )
-    ends = list(accumulate(_numbers("I", chunk.event_counts)))
-    if not len(ends) == len(chunk.txn_ids) or (ends and ends[-1] != len(events)):
+    counts = _numbers("I", chunk.event_counts)
+    ends = list(accumulate(counts))
+    if not len(ends) == len(chunk.txn_ids) or (ends and ends[-1] != len(events)) or 0 in counts:
         raise ValueError("columns of different lengths")
+    closing = {i for i, signature in enumerate(signatures) if signature.kind == Kind.TRANSACTION_CLOSE}
+    if any(number in closing and bisect_right(ends, i) not in chunk.rest for i, number in enumerate(signature_numbers)):
+        raise ValueError("a close in a transaction that is open")
     for start, end in zip([0, *ends], ends, strict=False):
         yield events[start:end]
 
@@ -485,8 +570,8 @@ def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator
         chunk.txn_ids,
         _numbers("I", chunk.type_numbers),
         _numbers("I", chunk.flags),
-        _numbers("d", chunk.last_at),
-        _numbers("d", chunk.opened_at),
+        _moments(chunk.last_at),
+        _moments_or_never(chunk.opened_at),
         _lives(ledger, chunk, places),
         strict=True,
     )
@@ -558,6 +643,7 @@ def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Pl
         ledger.stuck[txn.txn_id] = txn
     if rest.look_at:
         ledger.look_at(txn)
+    check_transaction(txn)
     if rest.ending is not None:
         ledger.settlement.resume(txn, Ending(*rest.ending), rest.final)
 
