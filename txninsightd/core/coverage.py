@@ -117,7 +117,7 @@ class PartitionState:
     deleted, so nothing more comes of it, and nothing of it is undecided.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
     `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have it already);
-    past `compact_at`, those of transactions that are over are to be sorted out. `closes_given_up`: how many of
+    of which `compacted` were left when those of transactions that are over were last sorted out. `closes_given_up`: how many of
     `pending_closes` nobody waits for any more.
     """
 
@@ -138,7 +138,7 @@ class PartitionState:
         self.stable_offset = -1
         self.waiting_since = 0.0
         self.undecided = 0
-        self.compact_at = LEAST_COMPACTED
+        self.compacted = 0
         self.pending_closes: deque[PendingClose] = deque()
         self.closes_given_up = 0
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
@@ -256,13 +256,18 @@ class PartitionState:
 
     # --- What is over -------------------------------------------------------------------------------------------------
 
-    def compact(self, live: Container[str]) -> None:
-        """Sort out the sightings of transactions that live no more, of which no verdict is needed."""
+    def compact(self, live: Container[str], crowded: bool) -> None:
+        """Sort out the sightings of transactions that live no more, of which no verdict is needed.
+
+        Only when there are twice as many as the last time (`crowded`: an eighth more), so it costs little each.
+        """
+        if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
+            return
         kept = [(o, t) for s in self._sighted for o, t in zip(s.offsets, s.txn_ids, strict=True) if t in live]
         chunks = [kept[i : i + COMPACTED_BATCH] for i in range(0, len(kept), COMPACTED_BATCH)]
         self._sighted = deque(Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in chunks)
         self.undecided = len(kept)
-        self.compact_at = max(LEAST_COMPACTED, 2 * len(kept))
+        self.compacted = len(kept)
 
     def give_up(self, close: PendingClose) -> None:
         """Nobody waits for the verdict of this close any more."""

@@ -408,13 +408,13 @@ class Ledger:
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
         most = self.rules.most_events_each if self.undecided < self.rules.most_undecided else 1
-        passed_over: list[int] = []
+        late, passed_over = 0, []
         for offset, txn_id, index, ts, record_ts in zip(*columns, strict=True):
             txn = live.get(txn_id)
             if txn is None:
                 txn = self._admit(txn_id, signatures[index])
                 if txn is None:
-                    passed_over.append(offset)
+                    late += 1
                     continue
             events = txn.events
             if len(events) >= most and not self._has_room(txn, signatures[index], ts, record_ts):
@@ -440,7 +440,7 @@ class Ledger:
                 if not plain[index]:
                     self._note_end(partition, txn, event, message.read_at)
         kept = (columns[0], columns[1]) if not passed_over else _without(passed_over, columns[0], columns[1])
-        self.kept_events += len(kept[0])
+        self.kept_events += len(kept[0]) - late
         return kept
 
     def _has_room(self, txn: Transaction, signature: Signature, ts: float, record_ts: float) -> bool:
@@ -470,8 +470,7 @@ class Ledger:
     ) -> None:
         before = partition.undecided
         partition.sight(offsets, txn_ids, message.to_offset, message.read_at)
-        if partition.undecided > partition.compact_at:
-            partition.compact(self.live)
+        partition.compact(self.live, crowded=self.undecided >= self.rules.most_undecided)
         self.undecided += partition.undecided - before
 
     def _intern(self, signature: Signature) -> Signature:

@@ -1,8 +1,8 @@
 """The ledger's state as bytes, and back: what a checkpoint holds.
 
 A ledger that is dumped between two messages and restored behaves, message for message, as the one that was not. What
-can be worked out again is left out: wheels are filled from the moments at which something falls due or was last heard
-of, the queues of those that wait to be settled from their endings. All else is saved as it stands, so nothing is judged twice.
+can be worked out again is left out: wheels are filled from the moments at which something falls due or was last active,
+the queues of those that wait to be settled from their endings. All else is saved as it stands: nothing is judged twice.
 
 The first chunk is the *head* (partitions, horizon, figures, what is remembered); each further one holds some thousand
 transactions as columns: live ones first, in the order in which they came, then those that linger in the archive. Most
