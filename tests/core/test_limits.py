@@ -283,7 +283,7 @@ def moved(message: Sightings, by: int) -> Sightings:
 
 
 def flood(total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, place: Place = A) -> Iterator[Sightings]:
-    """Transactions that nobody goes on with: an open (o), a step (s), a close (c) each, stamped anywhere in 30 years."""
+    """Transactions that nobody goes on with: an open (o), step (s), close (c) each, stamped anywhere in 30 years."""
     draw = random.Random(seed)
     words = {"o": OPEN, "s": STEP_OPEN, "c": CLOSE}
     table = [(int(words[kind]), "x" if kind == "s" else None, "order", None, False, False) for kind in kinds]

@@ -116,9 +116,9 @@ class PartitionState:
     `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: its topic was
     deleted, so nothing more comes of it, and nothing of it is undecided.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
-    `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have it already);
-    of which `compacted` were left when those of transactions that are over were last sorted out. `closes_given_up`: how many of
-    `pending_closes` nobody waits for any more.
+    `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have it already).
+    `compacted`: how many were left when those of transactions that are over were last sorted out.
+    `closes_given_up`: how many of `pending_closes` nobody waits for any more.
     """
 
     def __init__(self, place: Place, start_offset: int) -> None:
