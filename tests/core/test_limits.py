@@ -15,7 +15,7 @@ from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, d
 from tests.core.side_by_side import BOUNDS, give
 from tests.core.worlds import Message, Style, make_rules
 from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import LEAST_LOOKS, NO_LIMIT, Ledger
+from txninsightd.core.ledger import LEAST_EVICTED, LOOKS, NO_LIMIT, Ledger
 from txninsightd.core.state import dump, restore
 from txninsightd.core.transaction import MOST_CAUSES
 from txninsightd.vocabulary import Cause, Outcome, Place, Sightings, State, Verdict
@@ -100,11 +100,10 @@ def test_what_can_be_settled_is_settled_and_not_evicted() -> None:
 
 
 def test_eviction_looks_at_few_even_if_all_have_moved_on_and_finds_the_idle_one_soon() -> None:
-    ledger = new_ledger(most_open=20 * LEAST_LOOKS)
+    ledger = new_ledger(most_open=2 * LOOKS * LEAST_EVICTED)
     count = ledger.rules.most_open
     hand(ledger, discover(0, A), sight(A, count, *(ev(i, OPEN, 10, f"t{i}") for i in range(count))))
     hand(ledger, sight(A, count + 1, ev(count, OPEN, 12, "idle")), now=1)
-    assert len(ledger.live) == count  # all of one second: any of them was idle for longest
     again = [ev(count + 1 + i, STEP_OPEN, 50, t) for i, t in enumerate(ledger.live) if t != "idle"]
     end = count + 1 + len(again)
     hand(ledger, sight(A, end, *again))
@@ -114,6 +113,17 @@ def test_eviction_looks_at_few_even_if_all_have_moved_on_and_finds_the_idle_one_
         new += 1
         assert new < 40
     assert ended[0] == ("idle", Outcome.EVICTED)
+
+
+def test_a_limit_that_falls_is_reached_in_steps_so_that_nothing_stands_still() -> None:
+    ledger = new_ledger()
+    count = 3 * LEAST_EVICTED
+    hand(ledger, discover(0, A), sight(A, count, *(ev(i, OPEN, 10 + i, f"t{i}") for i in range(count))))
+    ledger.settle(0)
+    for _ in ledger.adopt(ledger.rules._replace(most_open=10), 0):
+        pass
+    assert [len(ledger.settle(0)) for _ in range(4)] == [LEAST_EVICTED, LEAST_EVICTED, LEAST_EVICTED - 10, 0]
+    assert set(ledger.live) == {f"t{i}" for i in range(count - 10, count)}
 
 
 # --- Events of one transaction ----------------------------------------------------------------------------------------

@@ -75,9 +75,10 @@ MOST_SIGNATURES = 10_000
 """As many distinct signatures are kept at a time, so that events share them."""
 
 LOOKS = 16
-"""So many transactions are looked at for each one too many, to find those idle for longest."""
+"""So many transactions are looked at for each one that may be evicted, to find those idle for longest."""
 
-LEAST_LOOKS = 1000
+LEAST_EVICTED = 1000
+"""So many may be evicted at a time, beside two for each that has come since: no time is long, even if a limit falls."""
 
 
 class Judging(NamedTuple):
@@ -166,6 +167,7 @@ class Ledger:
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._idlest = Idlest()
+        self._admitted = 0
         self._outsized: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
         self.breathe: Callable[[], None] = lambda: None
@@ -486,6 +488,7 @@ class Ledger:
             return None
         txn = Transaction(txn_id, late_retry=was_aborted is not None)
         self.live[txn_id] = txn
+        self._admitted += 1
         return txn
 
     def _note_end(self, partition: PartitionState, txn: Transaction, event: Event, sighted_at: float) -> None:
@@ -752,11 +755,11 @@ class Ledger:
             over = [txn for txn in self._outsized if self.live.get(txn.txn_id) is txn]
             self._outsized.clear()
             evicted += [self._evict(txn, "events_per_transaction", now) for txn in over]
+        most, self._admitted = LEAST_EVICTED + 2 * self._admitted, 0
         if self._passed_limit() is not None:
-            looks = max(LEAST_LOOKS, LOOKS * (len(self.live) - self.rules.most_open))
-            for txn in self._idlest.take(looks):
+            for txn in self._idlest.take(LOOKS * most):
                 evicted.append(self._evict(txn, self._passed_limit() or "", now))
-                if self._passed_limit() is None:
+                if self._passed_limit() is None or len(evicted) >= most:
                     break
         self.archive.shrink(self.rules.most_events - self.kept_events)
         return evicted
