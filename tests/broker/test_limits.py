@@ -57,11 +57,10 @@ def test_more_open_transactions_than_there_is_room_for(broker: Broker, topic: Ma
         "remembered_ids": 200_000,
         "prefetch_bytes": PREFETCH_BYTES,
     }
-    daemon = start(name, limits=limits)
+    daemon = start(name, limits=limits).await_ready()
     evicted = TRANSACTIONS - OPEN_TRANSACTIONS
     finished = "txninsight_transactions_finished_total"
     daemon.await_that(lambda: daemon.total(finished, outcome="evicted") == evicted, "all too many are evicted")
-    daemon.await_ready()
     assert daemon.total(finished) == evicted
     assert daemon.total("txninsight_transactions", state="open") == OPEN_TRANSACTIONS
     assert daemon.total("txninsight_transactions_opened_total") == TRANSACTIONS

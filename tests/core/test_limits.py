@@ -20,8 +20,9 @@ from txninsightd.core.state import dump, restore
 from txninsightd.core.transaction import MOST_CAUSES
 from txninsightd.vocabulary import Cause, Outcome, Place, Sightings, State, Verdict
 
-BYTES_A_TRANSACTION = 2_500
-"""Of an open transaction with a single event, all that belongs to it included: docs/reliability.md."""
+BYTES_A_TRANSACTION = 1_500
+BYTES_AN_EVENT = 300
+"""What an open transaction takes, and each event of it, all that belongs to them included: docs/reliability.md."""
 
 BASE_BYTES = 12_000_000
 """What floods of tiny limits may hold beside: tables, messages, what is borne with before it is sorted out."""
@@ -333,29 +334,41 @@ def peak_of(work: Iterator[object]) -> int:
     return peak - before
 
 
-def flooded(total: int, kinds: str, most_open: int, colocated: bool = False) -> tuple[Ledger, int]:
-    """A ledger after a flood, and the most bytes that it took."""
-    ledger = new_ledger(colocated, most_open=most_open, most_undecided=most_open, most_remembered=10_000)
+def flooding(ledger: Ledger, total: int, kinds: str) -> Iterator[object]:
+    """Hand it a flood, message by message."""
     hand(ledger, discover(2e9, A))
-    return ledger, peak_of(hand(ledger, message) for message in flood(total, kinds))
+    return (hand(ledger, message) for message in flood(total, kinds))
+
+
+def roomy_for(most_open: int, colocated: bool = False) -> Ledger:
+    return new_ledger(colocated, most_open=most_open, most_undecided=most_open, most_remembered=10_000)
+
+
+def flooded(total: int, kinds: str, most_open: int) -> Ledger:
+    """A ledger after a flood."""
+    ledger = roomy_for(most_open)
+    for _ in flooding(ledger, total, kinds):
+        pass
+    return ledger
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "colocated"), [("o", False), ("osc", True), ("c", False), ("s", False)])
 def test_transactions_that_nobody_goes_on_with_are_bounded(kinds: str, colocated: bool) -> None:
     most_open = 5_000
-    bound = BASE_BYTES + most_open * BYTES_A_TRANSACTION * len(kinds)
-    ledger, peak = flooded(60_000, kinds, most_open, colocated)
+    bound = BASE_BYTES + most_open * (BYTES_A_TRANSACTION + len(kinds) * BYTES_AN_EVENT)
+    ledger = roomy_for(most_open, colocated)
+    peak = peak_of(flooding(ledger, 60_000, kinds))
     print(f"{kinds} {colocated}: {peak / 1e6:.1f} MB of {bound / 1e6:.1f} MB")
     assert peak < bound
     assert hits(ledger)["open_transactions"] == 60_000 - len(ledger.live)
     assert len(ledger.live) == most_open
-    _, unlimited = flooded(40_000, kinds, NO_LIMIT, colocated)
+    unlimited = peak_of(flooding(roomy_for(NO_LIMIT, colocated), 40_000, kinds))
     assert unlimited > bound  # the flood would show if nothing held it
 
 
 def test_a_flood_leaves_nothing_behind() -> None:
-    ledger, _ = flooded(60_000, "osc", 1_000)
+    ledger = flooded(60_000, "osc", 1_000)
     horizon, partition = ledger.horizon, ledger.partitions[A]
     wheel = horizon._everywhere.wheel
     assert len(ledger._idlest._buckets) <= 1_000
@@ -371,7 +384,7 @@ def test_a_flood_leaves_nothing_behind() -> None:
 
 
 def test_the_release_of_what_a_flood_was_held_behind_ends_all_that_was_kept() -> None:
-    ledger, _ = flooded(30_000, "osc", 1_000)
+    ledger = flooded(30_000, "osc", 1_000)
     kept = set(ledger.live)
     end = ledger.partitions[A].monitor_offset
     delivered = [offset for offset in range(end) if offset // 3 % 2 == 0]
@@ -443,7 +456,7 @@ def test_causes_are_remembered_so_many_at_most() -> None:
 
 
 def test_ids_forgotten_and_finished_ones_not_shown_for_lack_of_room_are_counted() -> None:
-    ledger, _ = flooded(30_000, "o", 1_000)
+    ledger = flooded(30_000, "o", 1_000)
     assert ledger.archive.remembered <= 10_000
     evicted = 29_000
     assert hits(ledger) == {
@@ -454,6 +467,6 @@ def test_ids_forgotten_and_finished_ones_not_shown_for_lack_of_room_are_counted(
 
 
 def test_state_names_of_live_ones_are_right_after_an_eviction_storm() -> None:
-    ledger, _ = flooded(20_000, "oc", 1_000)
+    ledger = flooded(20_000, "oc", 1_000)
     assert {txn.state for txn in ledger.live.values()} == {State.TENTATIVELY_CLOSED}
     assert +ledger.figures.live == {("order", "tentatively_closed"): 1_000}
