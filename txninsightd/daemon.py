@@ -266,6 +266,10 @@ def make_rules(config: Config) -> "Rules":
         most_remembered=limits.remembered_ids,
         stuck=config.stuck,
         stuck_by_type=config.transaction_types,
+        most_open=limits.open_transactions,
+        most_events_each=limits.events_per_transaction,
+        most_events=limits.kept_events,
+        most_undecided=limits.undecided_records,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from txninsightd.core.decoding import LATEST_TS, MOST_TEXT_CHARS, Decoded, Decoder
+from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, MOST_LABEL_CHARS, Decoded, Decoder
 from txninsightd.vocabulary import (
     KIND_WORDS,
     FromConst,
@@ -60,7 +60,7 @@ def decode(decoder: Decoder, value: bytes | None, **more: Any) -> Decoded | Reco
     assert result.txn_id
     assert signature.kind in list(Kind)
     for text in (result.txn_id, signature.step, signature.txn_type, signature.status):
-        assert text is None or (isinstance(text, str) and len(text) <= MOST_TEXT_CHARS)
+        assert text is None or (isinstance(text, str) and len(text) <= MOST_ID_CHARS)
         assert text is None or text.encode().decode() == text  # can be sent on, hashed and shown
     assert math.isfinite(result.ts)
     assert 0 <= result.ts <= max(LATEST_TS, given_["record_ts"])
@@ -145,9 +145,9 @@ NAMED = [
     ("an empty txn_id", event(txn_id=""), MALFORMED),
     ("a txn_id that is a fraction", event(txn_id=1.5), MALFORMED),
     ("a txn_id that is true", event(raw_txn_id="true"), MALFORMED),
-    ("a long txn_id", event(txn_id="x" * (MOST_TEXT_CHARS + 1)), MALFORMED),
-    ("a long step", event(step="x" * (MOST_TEXT_CHARS + 1)), MALFORMED),
-    ("a txn_id of very many digits", event(raw_txn_id="1" * (MOST_TEXT_CHARS + 1)), MALFORMED),
+    ("a long txn_id", event(txn_id="x" * (MOST_ID_CHARS + 1)), MALFORMED),
+    ("a long step", event(step="x" * (MOST_LABEL_CHARS + 1)), MALFORMED),
+    ("a txn_id of very many digits", event(raw_txn_id="1" * (MOST_ID_CHARS + 1)), MALFORMED),
     ("a lone surrogate, escaped", event(raw_txn_id=r'"\ud800"'), MALFORMED),
     ("a lone surrogate, in bytes", event(raw_txn_id='"\ud800"'), MALFORMED),
     ("a ts before the epoch", event(ts=-1), MALFORMED),

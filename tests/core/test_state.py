@@ -82,13 +82,14 @@ def test_very_many_restored_ledgers(style: str) -> None:
 
 
 def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
-    worked_out = {"bucket", "due_at", "retype"}
+    worked_out = {"bucket", "due_at", "retype", "idle_bucket"}
     columns = {"txn_id", "txn_type", "events", "last_at", "opened_at", "shown"}
-    rest = {"state", "cause", "since", "causes", "ending", "deciding", "notes", "pending_closes"}
+    rest = {"state", "cause", "since", "causes", "ending", "deciding", "notes", "pending_closes", "given_up_steps"}
     assert set(Transaction.__slots__) == worked_out | columns | rest | set(FLAGS)
     assert set(PendingClose.__slots__) == {"txn", "bucket", "due_at", "place", "offset", "record_ts", "sighted_at"}
-    told = {"place", "pending_closes", "close_deadlines", "_waiting", "_sighted"}
-    assert set(vars(PartitionState(place_of_a(), 0))) == told | set(PARTITION_FIELDS)
+    told = {"place", "pending_closes", "close_deadlines", "_waiting", "_sighted", "undecided"}
+    not_saved = {"compacted", "closes_given_up"}
+    assert set(vars(PartitionState(place_of_a(), 0))) == told | not_saved | set(PARTITION_FIELDS)
     assert set(Finished.__struct_fields__) == {*state.SavedEnd.__struct_fields__, "txn", "doubtful_life", "kpis"} - {
         *("duration_s", "status", "anomalies", "verdicts")
     }
@@ -107,8 +108,9 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
         "caught_up",
     }
     parts = {"_horizon", "_settlement", "_await_validator", "_withheld", "_resumed_at"}
-    between_messages = {"stuck_changes", "_dirty", "_signatures", "breathe"}
-    assert set(vars(a_ledger()[0])) == whole | parts | between_messages
+    counted_again = {"kept_events", "undecided", "_idlest"}
+    between_messages = {"stuck_changes", "_dirty", "_signatures", "_outsized", "_admitted", "breathe"}
+    assert set(vars(a_ledger()[0])) == whole | parts | counted_again | between_messages
 
 
 def place_of_a() -> state.Place:

@@ -159,6 +159,7 @@ class LimitsConfig(msgspec.Struct, frozen=True):
     remembered_ids: int = 5_000_000
     open_transactions: int = 1_000_000
     events_per_transaction: int = 10_000
+    kept_events: int = 10_000_000
     undecided_records: int = 2_000_000
     prefetch_bytes: int = 67_108_864
 

@@ -11,13 +11,18 @@ that nobody ever delivers and nobody ever sights, so they need no treatment of t
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from txninsightd.core.deadlines import Deadlines
+from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.transaction import UNSEEN, PendingClose
 from txninsightd.vocabulary import Coverage, Place, Verdict
+
+LEAST_COMPACTED = 10_000
+"""So many sightings or closes that nobody needs are borne with before they are sorted out."""
+
+COMPACTED_BATCH = 10_000
 
 
 def runs_of(offsets: list[int]) -> list[int]:
@@ -111,6 +116,9 @@ class PartitionState:
     `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: its topic was
     deleted, so nothing more comes of it, and nothing of it is undecided.
     `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
+    `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have it already).
+    `compacted`: how many were left when those of transactions that are over were last sorted out.
+    `closes_given_up`: how many of `pending_closes` nobody waits for any more.
     """
 
     def __init__(self, place: Place, start_offset: int) -> None:
@@ -129,7 +137,10 @@ class PartitionState:
         self.validator_end = -1
         self.stable_offset = -1
         self.waiting_since = 0.0
+        self.undecided = 0
+        self.compacted = 0
         self.pending_closes: deque[PendingClose] = deque()
+        self.closes_given_up = 0
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
         self._waiting: deque[Coverage] = deque()
         self._sighted: deque[Sighted] = deque()
@@ -148,6 +159,7 @@ class PartitionState:
         """Take up what waited before a restart."""
         self._waiting.extend(waiting)
         self._sighted.extend(sighted)
+        self.undecided = sum(len(s.offsets) for s in self._sighted)
 
     def order_pending_closes(self) -> None:
         """Bring the pending closes into the order of their offsets, which is that of their verdicts."""
@@ -165,8 +177,7 @@ class PartitionState:
 
     def undecided_records(self) -> int:
         """How many applied sightings have no verdict yet."""
-        total = sum(len(s.offsets) for s in self._sighted)
-        return total - (bisect_left(self._sighted[0].offsets, self.decided_offset) if self._sighted else 0)
+        return self.undecided - (bisect_left(self._sighted[0].offsets, self.decided_offset) if self._sighted else 0)
 
     def oldest_undecided(self) -> tuple[int, str] | None:
         """Offset and txn_id of the first sighting without verdict."""
@@ -180,6 +191,7 @@ class PartitionState:
         """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""
         if offsets:
             self._sighted.append(Sighted(offsets, txn_ids))
+            self.undecided += len(offsets)
         self.monitor_offset = max(self.monitor_offset, to_offset)
         if not self.waiting_since and self.monitor_offset > self.validator_offset:
             self.waiting_since = read_at
@@ -229,7 +241,7 @@ class PartitionState:
         """Sightings with low <= offset < high. Called with rising ranges: whole batches below `low` are dropped."""
         sighted = self._sighted
         while sighted and sighted[0].offsets[-1] < low:
-            sighted.popleft()
+            self.undecided -= len(sighted.popleft().offsets)
         for batch in sighted:
             if batch.offsets[0] >= high:
                 return
@@ -240,7 +252,31 @@ class PartitionState:
 
     def _forget_decided(self) -> None:
         while self._sighted and self._sighted[0].offsets[-1] < self.decided_offset:
-            self._sighted.popleft()
+            self.undecided -= len(self._sighted.popleft().offsets)
+
+    # --- What is over -------------------------------------------------------------------------------------------------
+
+    def compact(self, live: Container[str], crowded: bool) -> None:
+        """Sort out the sightings of transactions that live no more, of which no verdict is needed.
+
+        Only when there are twice as many as the last time (`crowded`: an eighth more), so it costs little each.
+        """
+        if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
+            return
+        kept = [(o, t) for s in self._sighted for o, t in zip(s.offsets, s.txn_ids, strict=True) if t in live]
+        chunks = [kept[i : i + COMPACTED_BATCH] for i in range(0, len(kept), COMPACTED_BATCH)]
+        self._sighted = deque(Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in chunks)
+        self.undecided = len(kept)
+        self.compacted = len(kept)
+
+    def give_up(self, close: PendingClose) -> None:
+        """Nobody waits for the verdict of this close any more."""
+        drop(close)
+        close.txn = None
+        self.closes_given_up += 1
+        if self.closes_given_up > LEAST_COMPACTED + len(self.pending_closes) // 2:
+            self.pending_closes = deque(c for c in self.pending_closes if c.txn is not None)
+            self.closes_given_up = 0
 
 
 def _holes(runs: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -2,22 +2,61 @@
 
 Moving a deadline later costs nothing: the item stays in its bucket and moves on when that bucket comes up. Removing one
 is a dictionary deletion. An item stands in one bucket of one wheel at a time and knows which, so that a million of them
-cost a million dictionary slots and no more.
+cost a million dictionary slots and no more. A bucket that nobody stands in any more is gone at once, so that what is
+given up leaves nothing behind, however odd its moments were.
 """
 
 from heapq import heappop, heappush
 from math import floor
 from typing import Any, Generic, Protocol, TypeVar
 
+MOST_STALE = 1000
+"""So many seconds of which the buckets are gone, beside as many as there are buckets, are kept in the order."""
+
 
 class Bucket(dict[Any, None]):
-    """The items of one second of one wheel, hashed by identity."""
+    """The items of one second of one wheel, hashed by identity. `home`: the buckets that this is one of."""
 
-    __slots__ = ("second",)
+    __slots__ = ("home", "second")
 
-    def __init__(self, second: int) -> None:
+    def __init__(self, second: int, home: "dict[int, Bucket]") -> None:
         super().__init__()
         self.second = second
+        self.home = home
+
+    def pop_one(self) -> Any:
+        """Take out any one item."""
+        item, _ = self.popitem()
+        if not self:
+            del self.home[self.second]
+        return item
+
+
+class Wheel:
+    """Buckets by second, the earliest first."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, Bucket] = {}
+        self._order: list[int] = []
+
+    def bucket(self, second: int) -> Bucket:
+        """The bucket of a second, in which something is to be put."""
+        bucket = self._buckets.get(second)
+        if bucket is None:
+            bucket = self._buckets[second] = Bucket(second, self._buckets)
+            heappush(self._order, second)
+            if len(self._order) > 2 * len(self._buckets) + MOST_STALE:
+                self._order = sorted(self._buckets)
+        return bucket
+
+    def earliest(self) -> Bucket | None:
+        """The bucket of the earliest second that has one."""
+        while self._order:
+            bucket = self._buckets.get(self._order[0])
+            if bucket is not None:
+                return bucket
+            heappop(self._order)
+        return None
 
 
 class Timed(Protocol):
@@ -32,17 +71,16 @@ T = TypeVar("T", bound=Timed)
 
 def drop(item: Timed) -> None:
     """Let the item never fall due, whichever wheel it stands in."""
-    if item.bucket is not None:
-        del item.bucket[item]
+    bucket = item.bucket
+    if bucket is not None:
         item.bucket = None
+        del bucket[item]
+        if not bucket:
+            del bucket.home[bucket.second]
 
 
-class Deadlines(Generic[T]):
+class Deadlines(Wheel, Generic[T]):
     """Items by the moment at which they fall due."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, Bucket] = {}
-        self._order: list[int] = []
 
     def set(self, item: T, due_at: float) -> None:
         """Let the item, which stands in no other wheel, fall due at `due_at` instead of whenever it would have."""
@@ -58,8 +96,9 @@ class Deadlines(Generic[T]):
         """Take out, and give, all items whose deadline lies before `now` (strictly)."""
         taken: list[T] = []
         later: list[T] = []
-        while self._order and self._order[0] <= now:
-            for item in self._buckets.pop(heappop(self._order)):
+        while (bucket := self.earliest()) is not None and bucket.second <= now:
+            del self._buckets[bucket.second]
+            for item in bucket:
                 item.bucket = None
                 (taken if item.due_at < now else later).append(item)
         for item in later:
@@ -67,9 +106,6 @@ class Deadlines(Generic[T]):
         return taken
 
     def _put(self, item: T, second: int) -> None:
-        bucket = self._buckets.get(second)
-        if bucket is None:
-            bucket = self._buckets[second] = Bucket(second)
-            heappush(self._order, second)
+        bucket = self.bucket(second)
         bucket[item] = None
         item.bucket = bucket

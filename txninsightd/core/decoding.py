@@ -2,7 +2,8 @@
 
 A `Mapping` says where each field stands in other people's JSON. From it a msgspec Struct is made that has just those
 fields, so that everything else in a record is skipped without being built. Too large: `oversized`. Readable, but
-without a kind that we know (tombstones too): `foreign`. All else that cannot be read as an event: `malformed`.
+without a kind that we know (tombstones too): `foreign`. All else that cannot be read as an event: `malformed`; so is
+what is too long to be an id or a label, since all that is kept of an event must have a bound.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,11 @@ import msgspec
 
 from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Mapping, RecordResult, Signature
 
-MOST_TEXT_CHARS = 1024
-"""A txn_id, type, step or status longer than this is malformed."""
+MOST_ID_CHARS = 1024
+"""A record with a longer txn_id is malformed."""
+
+MOST_LABEL_CHARS = 256
+"""A record with a longer type, step or status is malformed."""
 
 MOST_SIGNATURES = 10_000
 """As many distinct signatures are kept at a time."""
@@ -82,7 +86,7 @@ class Decoder:
     def _sign(self, kind: Kind, words: "Words") -> tuple[Signature, Signature]:
         """The signature of these words, and that of an event that has them but is stamped in the future."""
         _, step, txn_type, status, kept_time = words
-        said = (kind, _text(step), _text(txn_type), _text(status))
+        said = (kind, _label(step), _label(txn_type), _label(status))
         if len(self._signatures) >= MOST_SIGNATURES:
             self._signatures.clear()
         self._signatures[words] = signatures = (Signature(*said, False, kept_time), Signature(*said, True, kept_time))
@@ -91,14 +95,14 @@ class Decoder:
     def _txn_id(self, found: str | int | None, key: bytes | None, headers: Headers) -> str:
         source = self._txn_id_from
         if isinstance(source, FromPath):
-            if found.__class__ is str and 0 < len(found) <= MOST_TEXT_CHARS:
+            if found.__class__ is str and 0 < len(found) <= MOST_ID_CHARS:
                 return found
         elif isinstance(source, FromKey):
             found = key.decode() if key is not None else None
         elif isinstance(source, FromHeader):
             values = [value for name, value in headers or () if name == source.name and value is not None]
             found = values[-1].decode() if values else None
-        txn_id = _text(found)
+        txn_id = _text(found, MOST_ID_CHARS)
         if not txn_id:
             raise _Unreadable
         return txn_id
@@ -121,11 +125,15 @@ Words = tuple[Text, Text, Text, Text, bool]
 """What a record says of event, step, txn_type and status; and whether it was replayed with its original time."""
 
 
-def _text(found: str | int | None) -> str | None:
+def _label(found: str | int | None) -> str | None:
+    return _text(found, MOST_LABEL_CHARS)
+
+
+def _text(found: str | int | None, most_chars: int) -> str | None:
     if found is None:
         return None
     text = found if isinstance(found, str) else str(found)
-    if len(text) > MOST_TEXT_CHARS:
+    if len(text) > most_chars:
         raise _Unreadable
     return text
 

@@ -12,6 +12,8 @@ import msgspec
 
 from txninsightd.vocabulary import Kind, Place, Signature, Verdict
 
+STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
+
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """A sighting, slim: `ts` and `record_ts` are seconds since the epoch."""

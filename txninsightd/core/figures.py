@@ -21,6 +21,17 @@ PAIRS_A_VALUE = 5
 """Pairs of type and step, or type and status, that are named for each label value that may be."""
 
 
+LIMITS = (
+    "open_transactions",
+    "events_per_transaction",
+    "kept_events",
+    "undecided_records",
+    "lingering",
+    "remembered_ids",
+)
+"""The limits that bite here, by their keys in the config."""
+
+
 class LabelCap:
     """The first `most` distinct values keep their names, all later ones become `__overflow__`."""
 
@@ -154,6 +165,7 @@ class Figures:
         self.stuck: Counter[tuple[str, str]] = Counter()
         self.anomalies: Counter[str] = Counter({a.value: 0 for a in Anomaly})
         self.records: Counter[tuple[str, str, str]] = Counter()
+        self.limit_hits: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))
         self.settled_by_timeout = 0
         self.durations: dict[str, Histogram] = defaultdict(lambda: Histogram(bounds))
         self.commit_delays: dict[str, Histogram] = defaultdict(lambda: Histogram(bounds))

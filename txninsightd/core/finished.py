@@ -1,11 +1,11 @@
 """The end of a transaction: its outcome and figures, counted once; then a while in the archive, then only a hash."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 import msgspec
 
-from txninsightd.core.events import Judged
+from txninsightd.core.events import STEP_KINDS, Judged
 from txninsightd.core.figures import Figures
 from txninsightd.core.kpis import (
     Kpis,
@@ -54,7 +54,7 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 def is_plain(txn: Transaction, colocated: bool) -> bool:
     """Whether a closed transaction went as it should: all committed (the caller knows), one close, and no more."""
-    if txn.doubtful or txn.future or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
+    if txn.doubtful or txn.future or txn.given_up_steps or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
         return False
     events = txn.events
     return not colocated or (
@@ -83,14 +83,26 @@ def finish(
         txn.sighted_open = any(j.kind == Kind.TRANSACTION_OPEN for j in counted)
         txn.early = any(event.ts < start_at for event in txn.events)
     partial = txn.partial
-    outcome = outcome_of(counted, partial, retry_maybe_unread)
-    kpis = kpis_of(counted, partial) if outcome is Outcome.CLOSED else Kpis(None, None, [], [], set())
+    outcome = outcome_of(counted, partial, retry_maybe_unread or txn.given_up_steps > 0)
+    measured = [j for j in counted if j.kind not in STEP_KINDS] if txn.given_up_steps else counted
+    kpis = kpis_of(measured, partial) if outcome is Outcome.CLOSED else no_kpis()
     kpis.anomalies.update(common_anomalies(counted, colocated, txn.late_retry))
     if txn.early:
         kpis.anomalies.discard(Anomaly.CLOSE_WITHOUT_OPEN)
     return Finished(
         txn, counted, outcome, attempts_of(counted), kpis, _commit_delay(txn, counted), len(life) - len(counted), now
     )
+
+
+def give_up(txn: Transaction, life: list[Judged], outcome: Outcome, now: float) -> Finished:
+    """End a transaction whose outcome will never be known: evicted, or forgotten. Nothing is measured of it."""
+    txn.overtime = False
+    return Finished(txn, life, outcome, attempts_of(life), no_kpis(), None, 0, now)
+
+
+def no_kpis() -> Kpis:
+    """The figures of what did not close."""
+    return Kpis(None, None, [], [], set())
 
 
 def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
@@ -123,10 +135,17 @@ def record(figures: Figures, finished: Finished) -> None:
 
 
 class Archive:
-    """Finished transactions: whole for `linger_s` (at most `most_lingering`), as hashes for `remember_s`."""
+    """Finished transactions: whole for `linger_s` (at most `most_lingering`), as hashes for `remember_s`.
 
-    def __init__(self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int) -> None:
+    What goes before its time is counted in `limit_hits`. `kept_events`: the events of all that linger.
+    """
+
+    def __init__(
+        self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, limit_hits: Counter[str]
+    ) -> None:
         self.lingering: OrderedDict[str, Finished] = OrderedDict()
+        self.kept_events = 0
+        self._limit_hits = limit_hits
         self._linger_s = linger_s
         self._most_lingering = most_lingering
         self._remembered = Remembered(remember_s, most_remembered)
@@ -144,15 +163,32 @@ class Archive:
     def resume(self, finished: Finished) -> None:
         """Let one linger on as it did before a restart."""
         self.lingering[finished.txn.txn_id] = finished
+        self.kept_events += len(finished.txn.events)
 
     def add(self, finished: Finished, now: float) -> None:
         """Keep a settled transaction."""
         txn_id = finished.txn.txn_id
-        self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
-        self.lingering.pop(txn_id, None)
+        forgotten = self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
+        if forgotten:
+            self._limit_hits["remembered_ids"] += forgotten
+        before = self.lingering.pop(txn_id, None)
+        if before is not None:
+            self.kept_events -= len(before.txn.events)
         self.lingering[txn_id] = _slim(finished)
-        if len(self.lingering) > self._most_lingering:
-            self.lingering.popitem(last=False)
+        self.kept_events += len(finished.txn.events)
+        while len(self.lingering) > self._most_lingering:
+            self._drop_first()
+            self._limit_hits["lingering"] += 1
+
+    def shrink(self, most_events: int) -> None:
+        """Let go of the oldest, until at most so many events are kept here."""
+        while self.lingering and self.kept_events > most_events:
+            self._drop_first()
+            self._limit_hits["kept_events"] += 1
+
+    def _drop_first(self) -> None:
+        _, finished = self.lingering.popitem(last=False)
+        self.kept_events -= len(finished.txn.events)
 
     def keep(
         self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, now: float
@@ -170,7 +206,8 @@ class Archive:
             too_old = now - next(iter(lingering.values())).settled_at > linger_s
             if not too_old and len(lingering) <= most_lingering:
                 break
-            lingering.popitem(last=False)
+            self._limit_hits["lingering"] += not too_old
+            self._drop_first()
             dropped += 1
         return dropped
 

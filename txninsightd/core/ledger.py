@@ -9,23 +9,27 @@ whole life at once, the ledger computes as sightings and verdicts come in:
 - A committed step triggers nothing. Work is due for closes, and for aborted or unknown offsets: only they are noted.
 - Time comes as `as_of` with the messages. It can only make a transaction stuck or settle it, so those that wait for it
   stand in wheels and are looked at when they fall due.
+- Whatever grows with what comes in has a limit. Past it, steps are given up first (they are not kept, and their verdict
+  is unknown), then whole transactions, those idle for longest: they are *evicted*.
 
 `sighted` and `covered` apply one message each; `settle` (settlement.py decides who is ripe) emits what is final and is
 called after each message or handful of messages; `tick` does what depends on the wall clock alone.
 """
 
+import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
-from sys import intern
+from itertools import compress, islice
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
 from txninsightd.core.deadlines import drop
-from txninsightd.core.events import Event, Judged
+from txninsightd.core.events import STEP_KINDS, Event, Judged
 from txninsightd.core.figures import Figures, Shown
-from txninsightd.core.finished import Archive, Finished, finish, finish_plain, is_plain, record
+from txninsightd.core.finished import Archive, Finished, finish, finish_plain, give_up, is_plain, record
 from txninsightd.core.horizon import Horizon
-from txninsightd.core.kpis import Kpis, type_of
+from txninsightd.core.idlest import Idlest
+from txninsightd.core.kpis import type_of
 from txninsightd.core.lifecycle import (
     NEVER,
     Situation,
@@ -37,7 +41,7 @@ from txninsightd.core.lifecycle import (
     state_of,
 )
 from txninsightd.core.settlement import Settlement
-from txninsightd.core.transaction import UNSEEN, Ending, Note, Transaction
+from txninsightd.core.transaction import NO_CLOSES, UNSEEN, Ending, Note, Transaction
 from txninsightd.vocabulary import (
     Anomaly,
     Cause,
@@ -64,7 +68,17 @@ BREATHS = 5_000
 """After so many transactions in one go, somebody may want to know that it goes on."""
 
 ENDED = (State.CLOSED, State.UNKNOWN)
-STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
+
+NO_LIMIT = sys.maxsize
+
+MOST_SIGNATURES = 10_000
+"""As many distinct signatures are kept at a time, so that events share them."""
+
+LOOKS = 16
+"""So many transactions are looked at for each one that may be evicted, to find those idle for longest."""
+
+LEAST_EVICTED = 1000
+"""So many may be evicted at a time, beside two for each that has come since: no time is long, even if a limit falls."""
 
 
 class Judging(NamedTuple):
@@ -78,7 +92,10 @@ class Judging(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What the operator decides. `*_s` in seconds."""
+    """What the operator decides. `*_s` in seconds.
+
+    `most_events`: of all live and lingering transactions together; `most_events_each`: of one live transaction.
+    """
 
     colocated: bool
     settle_lateness_s: float
@@ -90,6 +107,10 @@ class Rules(NamedTuple):
     most_remembered: int
     stuck: Thresholds
     stuck_by_type: Mapping[str, Thresholds]
+    most_open: int = NO_LIMIT
+    most_events_each: int = NO_LIMIT
+    most_events: int = NO_LIMIT
+    most_undecided: int = NO_LIMIT
 
     def thresholds(self, txn_type: str | None) -> Thresholds:
         """The thresholds of a type."""
@@ -122,6 +143,7 @@ class Ledger:
     """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
 
     `judged_by`: by what every live transaction was judged; None while they are being judged anew (see `adopt`).
+    `kept_events`: of all live transactions. `undecided`: sightings that are kept for their verdicts.
     """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
@@ -133,13 +155,20 @@ class Ledger:
         self.stuck: dict[str, Transaction] = {}
         self.partitions: dict[Place, PartitionState] = {}
         self.topics: dict[str, Incarnation] = {}
-        self.archive = Archive(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered)
+        self.archive = Archive(
+            rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, figures.limit_hits
+        )
+        self.kept_events = 0
+        self.undecided = 0
         self.stuck_changes: list[StuckChange] = []
         self.caught_up = False
         self._horizon = Horizon(rules.colocated, rules.settle_max_s)
         self._settlement = Settlement(rules.colocated, rules.settle_max_s, self._horizon)
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
+        self._idlest = Idlest()
+        self._admitted = 0
+        self._outsized: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
         self.breathe: Callable[[], None] = lambda: None
         self._resumed_at = NOT_KNOWN
@@ -177,6 +206,13 @@ class Ledger:
     def warming_up(self) -> bool:
         """Whether what was written before reading began is still being read."""
         return self._resumed_at != NOT_KNOWN
+
+    def recount(self) -> None:
+        """Work out how much is kept, and who has been idle for how long."""
+        self.undecided = sum(partition.undecided for partition in self.partitions.values())
+        self.kept_events = sum(len(txn.events) for txn in self.live.values())
+        for txn in self.live.values():
+            self._idlest.add(txn)
 
     def shared(self, signature: Signature) -> Signature:
         """The one instance of equal signatures."""
@@ -258,10 +294,10 @@ class Ledger:
         if partition is None:
             return
         gap_is_new = bool(message.gaps) and message.gaps[-1] > partition.monitor_offset
-        self._append_events(partition, message)
         if message.to_offset > partition.monitor_offset:
             self.figures.count_records("monitor", message.topic, message.results)
-        partition.sight(*_news(message, partition.monitor_offset), message.to_offset, message.read_at)
+        columns = _news(message, partition.monitor_offset)
+        self._await_verdicts(partition, *self._append_events(partition, columns, message), message)
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
         if gap_is_new:
@@ -292,29 +328,20 @@ class Ledger:
             self.archive.age(now)
 
     def settle(self, now: float) -> list[Finished]:
-        """Emit, once and for all, every transaction whose outcome is final."""
+        """Emit, once and for all, every transaction whose outcome is final, and those that there is no room for."""
         settled: list[Finished] = []
         for txn in self._settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
             if not len(settled) % BREATHS:
                 self.breathe()
-        return settled
+        return settled + self._make_room(now)
 
     def forget(self, txn_id: str, now: float) -> bool:
         """End a transaction because the operator says that it is dead; says whether it was live."""
         txn = self.live.get(txn_id)
-        if txn is None:
-            return False
-        drop(txn)
-        self._set_cause(txn, None)
-        txn.ending = None
-        del self.live[txn_id]
-        self.figures.show(txn.shown, None)
-        life = self.life(txn)
-        finished = Finished(txn, life, Outcome.FORGOTTEN, 1, Kpis(None, None, [], [], set()), None, 0, now)
-        self.archive.add(finished, now)
-        record(self.figures, finished)
-        return True
+        if txn is not None:
+            self._give_up(txn, Outcome.FORGOTTEN, now)
+        return txn is not None
 
     def adopt(self, rules: Rules, now: float) -> Iterator[None]:
         """Go by these rules from now on; `colocated` must be as it was.
@@ -374,40 +401,39 @@ class Ledger:
 
     # --- Sightings ----------------------------------------------------------------------------------------------------
 
-    def _append_events(self, partition: PartitionState, message: Sightings) -> None:
-        """The inner loop: everything here is paid for once an event."""
+    def _append_events(
+        self, partition: PartitionState, columns: "Columns", message: Sightings
+    ) -> tuple[list[int], list[str]]:
+        """The inner loop: everything here is paid for once an event. Gives the offsets and txn_ids of what was kept."""
         live, dirty, place, start_at = self.live, self._dirty, partition.place, self.start_at
         signatures = [self._intern(Signature(*s)) for s in message.signatures]
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
-        applied = partition.monitor_offset
-        for offset, txn_id, index, ts, record_ts in zip(
-            message.offsets,
-            message.txn_ids,
-            message.signature_indexes,
-            message.timestamps,
-            message.record_timestamps,
-            strict=True,
-        ):
-            if offset < applied:
-                continue
-            signature = signatures[index]
+        types = [s.txn_type for s in signatures]
+        most = self.rules.most_events_each if self.undecided < self.rules.most_undecided else 1
+        late, passed_over = 0, []
+        for offset, txn_id, index, ts, record_ts in zip(*columns, strict=True):
             txn = live.get(txn_id)
             if txn is None:
-                txn = self._admit(txn_id, signature)
+                txn = self._admit(txn_id, signatures[index])
                 if txn is None:
+                    late += 1
                     continue
-            event = Event(ts, place, offset, record_ts, signature)
-            txn.events.append(event)
-            if ts > txn.last_at:
-                txn.last_at = ts
-            if record_ts > txn.last_at:
-                txn.last_at = record_ts
+            events = txn.events
+            if len(events) >= most and not self._has_room(txn, signatures[index], ts, record_ts):
+                passed_over.append(offset)
+                continue
+            event = Event(ts, place, offset, record_ts, signatures[index])
+            events.append(event)
+            moment = ts if ts > record_ts else record_ts
+            if moment > txn.last_at:
+                txn.last_at = moment
             if ts < start_at:
                 txn.early = True
                 txn.simple = False
-            if signature.txn_type is not txn.txn_type and signature.txn_type is not None:
+            txn_type = types[index]
+            if txn_type is not None and txn_type != txn.txn_type:
                 if txn.txn_type is None:
-                    txn.txn_type = signature.txn_type
+                    txn.txn_type = txn_type
                 else:
                     txn.retype = True
                 txn.simple = False
@@ -415,15 +441,44 @@ class Ledger:
                 dirty[txn] = None
                 if not plain[index]:
                     self._note_end(partition, txn, event, message.read_at)
+        kept = (columns[0], columns[1]) if not passed_over else _without(passed_over, columns[0], columns[1])
+        self.kept_events += len(kept[0]) - late
+        return kept
+
+    def _has_room(self, txn: Transaction, signature: Signature, ts: float, record_ts: float) -> bool:
+        """Whether an event past a limit is kept all the same. Opens and closes are, for as long as can be.
+
+        A step that is not kept still shows that its transaction is alive.
+        """
+        most = self.rules.most_events_each
+        if signature.kind not in STEP_KINDS:
+            if len(txn.events) < 2 * most:
+                return True
+            self._outsized[txn] = None
+            return False
+        limit = "events_per_transaction" if len(txn.events) >= most else "undecided_records"
+        self.figures.limit_hits[limit] += 1
+        txn.given_up_steps += 1
+        txn.last_at = max(txn.last_at, ts, record_ts)
+        txn.early = txn.early or ts < self.start_at
+        txn.replayed = txn.replayed or signature.kept_time
+        txn.future = txn.future or signature.future
+        if not txn.simple or txn.early or txn.replayed:
+            self._dirty[txn] = None
+        return False
+
+    def _await_verdicts(
+        self, partition: PartitionState, offsets: list[int], txn_ids: list[str], message: Sightings
+    ) -> None:
+        before = partition.undecided
+        partition.sight(offsets, txn_ids, message.to_offset, message.read_at)
+        partition.compact(self.live, crowded=self.undecided >= self.rules.most_undecided)
+        self.undecided += partition.undecided - before
 
     def _intern(self, signature: Signature) -> Signature:
-        known = self._signatures.get(signature)
-        if known is None:
-            if len(self._signatures) >= 10_000:
-                self._signatures.clear()
-            txn_type = intern(signature.txn_type) if signature.txn_type is not None else None
-            known = self._signatures[signature] = signature._replace(txn_type=txn_type)
-        return known
+        if len(self._signatures) >= MOST_SIGNATURES:
+            self._signatures.clear()
+        return self._signatures.setdefault(signature, signature)
 
     def _admit(self, txn_id: str, signature: Signature) -> Transaction | None:
         """A transaction that is not live: new, or over (its event is late, unless it opens an aborted one anew)."""
@@ -433,6 +488,7 @@ class Ledger:
             return None
         txn = Transaction(txn_id, late_retry=was_aborted is not None)
         self.live[txn_id] = txn
+        self._admitted += 1
         return txn
 
     def _note_end(self, partition: PartitionState, txn: Transaction, event: Event, sighted_at: float) -> None:
@@ -463,7 +519,8 @@ class Ledger:
         self._dirty.update(self._await_validator)
         self._await_validator.clear()
         for close in partition.close_deadlines.due(partition.both_as_of):
-            self._dirty[close.txn] = None
+            if close.txn is not None:
+                self._dirty[close.txn] = None
         self._evaluate_dirty()
         if self.warming_up or not self.caught_up:
             self._notice_catch_up()
@@ -479,16 +536,20 @@ class Ledger:
         self.caught_up = self.caught_up or seen > UNSEEN
 
     def _decide(self, partition: PartitionState) -> None:
-        place, live = partition.place, self.live
+        place, live, undecided = partition.place, self.live, partition.undecided
         for decided_offset, decided_at, undelivered in partition.decide():
             verdicts = {u.offset: u.verdict for u in undelivered}
             closes = partition.pending_closes
             while closes and closes[0].offset < decided_offset:
                 close = closes.popleft()
-                drop(close)
                 verdict = verdicts.pop(close.offset, Verdict.COMMITTED)
-                close.txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
-                self._dirty[close.txn] = None
+                txn = close.txn
+                if txn is None:
+                    partition.closes_given_up -= 1
+                    continue
+                drop(close)
+                txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
+                self._dirty[txn] = None
             for u in undelivered:
                 txn = live.get(u.txn_id) if u.offset in verdicts else None
                 if txn is not None:
@@ -496,11 +557,13 @@ class Ledger:
                     txn.simple = False
                     self._dirty[txn] = None
             self._settlement.decided(partition)
+        self.undecided += partition.undecided - undecided
 
     def _look_at_front(self, partition: PartitionState) -> None:
         """The first pending close may have come to lie at the last stable offset: that changes its cause."""
-        if partition.pending_closes and partition.pending_closes[0].txn.cause is not None:
-            self._dirty[partition.pending_closes[0].txn] = None
+        first = partition.pending_closes[0].txn if partition.pending_closes else None
+        if first is not None and first.cause is not None:
+            self._dirty[first] = None
 
     # --- States and causes --------------------------------------------------------------------------------------------
 
@@ -526,6 +589,8 @@ class Ledger:
         txn.simple = txn.state is State.OPEN and txn.cause is None and not txn.doubtful
         self._prepare_ending(txn, life)
         self._show(txn)
+        if txn.idle_bucket is None:
+            self._idlest.add(txn)
 
     def _state(self, txn: Transaction, life: list[Judged] | None) -> State:
         """The first three rules by what was noted; only a doubtful transaction needs its whole life."""
@@ -596,6 +661,7 @@ class Ledger:
                 last_stable_offset=lambda place: self.partitions[place].last_stable_offset,
                 maybe_unread=self._horizon.maybe_unread(txn),
                 outages=self._horizon.outages,
+                last_at=txn.last_at,
             )
         )
 
@@ -614,7 +680,7 @@ class Ledger:
         if cause is None:
             del self.stuck[txn.txn_id]
             return
-        txn.causes = (*txn.causes, cause)
+        txn.stuck_for(cause)
         self.stuck[txn.txn_id] = txn
         if self.caught_up:
             self.figures.stuck[self.figures.txn_types(txn.txn_type), cause.value] += 1
@@ -648,26 +714,86 @@ class Ledger:
             self._settlement.await_ending(txn, ending)
 
     def _finish(self, txn: Transaction, now: float) -> Finished:
-        drop(txn)
-        self._set_cause(txn, None)
         assert txn.ending is not None
+        events = len(txn.events)
         if txn.committed_close and is_plain(txn, self.rules.colocated):
             finished = finish_plain(txn, now)
         else:
             unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
             finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
-        txn.ending = None
+        self._leave(finished, events, now)
+        return finished
+
+    def _leave(self, finished: Finished, events: int, now: float) -> None:
+        """It is over, whatever became of it: nothing waits for it any more. `events`: how many were kept of it."""
+        txn = finished.txn
+        drop(txn)
+        self._idlest.leave(txn)
+        self._withheld.pop(txn, None)
+        self._set_cause(txn, None)
+        self._settlement.release(txn)
+        if txn.pending_closes:
+            self._release_closes(txn)
         del self.live[txn.txn_id]
+        self.kept_events -= events
         self.figures.show(txn.shown, None)
         txn.shown = None
         self.archive.add(finished, now)
         record(self.figures, finished)
+
+    def _release_closes(self, txn: Transaction) -> None:
+        for close in txn.pending_closes:
+            self.partitions[close.place].give_up(close)
+        txn.pending_closes = NO_CLOSES
+
+    # --- Limits -------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, now: float) -> list[Finished]:
+        """Give up what exceeds the limits: outsized live ones, those idle for longest, then what lingers."""
+        evicted = []
+        if self._outsized:
+            over = [txn for txn in self._outsized if self.live.get(txn.txn_id) is txn]
+            self._outsized.clear()
+            evicted += [self._evict(txn, "events_per_transaction", now) for txn in over]
+        most, self._admitted = LEAST_EVICTED + 2 * self._admitted, 0
+        if self._passed_limit() is not None:
+            for txn in self._idlest.take(LOOKS * most):
+                evicted.append(self._evict(txn, self._passed_limit() or "", now))
+                if self._passed_limit() is None or len(evicted) >= most:
+                    break
+        self.archive.shrink(self.rules.most_events - self.kept_events)
+        return evicted
+
+    def _passed_limit(self) -> str | None:
+        """The limit that the live transactions exceed."""
+        if len(self.live) > self.rules.most_open:
+            return "open_transactions"
+        return "kept_events" if self.kept_events > self.rules.most_events else None
+
+    def _evict(self, txn: Transaction, limit: str, now: float) -> Finished:
+        self.figures.limit_hits[limit] += 1
+        return self._give_up(txn, Outcome.EVICTED, now)
+
+    def _give_up(self, txn: Transaction, outcome: Outcome, now: float) -> Finished:
+        finished = give_up(txn, self.life(txn), outcome, now)
+        self._leave(finished, len(txn.events), now)
         return finished
 
 
-def _news(message: Sightings, applied: int) -> tuple[list[int], list[str]]:
+Columns = tuple[list[int], list[str], list[int], list[float], list[float]]
+"""Of sightings: offset, txn_id, index of the signature, ts, record timestamp."""
+
+
+def _news(message: Sightings, applied: int) -> Columns:
     """The columns without what was applied before (a reader that was restarted may overlap)."""
-    if not message.offsets or message.offsets[0] >= applied:
-        return message.offsets, message.txn_ids
-    keep = next((i for i, offset in enumerate(message.offsets) if offset >= applied), len(message.offsets))
-    return message.offsets[keep:], message.txn_ids[keep:]
+    offsets, stamps = message.offsets, message.record_timestamps
+    if not offsets or offsets[0] >= applied:
+        return offsets, message.txn_ids, message.signature_indexes, message.timestamps, stamps
+    i = bisect_left(offsets, applied)
+    return offsets[i:], message.txn_ids[i:], message.signature_indexes[i:], message.timestamps[i:], stamps[i:]
+
+
+def _without(passed_over: list[int], offsets: list[int], txn_ids: list[str]) -> tuple[list[int], list[str]]:
+    gone = set(passed_over)
+    kept = [offset not in gone for offset in offsets]
+    return list(compress(offsets, kept)), list(compress(txn_ids, kept))

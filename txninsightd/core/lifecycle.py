@@ -110,7 +110,7 @@ class Situation:
 
     `horizon` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
     smaller of both views' there; `last_stable_offset(place)` is -1 while the validator is on its way to it.
-    `maybe_unread`: events of it may lie where the monitor could not read.
+    `maybe_unread`: events of it may lie where the monitor could not read. `last_at`: of the last event, if not kept.
     """
 
     life: Life
@@ -122,6 +122,7 @@ class Situation:
     last_stable_offset: Callable[[Place], int]
     maybe_unread: bool
     outages: Sequence[Outage] = ()
+    last_at: float = -NEVER
 
     def due_after(self, reference: float, wait_s: float) -> float:
         """When a wait is over."""
@@ -153,7 +154,7 @@ def latest_abort(life: Life) -> float:
 def _idle(s: Situation) -> float | None:
     if s.state is not State.OPEN or s.maybe_unread:
         return None
-    since = s.due_after(last_activity(s.life), s.thresholds.idle_after_s)
+    since = s.due_after(max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s)
     return since if s.horizon > since else None
 
 

@@ -68,13 +68,12 @@ class Remembered:
         self._young = dict(islice(self._young.items(), max(0, len(self._young) + self._most_each - most), None))
         self._forget_the_oldest()
 
-    def add(self, txn_id: str, aborted: bool, now: float) -> None:
-        """Remember that the transaction is over."""
+    def add(self, txn_id: str, aborted: bool, now: float) -> int:
+        """Remember that the transaction is over; gives how many others had to be forgotten for it."""
         if not self._young:
             self._young_since = now
         self._young[hash_of(txn_id)] = int(aborted)
-        if len(self._young) >= self._most_each:
-            self._seal(now)
+        return self._seal(now) if len(self._young) >= self._most_each else 0
 
     def was_aborted(self, txn_id: str) -> bool | None:
         """Whether it ended as Aborted; None when it is not remembered. The youngest memory of an id counts."""
@@ -95,13 +94,15 @@ class Remembered:
         while self._sealed and now - self._sealed[0].sealed_at > self._remember_s:
             self._sealed.popleft()
 
-    def _seal(self, now: float) -> None:
+    def _seal(self, now: float) -> int:
         hashes = array("Q", sorted(h | bit for h, bit in self._young.items()))
         self._sealed.append(Generation(hashes, now))
         self._young = {}
         self._young_since = now
-        self._forget_the_oldest()
+        return self._forget_the_oldest()
 
-    def _forget_the_oldest(self) -> None:
+    def _forget_the_oldest(self) -> int:
+        forgotten = 0
         while self._sealed and (len(self._sealed) >= GENERATIONS or len(self) > self._most):
-            self._sealed.popleft()
+            forgotten += len(self._sealed.popleft().hashes)
+        return forgotten

@@ -24,6 +24,9 @@ from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
 from txninsightd.vocabulary import Place
 
+LEAST_COMPACTED = 10_000
+"""So many endings that nobody waits for are borne with before they are sorted out."""
+
 Queue = list[tuple[float, int, Transaction, Ending]]
 
 
@@ -83,6 +86,14 @@ class Cohorts:
         while (first := self.first()) is not None and first[0] < moment:
             yield from self.take_first()
 
+    def compact(self) -> int:
+        """Sort out those who wait no more; gives how many are left."""
+        for cohort in self._cohorts.values():
+            cohort.waiting = [(txn, ending) for txn, ending in cohort.waiting if txn.ending is ending]
+        self._cohorts = {moment: cohort for moment, cohort in self._cohorts.items() if cohort.waiting}
+        self._moments = sorted(self._cohorts)
+        return len(self)
+
     def __len__(self) -> int:
         return sum(len(cohort.waiting) for cohort in self._cohorts.values())
 
@@ -100,7 +111,10 @@ class Seen(NamedTuple):
 
 
 class Settlement:
-    """Transactions that wait to be settled. One may stand in queues twice: only its present `ending` counts."""
+    """Transactions that wait to be settled. One may stand in queues twice: only its present `ending` counts.
+
+    `given_up`: endings that were waited for and are no more, since they were last sorted out of the queues.
+    """
 
     def __init__(self, colocated: bool, settle_max_s: float, horizon: Horizon) -> None:
         self._colocated = colocated
@@ -112,6 +126,8 @@ class Settlement:
         self._ready: list[tuple[Transaction, Ending]] = []
         self._parked: dict[Place, Queue] = {}
         self._serial = count()
+        self.given_up = 0
+        self._compact_at = LEAST_COMPACTED
 
     def waiting(self) -> int:
         """How many entries wait, stale ones included."""
@@ -122,6 +138,7 @@ class Settlement:
     def await_ending(self, txn: Transaction, ending: Ending | None) -> None:
         """Let the transaction wait for this ending (None: it lives on) instead of a former one."""
         if ending != txn.ending:
+            self.release(txn)
             txn.ending = ending
             if ending is not None:
                 self._enqueue(txn, ending)
@@ -138,6 +155,12 @@ class Settlement:
             self._ready.append((txn, ending))
         else:
             self._enqueue(txn, ending)
+
+    def release(self, txn: Transaction) -> None:
+        """It waits no more for the ending that it waited for."""
+        if txn.ending is not None:
+            txn.ending = None
+            self.given_up += 1
 
     def _enqueue(self, txn: Transaction, ending: Ending) -> None:
         if ending.wholly_aborted:
@@ -167,6 +190,8 @@ class Settlement:
 
     def ripe(self, partitions: Mapping[Place, PartitionState]) -> Iterator[Transaction]:
         """Those that may be settled now. The caller settles each before it asks for the next."""
+        if self.given_up > self._compact_at:
+            self._compact()
         for txn, ending in self._final(partitions):
             if txn.ending is not ending:
                 continue
@@ -186,6 +211,16 @@ class Settlement:
                 yield heappop(queue)[2:]
         if not self._colocated:
             yield from self._closed(partitions)
+
+    def _compact(self) -> None:
+        """Sort out what nobody waits for, and would hold transactions that are over; a fixed cost for each of them."""
+        left = self._by_decided.compact() + self._by_key.compact()
+        self._ready = [(txn, ending) for txn, ending in self._ready if txn.ending is ending]
+        for queue in (*self._aborted.values(), *self._parked.values()):
+            queue[:] = [entry for entry in queue if entry[2].ending is entry[3]]
+            queue.sort()
+            left += len(queue)
+        self.given_up, self._compact_at = 0, max(LEAST_COMPACTED, left)
 
     def _closed(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
         seen = self._seen(partitions)

@@ -1,8 +1,8 @@
 """The ledger's state as bytes, and back: what a checkpoint holds.
 
 A ledger that is dumped between two messages and restored behaves, message for message, as the one that was not. What
-can be worked out again is left out: wheels are filled from the moments at which something falls due, the queues of
-those that wait to be settled from their endings. All else is saved as it stands, so nothing is judged twice.
+can be worked out again is left out: wheels are filled from the moments at which something falls due or was last active,
+the queues of those that wait to be settled from their endings. All else is saved as it stands: nothing is judged twice.
 
 The first chunk is the *head* (partitions, horizon, figures, what is remembered); each further one holds some thousand
 transactions as columns: live ones first, in the order in which they came, then those that linger in the archive. Most
@@ -148,6 +148,7 @@ class SavedCounters(msgspec.Struct):
     live: list[tuple[Pair, Difference]]
     live_stuck: list[tuple[Pair, Difference]]
     live_partial: list[tuple[str, Difference]]
+    limit_hits: list[tuple[str, Count]] = []
 
 
 class SavedHistograms(msgspec.Struct):
@@ -239,6 +240,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     deciding: tuple[Stamp, int, Offset, Stamp] | None = None
     notes: list[tuple[int, Offset, Verdict, Stamp, Stamp]] = []
     closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
+    given_up_steps: int = 0
     end: SavedEnd | None = None
 
 
@@ -338,7 +340,7 @@ def _saved_memory(ledger: Ledger) -> SavedMemory:
 
 
 def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: bool) -> Rest:
-    if txn.simple and not txn.causes:
+    if txn.simple and not txn.causes and not txn.given_up_steps:
         return PLAIN
     rest = _verdicts(txn, numbers)
     rest.ending = (txn.ending.key, txn.ending.decided_at, txn.ending.wholly_aborted) if txn.ending else None
@@ -351,7 +353,7 @@ def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: boo
 
 
 def _verdicts(txn: Transaction, numbers: dict[Place, int]) -> Rest:
-    rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
+    rest = Rest(txn.state, txn.cause, txn.since, txn.causes, given_up_steps=txn.given_up_steps)
     rest.notes = [
         (numbers[place], offset, note.verdict, note.decided_at, note.sighted_at)
         for (place, offset), note in txn.notes.items()
@@ -473,6 +475,7 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
         raise ValueError(f"{len(ledger.live)} of {head.live} live transactions")
     for partition in ledger.partitions.values():
         partition.order_pending_closes()
+    ledger.recount()
     check(ledger)
 
 
@@ -593,6 +596,7 @@ def _flags_set(number: int) -> list[str]:
 
 def _restore_verdicts(txn: Transaction, rest: Rest, places: list[Place]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
+    txn.given_up_steps = rest.given_up_steps
     if rest.notes:
         txn.notes = {
             (places[p], offset): Note(verdict, decided_at, sighted_at)

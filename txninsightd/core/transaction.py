@@ -26,12 +26,15 @@ class Note(msgspec.Struct, frozen=True, gc=False):
 
 
 class PendingClose:
-    """A close that awaits its verdict; falls due when it has waited for too long."""
+    """A close that awaits its verdict; falls due when it has waited for too long.
+
+    `txn` is None once the transaction is over: then nobody waits any more.
+    """
 
     __slots__ = ("bucket", "due_at", "offset", "place", "record_ts", "sighted_at", "txn")
 
     def __init__(self, txn: "Transaction", place: Place, offset: int, record_ts: float, sighted_at: float) -> None:
-        self.txn = txn
+        self.txn: Transaction | None = txn
         self.place = place
         self.offset = offset
         self.record_ts = record_ts
@@ -55,12 +58,18 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 Deciding = tuple[float, Place, int, float]
 """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset); its decided_at."""
 
+MOST_CAUSES = 100
+"""As many of the causes that a transaction was stuck for are kept, the latest."""
+
 NO_NOTES: dict[tuple[Place, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 
 
 class Transaction:
-    """Mutable, owned by the ledger. `bucket` and `due_at` belong to the wheel that it stands in."""
+    """Mutable, owned by the ledger. `bucket` and `due_at` belong to the wheel that it stands in.
+
+    `idle_bucket` belongs to the wheel of those idle for longest.
+    """
 
     __slots__ = (
         "bucket",
@@ -75,6 +84,8 @@ class Transaction:
         "ending",
         "events",
         "future",
+        "given_up_steps",
+        "idle_bucket",
         "last_at",
         "late_retry",
         "notes",
@@ -122,6 +133,8 @@ class Transaction:
         self.overtime = False
         self.bucket: Bucket | None = None
         self.due_at = 0.0
+        self.idle_bucket: Bucket | None = None
+        self.given_up_steps = 0  # steps that were not kept, to stay within a limit; their verdict is unknown
 
     @property
     def partial(self) -> bool:
@@ -143,6 +156,10 @@ class Transaction:
         self.notes[place, offset] = note
         if note.verdict is Verdict.ABORTED or note.verdict is Verdict.UNKNOWN:
             self.doubtful = True
+
+    def stuck_for(self, cause: Cause) -> None:
+        """Keep one more cause."""
+        self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
 
     def close_decided(self, close: PendingClose, note: Note) -> None:
         """One of its closes has its verdict."""

@@ -214,6 +214,16 @@ LABEL_VALUES_CUT = Definition(
     "of topics: how many.",
     counted=Counted.STATE,
 )
+LIMIT_HITS = Definition(
+    "txninsight_limit_hits_total",
+    MetricType.COUNTER,
+    ("limit",),
+    "What was given up to stay within a limit of the configuration: transactions evicted (open_transactions, "
+    "kept_events, events_per_transaction), steps not kept (events_per_transaction, undecided_records), settled ones no "
+    "longer shown (lingering, kept_events), ids forgotten (remembered_ids), labels cut (label_values), records passed "
+    "over (value_bytes).",
+    counted=Counted.STATE,
+)
 
 # --- The daemon itself ------------------------------------------------------------------------------------------------
 

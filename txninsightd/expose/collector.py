@@ -124,6 +124,7 @@ class LedgerCollector(Collector):
             "topic": topics.cut,
         }
         yield simple(catalogue.LABEL_VALUES_CUT, {(label,): n for label, n in cuts.items()})
+        yield simple(catalogue.LIMIT_HITS, {(limit,): n for limit, n in limit_hits(figures).items()})
 
     def _records(self, topics: "TopicLabels") -> dict[Values, int]:
         counts: Counter[Values] = Counter()
@@ -169,6 +170,13 @@ def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     seen = (figures.opened, figures.durations, figures.live_partial)
     by_state = (figures.live, figures.finished)
     return list(dict.fromkeys([*configured, *(t for f in seen for t in f), *(key[0] for f in by_state for key in f)]))
+
+
+def limit_hits(figures: Figures) -> dict[str, int]:
+    """What was given up, by the limit's key in the config."""
+    oversized = [n for (_, _, result), n in figures.records.items() if result == RecordResult.OVERSIZED]
+    cut = figures.txn_types.cut + figures.steps.cut + figures.statuses.cut
+    return {**figures.limit_hits, "label_values": cut, "value_bytes": sum(oversized)}
 
 
 class TopicLabels:

@@ -47,6 +47,14 @@ def why_settled(finished: Finished) -> str:
 
 
 def _reservation(txn: Transaction) -> str:
+    return f"{_unkept(txn)}{_unseen_beginning(txn)}"
+
+
+def _unkept(txn: Transaction) -> str:
+    return f"; {txn.given_up_steps} of its steps were not kept, to stay within a limit" if txn.given_up_steps else ""
+
+
+def _unseen_beginning(txn: Transaction) -> str:
     if txn.replayed:
         return "; it was replayed with its original time, so it has no age and never becomes stuck"
     if txn.partial:
@@ -158,10 +166,23 @@ def _unseen(life: Life) -> str:
     return f"Unknown: no event of it is known to be committed, but not all could be read; the last is {last}"
 
 
+def _evicted(life: Life) -> str:
+    last = what_and_where(_last(life))
+    return (
+        f"Evicted: given up to stay within the limits of memory; how it ended is not known, the last event was {last}"
+    )
+
+
+def _forgotten(life: Life) -> str:
+    return f"Forgotten: ended on the operator's word; the last event was {what_and_where(_last(life))}"
+
+
 BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
     Outcome.CLOSED: _committed,
     Outcome.ABORTED: _all_aborted,
     Outcome.UNKNOWN: _unseen,
+    Outcome.EVICTED: _evicted,
+    Outcome.FORGOTTEN: _forgotten,
 }
 
 # --- Parts ------------------------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
     logger = client_logger(now)
     try:
         admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
+        settings = consumer_settings(config.kafka.client, view, config.limits.prefetch_bytes)
         scouts = view is View.MONITOR and index == 0
         return Reader(
-            make_consumer=lambda: Consumer(consumer_settings(config.kafka.client, view), logger=logger),
+            make_consumer=lambda: Consumer(settings, logger=logger),
             builder=make_builder(config, view, now),
             questions=EndQuestions(admin, view, now),
             identity=Identity(admin, now),

@@ -59,7 +59,10 @@ CONSUMER_ONLY = frozenset(
 )
 
 
-def consumer_settings(client: Mapping[str, Any], view: View) -> dict[str, Any]:
+PREFETCH_BYTES = 67_108_864
+
+
+def consumer_settings(client: Mapping[str, Any], view: View, prefetch_bytes: int = PREFETCH_BYTES) -> dict[str, Any]:
     """A reader's settings: our defaults, the operator's properties over them, and what only we may decide last."""
     return {
         "group.id": f"txninsightd-{view}",
@@ -67,7 +70,7 @@ def consumer_settings(client: Mapping[str, Any], view: View) -> dict[str, Any]:
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
         "queued.min.messages": 100_000,
-        "queued.max.messages.kbytes": 65_536,
+        "queued.max.messages.kbytes": prefetch_bytes // 1024,
         "reconnect.backoff.max.ms": 2_000,
         "topic.metadata.refresh.interval.ms": 30_000,
         **client_settings(client),

@@ -1,0 +1,472 @@
+"""What grows with what comes in is bounded, and past the bound it is said what becomes of it.
+
+Small stories first, then floods: the same ones with the limit lifted exceed the bound, so that a test can fail. Bounds
+in bytes are those of docs/reliability.md.
+"""
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, sight
+from tests.core.side_by_side import BOUNDS, give
+from tests.core.worlds import Message, Style, make_rules
+from txninsightd.core.figures import Figures
+from txninsightd.core.ledger import LEAST_EVICTED, LOOKS, NO_LIMIT, Ledger
+from txninsightd.core.state import dump, restore
+from txninsightd.core.transaction import MOST_CAUSES
+from txninsightd.vocabulary import Cause, Outcome, Place, Sightings, State, Verdict
+
+BYTES_A_TRANSACTION = 1_500
+BYTES_AN_EVENT = 300
+"""What an open transaction takes, and each event of it, all that belongs to them included: docs/reliability.md."""
+
+BASE_BYTES = 12_000_000
+"""What floods of tiny limits may hold beside: tables, messages, what is borne with before it is sorted out."""
+
+BATCH = 5_000
+
+
+def new_ledger(colocated: bool = False, most_labels: int = 100, **limits: int | float) -> Ledger:
+    rules = make_rules(Style(colocated))._replace(most_lingering=100, **limits)  # type: ignore[arg-type]
+    return Ledger(rules, Figures(BOUNDS, most_labels))
+
+
+def hand(ledger: Ledger, *messages: Message, now: float = 0.0) -> list[tuple[str, Outcome]]:
+    """Hand it messages, with a settlement after each; gives who ended how."""
+    ended = []
+    for message in messages:
+        give(ledger, message)
+        ended += [(f.txn.txn_id, f.outcome) for f in ledger.settle(now)]
+    return ended
+
+
+def hits(ledger: Ledger) -> dict[str, int]:
+    """The limits that have bitten, and how often."""
+    return {name: count for name, count in ledger.figures.limit_hits.items() if count}
+
+
+# --- Open transactions ------------------------------------------------------------------------------------------------
+
+
+def test_past_the_limit_those_idle_for_longest_are_evicted() -> None:
+    ledger = new_ledger(most_open=2)
+    hand(ledger, discover(0, A), sight(A, 2, ev(0, OPEN, 10, "old"), ev(1, OPEN, 20, "idle")))
+    hand(ledger, sight(A, 3, ev(2, STEP_OPEN, 30, "old", step="x")))
+    assert hand(ledger, sight(A, 4, ev(3, OPEN, 31, "new")), now=40) == [("idle", Outcome.EVICTED)]
+    assert set(ledger.live) == {"old", "new"}
+    assert hits(ledger) == {"open_transactions": 1}
+    assert ledger.figures.finished == {("unspecified", "evicted", "unspecified"): 1}
+    gone = ledger.archive.lingering["idle"]
+    assert (gone.outcome, gone.settled_at, gone.kpis.duration_s, gone.kpis.anomalies) == (
+        Outcome.EVICTED,
+        40,
+        None,
+        set(),
+    )
+    assert [j.verdict for j in gone.life] == [Verdict.PENDING]
+
+
+def test_an_evicted_one_is_not_raised_from_the_dead() -> None:
+    ledger = new_ledger(most_open=1)
+    hand(ledger, discover(0, A), sight(A, 2, ev(0, OPEN, 10, "t"), ev(1, OPEN, 20, "u")))
+    assert hand(ledger, sight(A, 4, ev(2, OPEN, 30, "t"), ev(3, CLOSE, 31, "t"))) == []
+    assert set(ledger.live) == {"u"}
+    assert ledger.figures.anomalies["late_event"] == 2
+    assert hand(ledger, cover(A, 0, 4, [1], 50, as_of=50)) == []  # what was aborted of it concerns nobody
+    assert ledger.archive.lingering["t"].outcome is Outcome.EVICTED
+
+
+def test_evicted_it_is_stuck_no_more_and_counts_in_no_gauge() -> None:
+    ledger = new_ledger(most_open=1)
+    hand(ledger, discover(99, A), sight(A, 1, ev(0, OPEN, 10, "t"), as_of=60), cover(A, 0, 1, [0], 60, as_of=60))
+    assert ledger.live["t"].cause is Cause.IDLE
+    hand(ledger, sight(A, 2, ev(1, OPEN, 61, "u"), as_of=61))
+    assert ledger.stuck == {}
+    assert +ledger.figures.live_stuck == {}
+    assert +ledger.figures.live == {("unspecified", "open"): 1}
+    assert ledger.stuck_changes[-1].txn_id == "t"
+    assert ledger.stuck_changes[-1].cause is None
+
+
+def test_what_can_be_settled_is_settled_and_not_evicted() -> None:
+    ledger = new_ledger(most_open=1)
+    hand(ledger, discover(99, A), sight(A, 2, ev(0, OPEN, 10, "t"), ev(1, CLOSE, 11, "t"), as_of=12))
+    give(ledger, cover(A, 0, 2, [0, 1], 20, as_of=20))
+    assert hand(ledger, sight(A, 3, ev(2, OPEN, 61, "u"), as_of=61)) == [("t", Outcome.CLOSED)]
+    assert hits(ledger) == {}
+
+
+def test_eviction_looks_at_few_even_if_all_have_moved_on_and_finds_the_idle_one_soon() -> None:
+    ledger = new_ledger(most_open=2 * LOOKS * LEAST_EVICTED)
+    count = ledger.rules.most_open
+    hand(ledger, discover(0, A), sight(A, count, *(ev(i, OPEN, 10, f"t{i}") for i in range(count))))
+    hand(ledger, sight(A, count + 1, ev(count, OPEN, 12, "idle")), now=1)
+    again = [ev(count + 1 + i, STEP_OPEN, 50, t) for i, t in enumerate(ledger.live) if t != "idle"]
+    end = count + 1 + len(again)
+    hand(ledger, sight(A, end, *again))
+    ended, new = [], 0
+    while not ended:
+        ended = hand(ledger, sight(A, end + new + 1, ev(end + new, OPEN, 60, f"n{new}")))
+        new += 1
+        assert new < 40
+    assert ended[0] == ("idle", Outcome.EVICTED)
+
+
+def test_a_limit_that_falls_is_reached_in_steps_so_that_nothing_stands_still() -> None:
+    ledger = new_ledger()
+    count = 3 * LEAST_EVICTED
+    hand(ledger, discover(0, A), sight(A, count, *(ev(i, OPEN, 10 + i, f"t{i}") for i in range(count))))
+    ledger.settle(0)
+    for _ in ledger.adopt(ledger.rules._replace(most_open=10), 0):
+        pass
+    assert [len(ledger.settle(0)) for _ in range(4)] == [LEAST_EVICTED, LEAST_EVICTED, LEAST_EVICTED - 10, 0]
+    assert set(ledger.live) == {f"t{i}" for i in range(count - 10, count)}
+
+
+# --- Events of one transaction ----------------------------------------------------------------------------------------
+
+
+def test_past_the_limit_steps_are_not_kept_and_opens_and_closes_are() -> None:
+    ledger = new_ledger(most_events_each=4)
+    steps = [ev(1 + i, STEP_OPEN if i % 2 == 0 else STEP_DONE, 11 + i, step="x") for i in range(10)]
+    hand(ledger, discover(99, A), sight(A, 12, ev(0, OPEN, 10), *steps, ev(11, CLOSE, 30), as_of=31))
+    txn = ledger.live["t"]
+    assert [e.offset for e in txn.events] == [0, 1, 2, 3, 11]
+    assert hits(ledger) == {"events_per_transaction": 7}
+    assert hand(ledger, cover(A, 0, 12, list(range(12)), 32), sight(A, 12, as_of=40)) == [("t", Outcome.CLOSED)]
+    kpis = ledger.archive.lingering["t"].kpis
+    assert (kpis.duration_s, kpis.anomalies) == (20, set())
+    assert not ledger.figures.step_durations  # no pairs are made of what was left
+    assert (ledger.kept_events, ledger.undecided) == (0, 0)
+
+
+def test_a_step_that_is_not_kept_still_shows_that_its_transaction_is_alive() -> None:
+    ledger = new_ledger(most_events_each=1)
+    hand(ledger, discover(999, A), sight(A, 1, ev(0, OPEN, 10), as_of=11), cover(A, 0, 1, [0], 11, as_of=99))
+    hand(ledger, sight(A, 2, ev(1, STEP_OPEN, 20, step="x"), as_of=25))
+    assert ledger.live["t"].cause is None  # idle after 12 s
+    hand(ledger, sight(A, 2, as_of=33))
+    assert (ledger.live["t"].cause, ledger.live["t"].since) == (Cause.IDLE, 32)
+    hand(ledger, sight(A, 3, ev(2, STEP_OPEN, 36, step="x"), as_of=37))
+    assert ledger.live["t"].cause is None
+    hand(ledger, sight(A, 3, as_of=41))
+    assert ledger.live["t"].cause is Cause.OVERDUE  # after 30 s, though what is kept of it is idle
+
+
+def test_at_twice_as_many_opens_and_closes_it_is_evicted() -> None:
+    ledger = new_ledger(most_events_each=4)
+    events = [ev(i, OPEN if i % 2 == 0 else CLOSE, 10 + i) for i in range(9)]
+    assert hand(ledger, discover(99, A), sight(A, 8, *events[:8])) == []
+    assert hand(ledger, sight(A, 9, events[8])) == [("t", Outcome.EVICTED)]
+    assert hits(ledger) == {"events_per_transaction": 1}
+    hand(ledger, cover(A, 0, 9, [], 20, as_of=20))
+    assert not ledger.partitions[A].pending_closes
+    assert (ledger.kept_events, ledger.undecided) == (0, 0)
+
+
+def test_all_that_is_kept_was_aborted_but_not_all_was_kept_so_the_outcome_is_unknown() -> None:
+    for limit, outcome in ((2, Outcome.UNKNOWN), (NO_LIMIT, Outcome.ABORTED)):
+        ledger = new_ledger(most_events_each=limit)
+        events = [ev(0, OPEN, 10), ev(1, STEP_OPEN, 11, step="x"), ev(2, STEP_DONE, 12, step="x"), ev(3, CLOSE, 13)]
+        hand(ledger, discover(99, A), sight(A, 4, *events, as_of=14), cover(A, 0, 4, [], 15, as_of=15))
+        assert hand(ledger, sight(A, 4, as_of=22)) == [("t", outcome)]
+
+
+def test_a_million_events_of_one_transaction() -> None:
+    ledger = new_ledger(most_events_each=1_000)
+    hand(ledger, discover(0, A))
+    message = sight(A, BATCH, *(ev(i, STEP_OPEN, 10, step="x") for i in range(BATCH)))
+    for i in range(200):
+        hand(ledger, moved(message, i * BATCH))
+    assert len(ledger.live["t"].events) == 1_000
+    assert ledger.live["t"].given_up_steps == hits(ledger)["events_per_transaction"] == 999_000
+    assert ledger.undecided == 1_000
+
+
+# --- Events of all ----------------------------------------------------------------------------------------------------
+
+
+def test_events_of_all_together_have_a_limit_and_what_lingers_goes_first() -> None:
+    ledger = new_ledger(most_events=6)
+    hand(ledger, discover(99, A), sight(A, 2, ev(0, OPEN, 10, "t"), ev(1, CLOSE, 11, "t"), as_of=12))
+    hand(ledger, cover(A, 0, 2, [0, 1], 20, as_of=20), sight(A, 2, as_of=21))
+    assert ledger.archive.kept_events == 2
+    hand(ledger, sight(A, 7, *(ev(2 + i, STEP_OPEN, 30 + i, f"u{i % 2}") for i in range(5)), as_of=40))
+    assert not ledger.archive.lingering
+    assert hits(ledger) == {"kept_events": 1}
+    assert hand(ledger, sight(A, 9, ev(7, OPEN, 41, "v"), ev(8, CLOSE, 42, "v"))) == [("u1", Outcome.EVICTED)]
+    assert ledger.kept_events + ledger.archive.kept_events <= 6
+    assert hits(ledger)["kept_events"] >= 2
+
+
+# --- What has no verdict ----------------------------------------------------------------------------------------------
+
+
+def frozen(most_undecided: int) -> tuple[Ledger, dict[str, str]]:
+    """A last stable offset that stands still at 0, and behind it whole transactions. Gives how each will be decided."""
+    ledger = new_ledger(most_undecided=most_undecided, most_open=1_000)
+    hand(
+        ledger, discover(10_000, A), sight(A, 1, ev(0, OPEN, 10, "holder"), as_of=11), cover(A, 0, 0, [], 11, as_of=11)
+    )
+    fates, draw, offset = {}, random.Random(3), 1
+    for i in range(300):
+        txn_id = f"t{i}"
+        fates[txn_id] = draw.choice(("committed", "aborted"))
+        steps = [ev(offset + 1 + k, STEP_OPEN if k % 2 == 0 else STEP_DONE, 20 + i, txn_id, step="x") for k in range(4)]
+        batch = [ev(offset, OPEN, 20 + i, txn_id), *steps, ev(offset + 5, CLOSE, 21 + i, txn_id)]
+        offset += 6
+        assert hand(ledger, sight(A, offset, *batch, as_of=21 + i)) == []
+    return ledger, fates
+
+
+@pytest.mark.parametrize("most_undecided", [0, 100, 900])
+def test_behind_a_frozen_last_stable_offset_steps_are_given_up_and_verdicts_are_right_afterwards(
+    most_undecided: int,
+) -> None:
+    ledger, fates = frozen(most_undecided)
+    assert ledger.undecided <= most_undecided + 1 + 2 * 300  # opens and closes always have their place
+    assert hits(ledger)["undecided_records"] == 6 * 300 + 1 - ledger.undecided
+    delivered = [1 + 6 * i + k for i, fate in enumerate(fates.values()) if fate == "committed" for k in range(6)]
+    ended = hand(ledger, cover(A, 0, 1801, [0, *delivered], 400, as_of=400), sight(A, 1801, as_of=500))
+    outcomes = dict(ended)
+    assert outcomes.keys() == fates.keys()
+    for i, (txn_id, fate) in enumerate(fates.items()):
+        whole = txn_id not in {t for t, f in ledger.archive.lingering.items() if f.txn.given_up_steps}
+        if fate == "committed":
+            assert outcomes[txn_id] is Outcome.CLOSED
+        elif i >= 200:  # still lingering
+            assert outcomes[txn_id] is (Outcome.ABORTED if whole else Outcome.UNKNOWN)
+        else:
+            assert outcomes[txn_id] in (Outcome.ABORTED, Outcome.UNKNOWN)
+    assert ledger.undecided == 0
+
+
+def test_with_the_limit_lifted_nothing_is_given_up() -> None:
+    ledger, fates = frozen(NO_LIMIT)
+    assert hits(ledger) == {}
+    assert ledger.undecided == 1 + 6 * len(fates)
+
+
+# --- The operator's word ----------------------------------------------------------------------------------------------
+
+
+def test_the_operator_ends_one_that_is_dead() -> None:
+    ledger = new_ledger()
+    hand(ledger, discover(99, A), sight(A, 2, ev(0, OPEN, 10), ev(1, CLOSE, 11)))
+    assert not ledger.forget("u", 20)
+    assert ledger.forget("t", 20)
+    assert not ledger.forget("t", 21)
+    assert not ledger.live
+    assert ledger.figures.finished == {("unspecified", "forgotten", "unspecified"): 1}
+    assert ledger.archive.lingering["t"].outcome is Outcome.FORGOTTEN
+    assert hits(ledger) == {}
+    hand(ledger, sight(A, 3, ev(2, OPEN, 30)), cover(A, 0, 3, [], 40, as_of=40))
+    assert not ledger.live
+    assert ledger.figures.anomalies["late_event"] == 1
+
+
+# --- What is kept over a restart --------------------------------------------------------------------------------------
+
+
+def test_what_limits_need_is_there_again_after_a_restart() -> None:
+    ledger = new_ledger(most_events_each=2, most_open=3)
+    events = [ev(0, OPEN, 10), *(ev(i, STEP_OPEN, 10 + i) for i in range(1, 5)), ev(5, OPEN, 30, "u")]
+    hand(ledger, discover(99, A), sight(A, 6, *events, as_of=31), cover(A, 0, 0, [], 31, as_of=31))
+    again = Ledger(ledger.rules, Figures(BOUNDS, 100))
+    restore(list(dump(ledger)), again)
+    assert again.live["t"].given_up_steps == ledger.live["t"].given_up_steps == 3
+    assert (again.kept_events, again.undecided) == (ledger.kept_events, ledger.undecided) == (3, 3)
+    assert hits(again) == hits(ledger) == {"events_per_transaction": 3}
+    more = sight(A, 8, ev(6, OPEN, 40, "v"), ev(7, OPEN, 41, "w"))
+    assert hand(again, more) == hand(ledger, more) == [("t", Outcome.EVICTED)]
+
+
+# --- Floods -----------------------------------------------------------------------------------------------------------
+
+
+def moved(message: Sightings, by: int) -> Sightings:
+    """The same events further on in the log."""
+    return replace(message, to_offset=message.to_offset + by, offsets=[offset + by for offset in message.offsets])
+
+
+def flood(total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, place: Place = A) -> Iterator[Sightings]:
+    """Transactions that nobody goes on with: an open (o), step (s), close (c) each, stamped anywhere in 30 years."""
+    draw = random.Random(seed)
+    words = {"o": OPEN, "s": STEP_OPEN, "c": CLOSE}
+    table = [(int(words[kind]), "x" if kind == "s" else None, "order", None, False, False) for kind in kinds]
+    offset = 0
+    for start in range(0, total, BATCH // len(kinds)):
+        count = min(BATCH // len(kinds), total - start)
+        stamps = [draw.random() * spread_s for _ in range(count) for _ in kinds]
+        yield Sightings(
+            topic=place.topic,
+            partition=place.partition,
+            to_offset=offset + len(stamps),
+            read_at=1e9,
+            as_of=0.0,
+            low_timestamp=min(stamps),
+            signatures=table,
+            offsets=list(range(offset, offset + len(stamps))),
+            txn_ids=[f"transaction-{start + i:09d}" for i in range(count) for _ in kinds],
+            signature_indexes=list(range(len(kinds))) * count,
+            timestamps=stamps,
+            record_timestamps=stamps,
+            gaps=[],
+            results={"ok": len(stamps)},
+            end_offset=offset + len(stamps),
+            outage_from=0.0,
+        )
+        offset += len(stamps)
+
+
+def peak_of(work: Iterator[object]) -> int:
+    """The most bytes that were allocated on top of what was before."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in work:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak - before
+
+
+def flooding(ledger: Ledger, total: int, kinds: str) -> Iterator[object]:
+    """Hand it a flood, message by message."""
+    hand(ledger, discover(2e9, A))
+    return (hand(ledger, message) for message in flood(total, kinds))
+
+
+def roomy_for(most_open: int, colocated: bool = False) -> Ledger:
+    return new_ledger(colocated, most_open=most_open, most_undecided=most_open, most_remembered=10_000)
+
+
+def flooded(total: int, kinds: str, most_open: int) -> Ledger:
+    """A ledger after a flood."""
+    ledger = roomy_for(most_open)
+    for _ in flooding(ledger, total, kinds):
+        pass
+    return ledger
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kinds", "colocated"), [("o", False), ("osc", True), ("c", False), ("s", False)])
+def test_transactions_that_nobody_goes_on_with_are_bounded(kinds: str, colocated: bool) -> None:
+    most_open = 5_000
+    bound = BASE_BYTES + most_open * (BYTES_A_TRANSACTION + len(kinds) * BYTES_AN_EVENT)
+    ledger = roomy_for(most_open, colocated)
+    peak = peak_of(flooding(ledger, 60_000, kinds))
+    print(f"{kinds} {colocated}: {peak / 1e6:.1f} MB of {bound / 1e6:.1f} MB")
+    assert peak < bound
+    assert hits(ledger)["open_transactions"] == 60_000 - len(ledger.live)
+    assert len(ledger.live) == most_open
+    unlimited = peak_of(flooding(roomy_for(NO_LIMIT, colocated), 40_000, kinds))
+    assert unlimited > bound  # the flood would show if nothing held it
+
+
+def test_a_flood_leaves_nothing_behind() -> None:
+    ledger = flooded(60_000, "osc", 1_000)
+    horizon, partition = ledger.horizon, ledger.partitions[A]
+    wheel = horizon._everywhere.wheel
+    assert len(ledger._idlest._buckets) <= 1_000
+    assert len(wheel._buckets) <= 1_000
+    assert len(wheel._order) <= 3_000
+    assert len(partition.close_deadlines._buckets) <= 1_000
+    assert len(partition.pending_closes) <= 3_000 + 20_000
+    assert sum(len(s.offsets) for s in partition.sighted) == partition.undecided == ledger.undecided <= 25_000
+    assert sum(len(seconds) for seconds in ledger.figures.opened_seconds.values()) <= 1_000
+    assert ledger.kept_events == sum(len(txn.events) for txn in ledger.live.values()) <= 3_000
+    assert len(ledger.archive.lingering) == 100
+    assert ledger.archive.remembered <= 10_000
+
+
+def test_the_release_of_what_a_flood_was_held_behind_ends_all_that_was_kept() -> None:
+    ledger = flooded(30_000, "osc", 1_000)
+    kept = set(ledger.live)
+    end = ledger.partitions[A].monitor_offset
+    delivered = [offset for offset in range(end) if offset // 3 % 2 == 0]
+    ended = dict(hand(ledger, cover(A, 0, end, delivered, 1.5e9, as_of=1.5e9), sight(A, end, as_of=1.6e9)))
+    assert ended.keys() == kept
+    for txn_id, outcome in ended.items():
+        committed = int(txn_id.rpartition("-")[2]) % 2 == 0
+        assert outcome in ((Outcome.CLOSED,) if committed else (Outcome.ABORTED, Outcome.UNKNOWN))
+    assert (ledger.undecided, ledger.kept_events, len(ledger.partitions[A].pending_closes)) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_very_many_distinct_types_steps_and_statuses() -> None:
+    def flood_of_words(total: int) -> Iterator[Sightings]:
+        for start in range(0, total, 1_000):
+            ids = range(start, start + 1_000)
+            events = [
+                (i * 4 + k, f"t{i}", (kind, f"type-{i}", f"step-{i}", f"status-{i}"))
+                for i in ids
+                for k, kind in enumerate((OPEN, STEP_OPEN, STEP_DONE, CLOSE))
+            ]
+            table = [
+                (int(kind), step, txn_type, status, False, False) for _, _, (kind, txn_type, step, status) in events
+            ]
+            offsets = [offset for offset, _, _ in events]
+            stamps = [10.0 + start] * len(events)
+            yield Sightings(
+                *(A.topic, A.partition, offsets[-1] + 1, 0.0, 10.0 + start, 10.0 + start, table, offsets),
+                *([txn_id for _, txn_id, _ in events], list(range(len(events))), stamps, stamps, [], {}, 0, 0.0),
+            )
+
+    def live_through(ledger: Ledger) -> Iterator[object]:
+        hand(ledger, discover(1e9, A))
+        for message in flood_of_words(20_000):
+            end = message.to_offset
+            hand(ledger, message)
+            yield hand(ledger, cover(A, end - 4_000, end, list(range(end - 4_000, end)), message.as_of))
+
+    ledger = new_ledger(most_open=2_000, most_remembered=10_000, most_labels=50)
+    for _ in live_through(ledger):
+        pass
+    figures = ledger.figures
+    assert figures.txn_types.cut >= 19_000
+    assert len(figures.finished) <= 3 * (2 + 50) * 6
+    assert len(figures.durations) <= 52
+    assert len(figures.step_durations) <= 1 + 51 * 6
+    assert len(figures.live) <= 4 * 52
+    assert len(ledger._signatures) <= 10_000
+
+
+def test_one_that_aborts_again_and_again_waits_once() -> None:
+    ledger = new_ledger()
+    hand(ledger, discover(99, A, B))
+    for i in range(0, 30_000, 1_000):
+        events = [ev(i + k, OPEN, 10, f"t{k}") for k in range(1_000)]
+        hand(ledger, sight(A, i + 1_000, *events), cover(A, i, i + 1_000, [], 20.0 + i))
+    assert ledger.settlement.waiting() <= 1_000 + 11_000
+
+
+def test_causes_are_remembered_so_many_at_most() -> None:
+    ledger = new_ledger()
+    hand(ledger, discover(1e6, A))
+    for i in range(300):
+        at = 10.0 + 100 * i
+        hand(ledger, sight(A, i + 1, ev(i, OPEN, at), as_of=at), cover(A, i, i + 1, [], at, as_of=at))
+        hand(ledger, sight(A, i + 1, as_of=at + 50))
+    causes = ledger.live["t"].causes if "t" in ledger.live else ledger.archive.lingering["t"].txn.causes
+    assert len(causes) <= MOST_CAUSES
+
+
+def test_ids_forgotten_and_finished_ones_not_shown_for_lack_of_room_are_counted() -> None:
+    ledger = flooded(30_000, "o", 1_000)
+    assert ledger.archive.remembered <= 10_000
+    evicted = 29_000
+    assert hits(ledger) == {
+        "open_transactions": evicted,
+        "lingering": evicted - 100,
+        "remembered_ids": evicted - ledger.archive.remembered,
+    }
+
+
+def test_state_names_of_live_ones_are_right_after_an_eviction_storm() -> None:
+    ledger = flooded(20_000, "oc", 1_000)
+    assert {txn.state for txn in ledger.live.values()} == {State.TENTATIVELY_CLOSED}
+    assert +ledger.figures.live == {("order", "tentatively_closed"): 1_000}
