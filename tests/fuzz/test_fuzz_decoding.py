@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.core.worlds import Chooser
 from tests.fuzz.forms import choosers, fuzz
 from tests.fuzz.mutation import mutated
-from txninsightd.core.decoding import LATEST_TS, MOST_TEXT_CHARS, Decoded, Decoder
+from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
 from txninsightd.core.state import dump, restore
@@ -89,7 +89,7 @@ mappings = st.builds(
     ts_unit=st.sampled_from(["s", "ms"]),
 )
 record_timestamps = st.sampled_from([0.0, -0.001, 1_750_000_000.0, LATEST_TS, 2**63 / 1000]) | st.floats(-1, 9.3e15)
-keys = st.none() | st.binary(max_size=6) | st.just(b"x" * (MOST_TEXT_CHARS + 1))
+keys = st.none() | st.binary(max_size=6) | st.just(b"x" * (MOST_ID_CHARS + 1))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
@@ -116,7 +116,7 @@ def holds(decoder: Decoder, value: bytes | None, key: bytes | None, headers: Any
     assert decoder.decode(value, key, headers, record_ts) == result
     texts = (result.txn_id, result.signature.step, result.signature.txn_type, result.signature.status)
     assert result.txn_id
-    assert all(text is None or len(text) <= MOST_TEXT_CHARS for text in texts)
+    assert all(text is None or len(text) <= MOST_ID_CHARS for text in texts)
     assert result.signature.kind in list(Kind)
     assert math.isfinite(result.ts)
     assert result.ts <= record_ts + TOLERANCE_S
