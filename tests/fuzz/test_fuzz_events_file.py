@@ -20,7 +20,7 @@ from txninsightd.tools.replaying.plan import Sequence, Survey, Timeline, TsPaths
 from txninsightd.tools.replaying.timestamps import epoch_s, first_time, shift_timestamps, shifted
 
 LINES = [
-    b'{"header": {"transaction_timeout_s": 30, "epoch": 1750000000, "topics": {"a": {"partitions": 3, "ts_path": "m"}}}}',
+    b'{"header": {"transaction_timeout_s": 30, "epoch": 175e7, "topics": {"a": {"partitions": 3, "ts_path": "m"}}}}',
     b'{"at": 0.5, "producer": "p1", "kafka": "begin"}',
     b'{"at": 1, "producer": "p1", "topic": "a", "key": "k", "value": {"ts": 1750000000.5}, "partition": 2, '
     b'"headers": {"h": "x"}}',

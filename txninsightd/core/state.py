@@ -29,10 +29,10 @@ from txninsightd.core.finished import NO_FIGURES, Finished
 from txninsightd.core.horizon import Gap
 from txninsightd.core.kpis import Kpis
 from txninsightd.core.ledger import Incarnation, Judging, Ledger
-from txninsightd.core.lifecycle import Outage
+from txninsightd.core.lifecycle import NEVER, Outage
 from txninsightd.core.remembered import Generation
 from txninsightd.core.soundness import LATEST_S, check, check_transaction
-from txninsightd.core.transaction import UNSEEN, Ending, Note, Transaction
+from txninsightd.core.transaction import Ending, Note, Transaction
 from txninsightd.vocabulary import Anomaly, Cause, Coverage, Kind, Outcome, Place, Signature, State, Verdict
 
 VERSION = 1
@@ -240,7 +240,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     deciding: tuple[Stamp, int, Offset, Stamp] | None = None
     notes: list[tuple[int, Offset, Verdict, Stamp, Stamp]] = []
     closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
-    given_up_steps: int = 0
+    given_up_steps: Count = 0
     end: SavedEnd | None = None
 
 
@@ -524,14 +524,14 @@ def _numbers(kind: str, data: bytes) -> "array[Any]":
 
 def _moments(data: bytes) -> "array[float]":
     moments = _numbers("d", data)
-    if not all(map(isfinite, moments)):
+    if moments and not (isfinite(sum(moments)) and -LATEST_S <= min(moments) <= max(moments) <= LATEST_S):
         raise ValueError("a moment that cannot be")
     return moments
 
 
 def _moments_or_never(data: bytes) -> "array[float]":
     moments = _numbers("d", data)
-    if not all(map(UNSEEN.__lt__, moments)):
+    if not all(-LATEST_S <= moment <= LATEST_S or moment == NEVER for moment in moments):
         raise ValueError("a moment that cannot be")
     return moments
 
@@ -558,7 +558,8 @@ def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[E
     if not len(ends) == len(chunk.txn_ids) or (ends and ends[-1] != len(events)) or 0 in counts:
         raise ValueError("columns of different lengths")
     closing = {i for i, signature in enumerate(signatures) if signature.kind == Kind.TRANSACTION_CLOSE}
-    if any(number in closing and bisect_right(ends, i) not in chunk.rest for i, number in enumerate(signature_numbers)):
+    closes = (i for i, number in enumerate(signature_numbers) if number in closing) if closing else ()
+    if any(bisect_right(ends, i) not in chunk.rest for i in closes):
         raise ValueError("a close in a transaction that is open")
     for start, end in zip([0, *ends], ends, strict=False):
         yield events[start:end]
