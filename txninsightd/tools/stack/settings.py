@@ -1,6 +1,6 @@
 """Where the local stack listens and keeps its files: read from the environment that the Makefile sets.
 
-`make up` keeps Kafka's data over `make down`; the demo has a data directory of its own, empty at each start.
+`make up` keeps Kafka's data and the daemon's state over `make down`; the demo has its own, empty at each start.
 """
 
 from collections.abc import Mapping
@@ -65,6 +65,11 @@ class Settings:
     def demo_dir(self) -> Path:
         """What the demo makes: events, truth, Kafka's data."""
         return self.run_dir / "demo"
+
+    @property
+    def state_dir(self) -> Path:
+        """The daemon's checkpoints: kept as long as the records that they are about."""
+        return (self.demo_dir if self.is_demo else self.run_dir) / "state"
 
     @property
     def daemon_config(self) -> Path:

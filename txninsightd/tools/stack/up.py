@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -97,12 +98,14 @@ def scenario_of(path: Path) -> Scenario:
 
 def daemon_yaml(settings: Settings, scenario: Scenario) -> str:
     """The daemon's configuration for this stack."""
-    own = {
+    own: dict[str, Any] = {
         "kafka": {"client": {"bootstrap.servers": settings.bootstrap}},
         "http": {"listen": f"{machine.HOST}:{settings.http_port}"},
     }
+    config = own | daemon_config(scenario)
+    config["state"] = {"directory": str(settings.state_dir), **config.get("state", {})}
     head = f"# Made by make up from {settings.scenario.name}; written anew at each start.\n"
-    return head + yaml.safe_dump(own | daemon_config(scenario), sort_keys=False)
+    return head + yaml.safe_dump(config, sort_keys=False)
 
 
 def _daemon(settings: Settings) -> Program:
