@@ -230,9 +230,12 @@ class Striker:
     def _await(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + HANG_GUARD_S
         while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"never: {what}\n" + "\n".join(map(str, self.log.look()[-30:])))
+            assert time.monotonic() < deadline, f"never: {what}: {self._last_words()}"
             time.sleep(LOOK_EVERY_S)
+
+    def _last_words(self) -> str:
+        telling = [line for line in self.log.look() if line.get("level") != "debug"]
+        return "\n".join(map(str, telling[-15:]))
 
 
 def _reached(partition: dict[str, Any], written: Ends, decided: Ends, seen_after: float) -> bool:
