@@ -121,7 +121,7 @@ def readable(ledger: Ledger, messages: list[tuple[float, Message]]) -> Iterator[
 # --- Changed trees ----------------------------------------------------------------------------------------------------
 
 
-@fuzz(700, 40_000, style=styles, c=choosers())
+@fuzz(400, 8000, style=styles, c=choosers())
 def test_changed_values(style: str, c: Chooser) -> None:
     world = stopped(style)
     tree = edited(world.chunks, some_edits(c, world.chunks))
@@ -148,7 +148,7 @@ def test_seeded_changes_at_random(style: str) -> None:
     world = stopped(style)
     first = random.randrange(1 << 40)
     taken = 0
-    for seed in range(first, first + 50_000):
+    for seed in range(first, first + 30_000):
         edits = some_edits(Seeded(seed), world.chunks)
         try:
             taken += survives(world, [encode(chunk) for chunk in edited(world.chunks, edits)])
@@ -156,7 +156,7 @@ def test_seeded_changes_at_random(style: str) -> None:
             raise AssertionError(
                 f"a line for found/checkpoints.jsonl: {json.dumps([style, edits], default=repr)}"
             ) from (failure)
-    print(f"{style}: {taken} of 50000 changed checkpoints were taken")
+    print(f"{style}: {taken} of 30000 changed checkpoints were taken")
     assert taken > 1000
 
 
@@ -170,7 +170,7 @@ def test_what_was_found_once(style: str, edits: list[Any]) -> None:
     world = stopped(style)
     tree = edited(world.chunks, [Edit(tuple(where), how, what) for where, how, what in edits])
     assert tree != world.chunks
-    survives(world, [encode(chunk) for chunk in tree])
+    assert not survives(world, [encode(chunk) for chunk in tree])
 
 
 def test_what_was_not_changed_is_taken() -> None:
@@ -184,7 +184,7 @@ def test_what_was_not_changed_is_taken() -> None:
 WORDS = [b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xca\x7f\xc0\x00\x00"]
 
 
-@fuzz(400, 20_000, style=styles, which=st.integers(0, 2), c=choosers())
+@fuzz(300, 5000, style=styles, which=st.integers(0, 2), c=choosers())
 def test_changed_bytes_of_a_chunk(style: str, which: int, c: Chooser) -> None:
     world = stopped(style)
     chunks = [encode(chunk) for chunk in world.chunks]

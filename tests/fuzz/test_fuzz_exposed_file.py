@@ -3,13 +3,15 @@
 Nor does it ever stop a scrape after that: what was read is shown beside all the metrics that there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zlib import crc32
 
 import msgspec
+import pytest
 import structlog
 from hypothesis import strategies as st
 from prometheus_client.core import Metric, Sample
@@ -26,7 +28,6 @@ from txninsightd.expose.catalogue import Definition, MetricType
 from txninsightd.expose.exposed import COUNTED, Began, Exposed
 
 WORDS = [exposed_file.MAGIC, b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xcb\x7f\xf8" + bytes(6)]
-Body = tuple[str, dict[str, tuple[list[str], list[tuple[str, ...]], list[float], list[float]]]]
 
 
 class Scraped(Collector):
@@ -118,3 +119,32 @@ def test_changed_values(c: Chooser, began: Began, session: str) -> None:
     body = msgspec.msgpack.decode(sound()[start:])
     changed = edited(body, some_edits(c, body))
     starts_and_shows(with_checksum(msgspec.msgpack.encode(changed)), began, session)
+
+
+FOUND = {
+    "a sample without a name": lambda family: family[1].__setitem__(0, []),
+    "a sample of another name": lambda family: family[1].__setitem__(0, ["_x\n", "order"]),
+    "a label too many": lambda family: family[1][0].append("x"),
+    "a count that is no number": lambda family: family[2].__setitem__(0, float("nan")),
+    "a base without end": lambda family: family.__setitem__(3, [float("inf")] * len(family[2])),
+}
+
+
+@pytest.mark.parametrize("change", FOUND.values(), ids=FOUND.keys())
+def test_what_was_found_once(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    session, families = msgspec.msgpack.decode(sound()[start:])
+    change(families["txninsight_transactions_opened"])
+    refused(tmp_path / "exposed", with_checksum(msgspec.msgpack.encode([session, families])))
+
+
+def test_a_label_that_is_not_utf_8_was_found_once(tmp_path: Path) -> None:
+    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    refused(tmp_path / "exposed", with_checksum(sound()[start:].replace(b"order", b"ord\xa7r")))
+
+
+def refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with structlog.testing.capture_logs() as logged:
+        Exposed(path, "one", Began.RESUMED)
+    assert [entry["event"] for entry in logged] == ["exposed_values_ignored"]
