@@ -438,7 +438,8 @@ def test_very_many_distinct_types_steps_and_statuses() -> None:
 def test_one_that_aborts_again_and_again_waits_once() -> None:
     ledger = new_ledger()
     hand(ledger, discover(99, A, B))
-    for i in range(0, 30_000, 1_000):
+    hand(ledger, sight(A, 1, ev(0, OPEN, 10, "first")), cover(A, 0, 1, [], 20))
+    for i in range(1, 30_000, 1_000):
         events = [ev(i + k, OPEN, 10, f"t{k}") for k in range(1_000)]
         hand(ledger, sight(A, i + 1_000, *events), cover(A, i, i + 1_000, [], 20.0 + i))
     assert ledger.settlement.waiting() <= 1_000 + 11_000

@@ -410,7 +410,7 @@ class Ledger:
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
         most = self.rules.most_events_each if self.undecided < self.rules.most_undecided else 1
-        late, passed_over = 0, []
+        late, passed_over, lived = 0, [], len(live)
         for offset, txn_id, index, ts, record_ts in zip(*columns, strict=True):
             txn = live.get(txn_id)
             if txn is None:
@@ -443,6 +443,7 @@ class Ledger:
                     self._note_end(partition, txn, event, message.read_at)
         kept = (columns[0], columns[1]) if not passed_over else _without(passed_over, columns[0], columns[1])
         self.kept_events += len(kept[0]) - late
+        self._admitted += len(live) - lived
         return kept
 
     def _has_room(self, txn: Transaction, signature: Signature, ts: float, record_ts: float) -> bool:
@@ -488,7 +489,6 @@ class Ledger:
             return None
         txn = Transaction(txn_id, late_retry=was_aborted is not None)
         self.live[txn_id] = txn
-        self._admitted += 1
         return txn
 
     def _note_end(self, partition: PartitionState, txn: Transaction, event: Event, sighted_at: float) -> None:
@@ -729,7 +729,8 @@ class Ledger:
         txn = finished.txn
         drop(txn)
         self._idlest.leave(txn)
-        self._withheld.pop(txn, None)
+        if self._withheld:
+            self._withheld.pop(txn, None)
         self._set_cause(txn, None)
         self._settlement.release(txn)
         if txn.pending_closes:
