@@ -58,14 +58,15 @@ fix: venv ## let ruff mend what it can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
+bench: venv ## measure CPU per event, throughput and memory on a preloaded topic, and what a checkpoint costs
 	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.checkpoint --out "$(RUN_DIR)/bench-checkpoint.json"
 
 docs: venv ## write docs/lifecycle.md anew from the tables in the code
 	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
-	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench demo kafka-data log supervisord.conf supervisord.pid txninsight.yaml || true
+	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo kafka-data log state supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows
