@@ -159,7 +159,7 @@ def holds(content: bytes) -> None:
         can_be_run(config)
 
 
-@fuzz(150, 20_000, c=choosers())
+@fuzz(120, 2500, c=choosers())
 def test_changed_text(c: Chooser) -> None:
     holds(mutated(c, texts()[0], texts(), WORDS))
 
@@ -174,7 +174,7 @@ def test_any_marks(text: str) -> None:
     holds(text.encode())
 
 
-@fuzz(100, 20_000, c=choosers())
+@fuzz(80, 2500, c=choosers())
 def test_changed_values(c: Chooser) -> None:
     tree = edited(yaml.safe_load(LARGE), some_edits(c, yaml.safe_load(LARGE)))
     holds(yaml.safe_dump(tree, allow_unicode=True).encode())
@@ -187,7 +187,7 @@ sources = paths | st.builds(lambda path: {"path": path}, paths) | st.just({"cons
 
 @fuzz(
     80,
-    10_000,
+    4000,
     mapping=st.dictionaries(st.sampled_from(["event", "txn_id", "ts", "txn_type", "step", "status"]), sources),
 )
 def test_a_good_mapping_can_be_read_by(mapping: dict[str, Any]) -> None:

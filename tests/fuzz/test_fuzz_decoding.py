@@ -123,7 +123,7 @@ def holds(decoder: Decoder, value: bytes | None, key: bytes | None, headers: Any
     return result
 
 
-@fuzz(250, 20_000, mapping=mappings, value=json_values, key=keys, record_ts=record_timestamps)
+@fuzz(200, 8000, mapping=mappings, value=json_values, key=keys, record_ts=record_timestamps)
 def test_any_json_under_any_mapping(mapping: Mapping, value: Any, key: bytes | None, record_ts: float) -> None:
     decoder = decoder_of(mapping)
     if decoder is not None:
@@ -149,14 +149,14 @@ any_headers = st.none() | st.lists(
 )
 
 
-@fuzz(800, 60_000, c=choosers(), record=st.sampled_from(RECORDS), key=keys, headers=any_headers, at=record_timestamps)
+@fuzz(500, 12_000, c=choosers(), record=st.sampled_from(RECORDS), key=keys, headers=any_headers, at=record_timestamps)
 def test_changed_bytes(c: Chooser, record: bytes, key: bytes | None, headers: Any, at: float) -> None:
     value = mutated(c, record, RECORDS, WORDS)
     for decoder in KNOWN:
         holds(decoder, value, key, headers, at)
 
 
-@fuzz(150, 10_000, c=choosers(), at=record_timestamps)
+@fuzz(60, 3000, c=choosers(), at=record_timestamps)
 def test_what_is_decoded_can_be_sent_on_kept_and_shown(c: Chooser, at: float) -> None:
     """Up to the ledger and through a checkpoint: no event may be such that the daemon fails on it later."""
     events = [holds(KNOWN[0], mutated(c, record, RECORDS, WORDS), b"k", HEADERS[:1], at) for record in RECORDS * 2]

@@ -113,7 +113,7 @@ def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -
     starts_and_shows(content, began, session)
 
 
-@fuzz(150, 10_000, c=choosers(), began=begins, session=sessions)
+@fuzz(120, 3000, c=choosers(), began=begins, session=sessions)
 def test_changed_values(c: Chooser, began: Began, session: str) -> None:
     start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
     body = msgspec.msgpack.decode(sound()[start:])
