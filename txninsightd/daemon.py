@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from txninsightd.core.ledger import Ledger, Rules
     from txninsightd.expose.exposed import Began
 
+LONGEST_TICK_S = 1.0
+TICKS_A_TIMEOUT = 4
 DIRECTORY_PREFIX = "txninsightd-"
 
 P = ParamSpec("P")
@@ -215,11 +217,12 @@ async def _aggregate(
     orders = ControlServer(aggregator)
     await orders.start(config.state.control_socket)
     reporter = Reporter(control)
+    tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
         reporter.report(aggregator.status())
         try:
-            await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else 1.0)
+            await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else tick_s)
         except TimeoutError:
             continue
         await asyncio.sleep(0.02)

@@ -3,6 +3,7 @@
 Judged from outside: what the API and the metrics said before the end, against what they say after the next start.
 """
 
+import contextlib
 import json
 import signal
 import time
@@ -18,6 +19,7 @@ from tests.broker.conftest import MakeTopic
 from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
 from tests.broker.traffic import publish, write_transactions
+from tests.unit.tmpfs import Tmpfs, tmpfs
 from txninsightd.supervise.parent import EXIT_STATE
 from txninsightd.tools.stack.broker import Broker
 
@@ -194,6 +196,48 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(broker: Broker, 
 def files(daemon: Daemon) -> list[Path]:
     """The checkpoints of a daemon."""
     return [path for path in (daemon.directory / "state").glob("checkpoint-*") if path.suffix != ".tmp"]
+
+
+def test_a_read_only_directory_is_refused_in_words(topic: MakeTopic, start: Start, tmp_path: Path) -> None:
+    with tmpfs(tmp_path, "1m") as disk:
+        disk.make_read_only()
+        daemon = start(topic(1), state={"directory": str(disk.directory)})
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == EXIT_STATE
+        [line] = [line for line in daemon.log() if line["event"] == "state_unusable"]
+        assert "mount its file system writable" in line["error"]
+
+
+def test_a_full_disk_is_told_and_costs_nothing_but_the_way_back(
+    broker: Broker, topic: MakeTopic, start: Start, tmp_path: Path
+) -> None:
+    name = topic(1)
+    with tmpfs(tmp_path, "1m") as disk:
+        daemon = start(name, state={"directory": str(disk.directory)}).await_ready()
+        written = write_transactions(broker.bootstrap, name, "before", 2)
+        await_counted(daemon, name, written)
+        await_checkpoint(daemon)
+        fill(disk)
+        daemon.await_that(lambda: daemon.total("txninsight_checkpoint_failures_total") > 1, "checkpoints fail")
+        assert daemon.missing() == ["no checkpoint can be written: No space left on device"]
+        assert len([line for line in daemon.log() if line["event"] == "checkpoint_failed"]) == 1
+        more = write_transactions(broker.bootstrap, name, "meanwhile", 2)
+        total = written.closed + written.aborted + more.closed + more.aborted
+        daemon.await_that(
+            lambda: daemon.total("txninsight_transactions_finished_total") == total, "it goes on without checkpoints"
+        )
+        kill(daemon)
+        (disk.directory / "filler").unlink()
+        daemon.start().await_ready()
+        await_counted(daemon, name, written.plus(more))
+        stop(daemon)
+
+
+def fill(disk: Tmpfs) -> None:
+    """Leave no room at all."""
+    with (disk.directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(b"." * 4096):
+            pass
 
 
 def test_records_that_retention_took_meanwhile_are_unknown(broker: Broker, topic: MakeTopic, start: Start) -> None:

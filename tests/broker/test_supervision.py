@@ -1,7 +1,7 @@
 """Kill, stop and starve the daemon's processes: nothing is lost, nothing counted twice, nothing left behind.
 
 Everything is judged from outside: signals to process ids, exit codes, /proc, and the daemon's own API against what was
-written. While no checkpoint exists, the death of the aggregator means to count anew from where reading once began.
+written.
 """
 
 import json
@@ -107,8 +107,8 @@ def kill_alone(daemon: Daemon, reader: str) -> None:
 # --- The aggregator ---------------------------------------------------------------------------------------------------
 
 
-def test_with_the_aggregator_all_begin_anew(broker: Broker, topic: MakeTopic, start: Start) -> None:
-    """Its counters count from zero again, over the same records: there is no checkpoint to go on from yet."""
+def test_with_the_aggregator_all_go_back_to_the_checkpoint(broker: Broker, topic: MakeTopic, start: Start) -> None:
+    """All state is the aggregator's: with it, everything goes back to the newest checkpoint, and reads on from there."""
     name = topic(3)
     early = write_transactions(broker.bootstrap, name, "early", 10)
     daemons = {"earliest": start(name), "latest": start(name, start="latest")}

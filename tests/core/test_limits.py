@@ -4,6 +4,7 @@ Small stories first, then floods: the same ones with the limit lifted exceed the
 in bytes are those of docs/reliability.md.
 """
 
+import os
 import random
 import tracemalloc
 from collections.abc import Iterator
@@ -367,6 +368,26 @@ def test_transactions_that_nobody_goes_on_with_are_bounded(kinds: str, colocated
     assert unlimited > bound  # the flood would show if nothing held it
 
 
+@pytest.mark.full
+def test_ten_million_transactions_that_nobody_goes_on_with() -> None:
+    """By the memory of the process: what the first million made of it, nine more do not add to."""
+    total, most_open = 10_000_000, 50_000
+    ledger, before, held = roomy_for(most_open), resident_bytes(), []
+    for i, _ in enumerate(flooding(ledger, total, "o")):
+        if not i % (total // BATCH // 10):
+            held.append(resident_bytes() - before)
+    held.append(resident_bytes() - before)
+    print([f"{each / 1e6:.0f} MB" for each in held])
+    assert hits(ledger)["open_transactions"] == total - most_open
+    assert held[-1] < 1.3 * (BASE_BYTES + most_open * (BYTES_A_TRANSACTION + BYTES_AN_EVENT))
+    assert held[-1] < 1.3 * held[2]
+
+
+def resident_bytes() -> int:
+    """The memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_a_flood_leaves_nothing_behind() -> None:
     ledger = flooded(60_000, "osc", 1_000)
     horizon, partition = ledger.horizon, ledger.partitions[A]
@@ -397,7 +418,8 @@ def test_the_release_of_what_a_flood_was_held_behind_ends_all_that_was_kept() ->
 
 
 @pytest.mark.slow
-def test_very_many_distinct_types_steps_and_statuses() -> None:
+@pytest.mark.parametrize("total", [20_000, pytest.param(1_000_000, marks=pytest.mark.full)])
+def test_very_many_distinct_types_steps_and_statuses(total: int) -> None:
     def flood_of_words(total: int) -> Iterator[Sightings]:
         for start in range(0, total, 1_000):
             ids = range(start, start + 1_000)
@@ -418,7 +440,7 @@ def test_very_many_distinct_types_steps_and_statuses() -> None:
 
     def live_through(ledger: Ledger) -> Iterator[object]:
         hand(ledger, discover(1e9, A))
-        for message in flood_of_words(20_000):
+        for message in flood_of_words(total):
             end = message.to_offset
             hand(ledger, message)
             yield hand(ledger, cover(A, end - 4_000, end, list(range(end - 4_000, end)), message.as_of))
@@ -427,7 +449,7 @@ def test_very_many_distinct_types_steps_and_statuses() -> None:
     for _ in live_through(ledger):
         pass
     figures = ledger.figures
-    assert figures.txn_types.cut >= 19_000
+    assert figures.txn_types.cut >= total - 1_000
     assert len(figures.finished) <= 3 * (2 + 50) * 6
     assert len(figures.durations) <= 52
     assert len(figures.step_durations) <= 1 + 51 * 6

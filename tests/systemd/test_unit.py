@@ -112,6 +112,14 @@ def test_the_watchdog_leaves_one_alone_that_works(machine: Machine) -> None:
     assert machine.pids()["parent"] == before["parent"]
 
 
+def test_it_reads_its_configuration_again(machine: Machine) -> None:
+    before = machine.pids()
+    machine.systemctl("reload", UNIT)
+    machine.await_that(lambda: bool(machine.log(event="config_applied")), "it is read")
+    assert machine.show("ActiveState") == "active"
+    assert machine.pids() == before
+
+
 def test_it_stops_in_order(machine: Machine) -> None:
     before = machine.pids()
     machine.systemctl("stop", UNIT)

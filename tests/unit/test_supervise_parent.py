@@ -232,7 +232,7 @@ def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
     assert {child for child in CHILDREN if before[child] != after[child]} == {"monitor-1"}
     (hung,) = parent.log(event="child_hung")
     assert (hung["child"], hung["pid"]) == ("monitor-1", before["monitor-1"])
-    assert hung["age_s"] >= 2.0
+    assert hung["age_s"] >= 1.0
     assert hung["state"] == "T (stopped)"
     assert [d["child"] for d in parent.log(event="child_died")] == ["monitor-1"]
     assert parent.stop() == 0

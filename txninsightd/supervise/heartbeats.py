@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 BEAT_BYTES = 8
-LOOKS_A_TIMEOUT = 4
+LOOKS_A_TIMEOUT = 10
 LONGEST_LOOK_S = 1.0
 
 
@@ -104,8 +104,11 @@ class Watch:
         return self._watched_s - self._heard[name].at_s
 
     def is_hung(self, name: str) -> bool:
-        """Whether it was silent for too long."""
-        return self.silence_s(name) >= self._timeout_s
+        """Whether it will have been silent for too long before the next look, or was already.
+
+        Its last beat may have come as long before the look that saw it, too.
+        """
+        return self.silence_s(name) >= self._timeout_s - 2 * self.every_s
 
     def has_beaten(self, name: str) -> bool:
         """Whether it has beaten since it was forked."""
