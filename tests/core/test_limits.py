@@ -8,6 +8,7 @@ import os
 import random
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
