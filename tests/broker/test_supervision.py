@@ -108,7 +108,7 @@ def kill_alone(daemon: Daemon, reader: str) -> None:
 
 
 def test_with_the_aggregator_all_go_back_to_the_checkpoint(broker: Broker, topic: MakeTopic, start: Start) -> None:
-    """All state is the aggregator's: with it, everything goes back to the newest checkpoint, and reads on from there."""
+    """All state is its own: everything goes back to the newest checkpoint, and reads on from there."""
     name = topic(3)
     early = write_transactions(broker.bootstrap, name, "early", 10)
     daemons = {"earliest": start(name), "latest": start(name, start="latest")}
