@@ -9,6 +9,7 @@ from array import array
 import msgspec
 import pytest
 
+from tests.core.by_hand import OPEN, A, cover, discover, ev, side_by_side, sight
 from tests.core.side_by_side import SideBySide, give, new_ledger
 from tests.core.test_ledger_equals_plain import STYLES, every_style
 from tests.core.worlds import ORDERS, Chooser, Seeded, Style, arrive, make_world, nows, pick, read_world, resend
@@ -111,6 +112,31 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
     counted_again = {"kept_events", "undecided", "_idlest"}
     between_messages = {"stuck_changes", "_dirty", "_signatures", "_outsized", "_admitted", "breathe"}
     assert set(vars(a_ledger()[0])) == whole | parts | counted_again | between_messages
+
+
+def test_what_is_withheld_while_warming_up_is_stuck_after_a_second_start_too() -> None:
+    began, idle_until = 100_000.0, 99_000.0
+    ledger = side_by_side(
+        discover(1.0, A), sight(A, 1, ev(0, OPEN, 1), as_of=5.0), cover(A, 0, 1, [0], 4.0, as_of=5.0)
+    ).ledger
+    for _ in range(2):
+        ledger = resumed(ledger, began)
+        ledger.discovered(discover(idle_until, A, found=()))
+        ledger.sighted(sight(A, 1, as_of=idle_until))
+        ledger.settle(began)
+        assert not ledger.stuck
+    ledger.discovered(discover(began + 1, A, found=()))
+    ledger.sighted(sight(A, 1, as_of=began + 1))
+    ledger.covered(cover(A, 1, 1, [], began + 1, as_of=began + 1))
+    assert ledger.stuck.keys() == {"t"}
+
+
+def resumed(ledger: Ledger, now: float) -> Ledger:
+    """What a restart makes of it."""
+    after = Ledger(ledger.rules, Figures(ledger.figures.bounds, most_label_values=100))
+    restore([bytes(chunk) for chunk in dump(ledger)], after)
+    after.resume(now)
+    return after
 
 
 def place_of_a() -> state.Place:

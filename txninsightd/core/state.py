@@ -340,7 +340,7 @@ def _saved_memory(ledger: Ledger) -> SavedMemory:
 
 
 def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: bool) -> Rest:
-    if txn.simple and not txn.causes and not txn.given_up_steps:
+    if txn.simple and not (txn.causes or txn.given_up_steps or look_at):
         return PLAIN
     rest = _verdicts(txn, numbers)
     rest.ending = (txn.ending.key, txn.ending.decided_at, txn.ending.wholly_aborted) if txn.ending else None
