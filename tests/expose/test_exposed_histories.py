@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -17,6 +18,8 @@ from txninsightd.core.figures import Histogram
 from txninsightd.expose import catalogue
 from txninsightd.expose.collector import histograms, simple
 from txninsightd.expose.exposed import Began, Exposed
+
+pytestmark = pytest.mark.slow
 
 BOUNDS = (1.0, 4.0)
 TYPES = ("order", "refund", "gift")

@@ -9,6 +9,8 @@ import pytest
 from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
 from txninsightd.supervise.control import from_memory, in_memory
 
+pytestmark = pytest.mark.slow
+
 
 def hang_up(parent: Supervised) -> None:
     parent.process.send_signal(signal.SIGHUP)

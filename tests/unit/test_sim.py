@@ -44,6 +44,7 @@ def played(scenario: Path, out: Path, *options: str) -> tuple[Lines, Lines, dict
 # --- The program ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_same_seed_and_scenario_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     scenario = ROOT / "scenarios" / "messy-input.yaml"
     written = []
@@ -80,6 +81,7 @@ def test_limits_on_the_command_line_go_over_the_scenario(tmp_path: Path) -> None
     assert 6 < max(opened) - 1_750_000_000 < 9
 
 
+@pytest.mark.slow
 def test_an_hour_of_traffic_ends_an_hour_later(tmp_path: Path) -> None:
     scenario = tmp_path / "endless.yaml"
     scenario.write_text(CHECKOUT.read_text().replace(", until_s: 42", "").replace("rate_per_s: 4", "rate_per_s: 0.2"))

@@ -13,6 +13,8 @@ import pytest
 from tests.broker.daemon import HANG_GUARD_S, Daemon, free_port
 from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
+pytestmark = pytest.mark.slow
+
 GIVES_UP = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 3}
 
 

@@ -17,6 +17,8 @@ import pytest
 from txninsightd.mortality import die_with
 from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
+pytestmark = pytest.mark.slow
+
 HANG_GUARD_S = 60.0
 ROOT = Path(__file__).parents[2]
 CHILDREN = {"aggregator", "monitor-0", "monitor-1", "validator-0"}
