@@ -175,12 +175,13 @@ async def _aggregate(
 ) -> int:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import resume
+    from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.core.state import VERSION
     from txninsightd.expose.control import ControlServer
     from txninsightd.expose.exposed import Exposed
     from txninsightd.expose.server import HttpServer
 
-    loop = asyncio.get_running_loop()
+    loop = StrictLoop(asyncio.get_running_loop())
     stopping = asyncio.Event()
     beat = heartbeats.heart("aggregator").beat
     state = Path(config.state.directory)
@@ -296,7 +297,10 @@ def _go_by(config: Config, aggregator: "Aggregator") -> None:
 def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:
     import msgspec
 
-    body, descriptor = hear(control)
+    try:
+        body, descriptor = hear(control)
+    except BlockingIOError:
+        return
     if not body:
         log.warning("parent_gone")
         os._exit(1)
