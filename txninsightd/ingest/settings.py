@@ -27,9 +27,18 @@ def require_safe_client() -> None:
         raise UnusableClient(f"librdkafka {version} gives false verdicts: install confluent-kafka >= 2.13.2")
 
 
+SOCKET_TIMEOUT_MS = 10_000
+"""How long a connection that died without a word (a broker's host without power) goes unnoticed; librdkafka's own 60 s
+would be as long a blindness."""
+
+GROUP = "txninsightd"
+"""Nobody joins it: under it, and the view's name, lag tools are told how far a restart would not go back."""
+
+
 def client_settings(client: Mapping[str, Any]) -> dict[str, Any]:
-    """What admin clients need: the operator's properties, as plain values."""
-    return {name: str(value) if isinstance(value, str) else value for name, value in client.items()}
+    """What all clients need: our default, and over it the operator's properties, as plain values."""
+    plain = {name: str(value) if isinstance(value, str) else value for name, value in client.items()}
+    return {"socket.timeout.ms": SOCKET_TIMEOUT_MS, **plain}
 
 
 def admin_settings(client: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +74,6 @@ PREFETCH_BYTES = 67_108_864
 def consumer_settings(client: Mapping[str, Any], view: View, prefetch_bytes: int = PREFETCH_BYTES) -> dict[str, Any]:
     """A reader's settings: our defaults, the operator's properties over them, and what only we may decide last."""
     return {
-        "group.id": f"txninsightd-{view}",
         "check.crcs": True,
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
@@ -74,6 +82,7 @@ def consumer_settings(client: Mapping[str, Any], view: View, prefetch_bytes: int
         "reconnect.backoff.max.ms": 2_000,
         "topic.metadata.refresh.interval.ms": 30_000,
         **client_settings(client),
+        "group.id": f"{client.get('group.id', GROUP)}-{view}",
         "isolation.level": "read_uncommitted" if view is View.MONITOR else "read_committed",
         "enable.partition.eof": True,
         "auto.offset.reset": "error",
