@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -241,9 +241,10 @@ def high_watermark(broker: Broker, place: Place) -> int:
     return _log_end(broker, place, IsolationLevel.READ_UNCOMMITTED)
 
 
-def group_ids(broker: Broker) -> set[str]:
-    """The consumer groups that the broker knows."""
-    return {group.group_id for group in admin_of(broker).list_consumer_groups().result(HANG_GUARD_S).valid}
+def groups_with_members(broker: Broker) -> set[str]:
+    """The consumer groups that somebody has joined."""
+    found = admin_of(broker).list_consumer_groups().result(HANG_GUARD_S).valid
+    return {group.group_id for group in found if group.state is not ConsumerGroupState.EMPTY}
 
 
 def _log_end(broker: Broker, place: Place, isolation: IsolationLevel) -> int:

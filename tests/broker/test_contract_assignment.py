@@ -6,7 +6,7 @@ import sys
 from confluent_kafka import TopicPartition
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.contract import HANG_GUARD_S, TransactionalWriter, Watched, Writer, end, group_ids, records
+from tests.broker.contract import HANG_GUARD_S, TransactionalWriter, Watched, Writer, end, groups_with_members, records
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import View
 
@@ -29,7 +29,7 @@ def test_partitions_come_and_go_one_by_one_without_a_group_and_leave_the_others_
         writer.write(name, "e")
         assert consumer.until_end(5) == [*records(4), *end(5)]
         assert consumer.after_fetches() == []
-        assert "txninsightd-validator" not in group_ids(broker)
+        assert "txninsightd-validator" not in groups_with_members(broker)
 
 
 def test_a_paused_partition_hands_out_nothing_and_goes_on_where_it_was(broker: Broker, topic: MakeTopic) -> None:
