@@ -437,7 +437,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
                 "4: topics[0].mapping.txn_id.key: expected true (found false)",
                 "5: topics[0].mapping.step: expected a path such as order.type, "
                 "or one of {path: ...} and {const: ...} (found a mapping)",
-                "6: topics[0].mapping.status.const: expected a text of at least one character (found 7)",
+                "6: topics[0].mapping.status.const: expected a text of 1 to 256 characters (found 7)",
                 "7: topics[0].mapping.kinds: expected a mapping of keys to values, at least 1 key in it "
                 "(found a mapping)",
             ],
