@@ -56,4 +56,8 @@ def _beating(chunks: Iterable[bytes], beat: Callable[[], None]) -> Iterator[byte
 
 def _tell(store: CheckpointStore) -> None:
     for text in store.damaged:
-        log.error("checkpoint_passed_over", checkpoint=text)
+        log.error(
+            "checkpoint_passed_over",
+            checkpoint=text,
+            advice="the one before it is taken, or none if this was the oldest; what came since is read again",
+        )
