@@ -5,8 +5,8 @@
 The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
 not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
-beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, or `not-serving` (the aggregator works, but does
-not listen).
+beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
+line closes well before its process ends), or `not-serving` (the aggregator works, but does not listen).
 """
 
 import json
@@ -78,6 +78,8 @@ def aggregator(control: socket.socket) -> None:
             assert descriptor is not None
             lines.append(Channel(descriptor))
             note("aggregator", "attached", child=f"{message.view}-{message.index}")
+            if fault == "aggregator-dies-slowly" and len(lines) == sum(COUNTS.values()):
+                die_slowly(control, heart)
         elif isinstance(message, Family):
             children = message.children
             note(
@@ -94,6 +96,16 @@ def aggregator(control: socket.socket) -> None:
         else:
             note("aggregator", "stopped")
             return
+
+
+def die_slowly(control: socket.socket, heart: Heart) -> None:
+    """As a process does of which the kernel frees much memory."""
+    control.close()
+    note("aggregator", "closed")
+    for _ in range(20):
+        time.sleep(BEAT_EVERY_S)
+        heart.beat()
+    sys.exit(1)
 
 
 def beat(heart: Heart, hangs: bool) -> None:

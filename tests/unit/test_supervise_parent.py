@@ -191,6 +191,15 @@ def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
     assert parent.living() == []
 
 
+def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(start: Start) -> None:
+    parent = start("aggregator-dies-slowly")
+    parent.await_that(lambda: bool(parent.notes(what="closed")))
+    parent.kill("monitor-1")
+    parent.await_that(lambda: len(parent.notes(who="aggregator", what="started")) == 2)
+    assert [d["child"] for d in parent.log(event="child_died")] == ["monitor-1", "aggregator"]
+    parent.await_started(times=2)
+
+
 def test_a_reader_that_keeps_dying_is_given_up(start: Start) -> None:
     parent = start("reader-dies")
     assert parent.exit_code() == EXIT_GAVE_UP

@@ -200,10 +200,10 @@ class Parent:
         now = self._now()
         if self._aggregator is None and now >= self._aggregator_start_at:
             self._start_aggregator()
-        if self._aggregator is not None:
+        if self._control is not None:
             for slot in self._slots:
                 if slot.process is None and now >= slot.start_at:
-                    self._start_reader(slot)
+                    self._start_reader(slot, self._control)
 
     def _fork(self, name: str, program: Callable[[], None]) -> BaseProcess:
         """Fork with the stop signals blocked, so that none is lost before the child has its own handlers."""
@@ -232,10 +232,8 @@ class Parent:
         self._told = None
         self._untold = None
 
-    def _start_reader(self, slot: Slot) -> None:
+    def _start_reader(self, slot: Slot, control: socket.socket) -> None:
         ours, theirs = descriptor_pair()
-        control = self._control
-        assert control is not None
 
         def program() -> None:
             os.close(ours)
@@ -253,11 +251,11 @@ class Parent:
     def _wait(self) -> None:
         """Until something happens: a signal, a death, a word from the aggregator, a restart or a look that is due."""
         due = [self._aggregator_start_at] if self._aggregator is None else []
-        if self._aggregator is not None:
+        if self._control is not None:
             due += [s.start_at for s in self._slots if s.process is None]
         timeout = max(0.0, min(due) - self._now()) if due else math.inf
         timeout = min(timeout, self._watch.every_s, self._notifier.every_s)
-        control = [self._control] if self._control is not None and self._aggregator is not None else []
+        control = [self._control] if self._control is not None else []
         for ready in wait([*(p.sentinel for p in self._living()), self._woken, *control], timeout):
             if ready == self._woken:
                 os.read(self._woken, 4096)
@@ -270,7 +268,7 @@ class Parent:
             body, _ = hear(self._control)
         except BlockingIOError:
             return
-        if not body:
+        if not body:  # the aggregator is dead, or about to be
             self._control.close()
             self._control = None
             return
