@@ -14,6 +14,7 @@ from .world import BEGIN, World, ask
 LAST_LOOP = "txninsight_child_last_loop_timestamp_seconds"
 DEPTH = "txninsight_queue_depth"
 PAUSED = "txninsight_consumer_paused"
+PAUSES = "txninsight_consumer_pauses_total"
 
 
 @contextmanager
@@ -48,7 +49,8 @@ def test_one_that_is_killed_stays_as_it_was_and_its_successor_takes_over(tmp_pat
             assert shown(tmp_path, LAST_LOOP) == {"monitor-0": BEGIN + life, "validator-0": BEGIN}
             assert shown(tmp_path, DEPTH)["monitor-0"] == life
             assert shown(tmp_path, PAUSED)["monitor-0"] == life % 2
-    assert len(list(tmp_path.iterdir())) == 2
+        assert shown(tmp_path, PAUSES) == {"monitor-0": 2, "validator-0": 0}
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_loop_writes_at_most_once_a_second(tmp_path: Path) -> None:

@@ -279,6 +279,13 @@ CONSUMER_PAUSED = Definition(
     ("child",),
     "1 while this reader has paused its consumer since its queue is full, as the reader last said.",
 )
+CONSUMER_PAUSES = Definition(
+    "txninsight_consumer_pauses_total",
+    MetricType.COUNTER,
+    ("child",),
+    "How often this reader has paused its consumer since its queue was full (limits.queue_batches).",
+    counted=Counted.PARENT,
+)
 WARMING_UP = Definition(
     "txninsight_warming_up",
     MetricType.GAUGE,

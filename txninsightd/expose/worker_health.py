@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, values
 
 from txninsightd import clock
-from txninsightd.expose.catalogue import CHILD_LAST_LOOP, CONSUMER_PAUSED, QUEUE_DEPTH, Definition
+from txninsightd.expose.catalogue import CHILD_LAST_LOOP, CONSUMER_PAUSED, CONSUMER_PAUSES, QUEUE_DEPTH, Definition
 
 EVERY_S = 1.0
 
@@ -24,7 +24,7 @@ _value_class: Callable[[Callable[[], str]], Any] = values.MultiProcessValue
 
 
 class WorkerHealth:
-    """The gauges of the reader in this slot. To be made in the reader's own process, once.
+    """The figures of the reader in this slot. To be made in the reader's own process, once.
 
     `heartbeat`: what tells the parent at each turn of the loop that it lives.
     """
@@ -42,6 +42,9 @@ class WorkerHealth:
         self._last_loop = _gauge(CHILD_LAST_LOOP, registry).labels(slot)
         self._queue_depth = _gauge(QUEUE_DEPTH, registry).labels(slot)
         self._paused = _gauge(CONSUMER_PAUSED, registry).labels(slot)
+        pauses = Counter(CONSUMER_PAUSES.name, CONSUMER_PAUSES.help, CONSUMER_PAUSES.labels, registry=registry)
+        self._pauses = pauses.labels(slot)
+        self._was_paused = False
         self._heartbeat = heartbeat
         self._now = now
         self._next_at = float("-inf")
@@ -49,6 +52,9 @@ class WorkerHealth:
     def beat(self, queue_depth: int, paused: bool) -> None:
         """The work loop came round; to be called each time. Writes the gauges at most once a second."""
         self._heartbeat()
+        if paused != self._was_paused:
+            self._was_paused = paused
+            self._pauses.inc(paused)
         now = self._now()
         if now < self._next_at:
             return
