@@ -2,8 +2,9 @@
 
 Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a
 validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign`, `Pause`,
-`Known` and `Durable`.
-All of them are msgspec structs that travel as MessagePack frames; a test holds that each survives the crossing.
+`Known`, `Durable` and `Retune`. The parent tells the aggregator of readers, of its family, of another config and of the
+end, and hears `Report`s. All of them are msgspec structs that travel as MessagePack frames; a test holds that each
+survives the crossing.
 
 Offsets are Kafka offsets; ranges are half open, `[start, end)`. Moments are seconds since the epoch (float).
 """
@@ -245,7 +246,6 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     runs: list[int]
     gaps: list[int]
     end_offset: int  # the last stable offset as last answered by the broker; -1: never answered
-    outage_from: float
     stable_offset: int = -1  # the last stable offset in the answer that `as_of` rests on; -1: none yet
     incarnation: int = 0
 

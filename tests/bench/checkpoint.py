@@ -136,7 +136,7 @@ def give(ledger: Ledger, topic: str, offset: int, names: list[str]) -> int:
             *({"ok": count}, -1, 0.0),
         )
     )
-    ledger.covered(Coverage(topic, 0, offset, offset + count, now, 0.0, [offset, offset + count], [], -1, 0.0))
+    ledger.covered(Coverage(topic, 0, offset, offset + count, now, 0.0, [offset, offset + count], [], -1))
     return count
 
 

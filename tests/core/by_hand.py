@@ -57,7 +57,7 @@ def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, floa
 
 def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: float, **more: Any) -> Coverage:
     """A validator's message: it has passed [low, high), and these offsets were delivered."""
-    usual = {"as_of": 0.0, "gaps": [], "end_offset": high, "outage_from": 0.0, "stable_offset": high}
+    usual = {"as_of": 0.0, "gaps": [], "end_offset": high, "stable_offset": high}
     fields: dict[str, Any] = usual | more
     return Coverage(
         topic=place.topic,

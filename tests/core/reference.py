@@ -424,7 +424,7 @@ class Plain:
         if unread:
             self.gaps.append(Gap(place, now, partition.seen_until()))
         if low < high:
-            lost = Coverage(place.topic, place.partition, low, high, now, UNSEEN, [], [low, high], -1, 0.0)
+            lost = Coverage(place.topic, place.partition, low, high, now, UNSEEN, [], [low, high], -1)
             self._covered(partition, lost)
             self._verdicts.pop(place, None)
         partition.gone = partition.void = True

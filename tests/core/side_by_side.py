@@ -181,8 +181,9 @@ def no_leftovers(ledger: Ledger) -> None:
         assert not partition._waiting
         assert not partition._sighted
         assert partition.undecided_records() == 0
-    assert settlement.waiting() == 0
+    assert not settlement._by_decided
     assert not settlement._by_key
+    assert not any(settlement._aborted.values())
     assert not settlement._ready
     assert not any(settlement._parked.values())
     figures = ledger.figures

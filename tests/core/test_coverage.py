@@ -235,6 +235,6 @@ def test_a_broker_that_never_answered_is_no_outage() -> None:
 
 def test_coverage_may_be_empty() -> None:
     state = PartitionState(A, 5)
-    assert state.cover(Coverage("a", 0, 5, 5, 1.0, 1.0, [], [], 5, 0.0)) == {}
+    assert state.cover(Coverage("a", 0, 5, 5, 1.0, 1.0, [], [], 5)) == {}
     assert list(state.decide()) == []
     assert state.decided_offset == 5

@@ -184,7 +184,6 @@ def any_coverage(draw: st.DrawFn) -> Coverage:
         runs=runs(draw(ascending)),
         gaps=runs(draw(ascending)),
         end_offset=draw(offsets),
-        outage_from=draw(moments),
     )
 
 

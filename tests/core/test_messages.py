@@ -47,7 +47,8 @@ MESSAGES = {
         flat,
         flat,
         st.integers(-1, 2**63 - 1),
-        moments,
+        st.integers(-1, 2**63 - 1),
+        st.integers(0, 99),
     ),
     v.Discovery: st.builds(
         v.Discovery,

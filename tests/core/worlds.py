@@ -578,9 +578,9 @@ def validator_messages(
         unread = _clip(gaps, low, upto)
         hidden = {o for i in range(0, len(unread), 2) for o in range(unread[i], unread[i + 1])}
         delivered = [o for o in range(low, upto) if log.records[o].delivered and o not in hidden]
-        as_of, end_offset, outage_from = pace.reached(upto, at)
+        as_of, end_offset, _ = pace.reached(upto, at)
         coverage = Coverage(
-            *(place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset, outage_from),
+            *(place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset),
             stable_offset=pace.reached_offset,
             incarnation=place.incarnation,
         )

@@ -212,7 +212,7 @@ class World:
     ) -> None:
         start = self.ledger.partitions[Place(*at)].validator_offset
         end = self.end[at] if to_offset is None else to_offset
-        self.ledger.covered(Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, 0.0, end))
+        self.ledger.covered(Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, end))
         self._settle()
 
     def _settle(self) -> None:

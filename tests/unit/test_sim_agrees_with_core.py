@@ -174,7 +174,7 @@ def coverage(log: Log, now: float) -> Coverage:
         else:
             runs += [offset, offset + 1]
     log.covered = to
-    return Coverage(log.place.topic, log.place.partition, start, to, now, now, runs, [], to, 0, to)
+    return Coverage(log.place.topic, log.place.partition, start, to, now, now, runs, [], to, to)
 
 
 def watched(logs: dict[Place, Log], config: Config, begin: float, until: float, rng: random.Random) -> Ledger:

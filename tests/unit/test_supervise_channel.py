@@ -43,7 +43,7 @@ def pair() -> Iterator[Pair]:
 
 
 def coverage(offset: int, runs: int = 1) -> Coverage:
-    return Coverage("t", 0, offset, offset + 1, 1.5, 1.0, list(range(2 * runs)), [], -1, 0.0)
+    return Coverage("t", 0, offset, offset + 1, 1.5, 1.0, list(range(2 * runs)), [], -1)
 
 
 def receive_all(line: Channel) -> list[bytes]:

@@ -105,12 +105,13 @@ class Checkpoints:
             os.kill(self._writer.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the writer that runs, if any, and write the last checkpoint here. Failure is logged."""
+        """End the writer that runs, if any, and write the last checkpoint here, for all who wait. Failure is logged."""
+        waiting, self._waiting = self._take_waiting(), []
         if self._writer is not None:
+            waiting += self._writer.waiting
             os.kill(self._writer.pid, signal.SIGKILL)
             self._bury(self._writer)
         now = self._now()
-        waiting, self._waiting = self._take_waiting(), []
         try:
             size_bytes = self._store.write(dump(self._ledger))
         except OSError as failure:

@@ -214,10 +214,6 @@ class Ledger:
         for txn in self.live.values():
             self._idlest.add(txn)
 
-    def shared(self, signature: Signature) -> Signature:
-        """The one instance of equal signatures."""
-        return self._intern(signature)
-
     # --- What comes in ------------------------------------------------------------------------------------------------
 
     def add_partition(self, place: Place, start_offset: int) -> PartitionState:
@@ -275,7 +271,7 @@ class Ledger:
     def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
         """It was deleted: what has no verdict yet never gets one. `unread`: part of it may never have been read."""
         place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
-        unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1, NOT_KNOWN)
+        unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
         self._decide(partition)
         if unread:
@@ -406,7 +402,7 @@ class Ledger:
     ) -> tuple[list[int], list[str]]:
         """The inner loop: everything here is paid for once an event. Gives the offsets and txn_ids of what was kept."""
         live, dirty, place, start_at = self.live, self._dirty, partition.place, self.start_at
-        signatures = [self._intern(Signature(*s)) for s in message.signatures]
+        signatures = [self.shared(Signature(*s)) for s in message.signatures]
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
         most = self.rules.most_events_each if self.undecided < self.rules.most_undecided else 1
@@ -476,7 +472,8 @@ class Ledger:
         partition.compact(self.live, crowded=self.undecided >= self.rules.most_undecided)
         self.undecided += partition.undecided - before
 
-    def _intern(self, signature: Signature) -> Signature:
+    def shared(self, signature: Signature) -> Signature:
+        """The one instance of equal signatures."""
         if len(self._signatures) >= MOST_SIGNATURES:
             self._signatures.clear()
         return self._signatures.setdefault(signature, signature)

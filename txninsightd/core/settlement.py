@@ -129,10 +129,6 @@ class Settlement:
         self.given_up = 0
         self._compact_at = LEAST_COMPACTED
 
-    def waiting(self) -> int:
-        """How many entries wait, stale ones included."""
-        return len(self._by_decided) + sum(map(len, self._aborted.values()))
-
     # --- In -----------------------------------------------------------------------------------------------------------
 
     def await_ending(self, txn: Transaction, ending: Ending | None) -> None:

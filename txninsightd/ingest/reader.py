@@ -307,7 +307,7 @@ class Reader:
                 position=progress.frontier,
                 end_offset=high,
                 advice="if topic_made_anew follows, the new topic will be read; if not, the log was truncated and the "
-                "partition is left alone: restart txninsightd",
+                "partition is left alone: to read it, stop txninsightd, remove the checkpoints, and begin anew",
             )
             self._leave([place])
             return

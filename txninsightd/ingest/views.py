@@ -210,6 +210,7 @@ class ValidatorBuilder:
     def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
         """One message of coverage. `now` is the moment at which the frontier was read."""
         tracker = progress.tracker
+        tracker.take_outage()  # only the monitor's lengthen waits
         return Coverage(
             topic=progress.place.topic,
             partition=progress.place.partition,
@@ -220,7 +221,6 @@ class ValidatorBuilder:
             runs=runs_of([record.offset() for record in records]),
             gaps=progress.take_gaps(),
             end_offset=tracker.end_offset,
-            outage_from=tracker.take_outage(),
             stable_offset=tracker.reached_offset,
             incarnation=progress.place.incarnation,
         )
