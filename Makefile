@@ -10,13 +10,16 @@ export RUN_DIR ?= .run
 export SCENARIO ?= scenarios/demo.yaml
 export DEMO_SECONDS ?= 15
 export DEMO_KEEP ?= 0
+# How long the soak lasts, and how many records a second it writes
+SOAK_MINUTES ?= 60
+SOAK_RATE ?= 5000
 
 PYTHON ?= python3
 BIN := .venv/bin
 STACK := $(BIN)/python -m txninsightd.tools.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down watch test test-fast test-full check fix bench docs clean lock kafka-sums
+.PHONY: help venv demo up down watch test test-fast test-full check fix bench soak docs clean lock kafka-sums
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -61,6 +64,9 @@ fix: venv ## let ruff mend what it can
 bench: venv ## measure CPU per event, throughput and memory on a preloaded topic, and what a checkpoint costs
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.checkpoint --out "$(RUN_DIR)/bench-checkpoint.json"
+
+soak: venv ## a steady load (SOAK_MINUTES, SOAK_RATE): does anything grow, and how late are the figures
+	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) --rate $(SOAK_RATE)
 
 docs: venv ## write docs/lifecycle.md anew from the tables in the code
 	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md

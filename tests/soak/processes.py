@@ -1,0 +1,35 @@
+"""The daemon's processes from outside: memory, descriptors, threads, CPU, as /proc tells."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.bench.processes import TICKS_A_SECOND, usage
+
+ENDED_CHILDREN_UTIME, ENDED_CHILDREN_STIME = 13, 14
+
+
+class Look(NamedTuple):
+    """One process at one moment. `ended_children_cpu_s`: of what it forked and buried (checkpoint writers)."""
+
+    rss_bytes: int
+    most_rss_bytes: int
+    descriptors: int
+    threads: int
+    cpu_s: float
+    ended_children_cpu_s: float
+
+
+def look(pid: int) -> Look:
+    """Raises FileNotFoundError or ProcessLookupError when the process is gone."""
+    process = Path(f"/proc/{pid}")
+    used = usage(pid)
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    children = int(fields[ENDED_CHILDREN_UTIME]) + int(fields[ENDED_CHILDREN_STIME])
+    return Look(
+        used.rss_bytes,
+        used.most_rss_bytes,
+        sum(1 for _ in (process / "fd").iterdir()),
+        sum(1 for _ in (process / "task").iterdir()),
+        used.cpu_s,
+        children / TICKS_A_SECOND,
+    )
