@@ -46,8 +46,9 @@ from txninsightd.vocabulary import Attach, Family, FromParent, Reload, Retune, V
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import Resumed
+    from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.core.ledger import Ledger, Rules
-    from txninsightd.expose.exposed import Began
+    from txninsightd.expose.exposed import Began, Exposed
 
 LONGEST_TICK_S = 1.0
 TICKS_A_TIMEOUT = 4
@@ -173,24 +174,49 @@ async def _aggregate(
     multiproc_dir: Path,
     heartbeats: Heartbeats,
 ) -> int:
-    from txninsightd.aggregate.aggregator import Aggregator
-    from txninsightd.aggregate.resuming import resume
     from txninsightd.aggregate.strict import StrictLoop
-    from txninsightd.core.state import VERSION
     from txninsightd.expose.control import ControlServer
-    from txninsightd.expose.exposed import Exposed
     from txninsightd.expose.server import HttpServer
 
     loop = StrictLoop(asyncio.get_running_loop())
     stopping = asyncio.Event()
-    beat = heartbeats.heart("aggregator").beat
-    state = Path(config.state.directory)
     try:
-        store = CheckpointStore(state, VERSION, clock.now)
-        resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
+        aggregator, exposed = _resume(config, loop, started_at, multiproc_dir, heartbeats)
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
+    loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
+    server = HttpServer(aggregator, config, exposed)
+    try:
+        port = await server.start(config.http.host, config.http.port)
+    except OSError as failure:
+        log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
+        return EXIT_CANNOT_LISTEN
+    log.info("http_listening", host=config.http.host, port=port)
+    orders = ControlServer(aggregator)
+    await orders.start(config.state.control_socket)
+    tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
+    await _tick(aggregator, Reporter(control), stopping, tick_s)
+    await orders.stop()
+    aggregator.tick()
+    aggregator.close()
+    await server.stop()
+    return 0
+
+
+def _resume(
+    config: Config, loop: "StrictLoop", started_at: float, multiproc_dir: Path, heartbeats: Heartbeats
+) -> "tuple[Aggregator, Exposed]":
+    """The aggregator with its state, and what its counters have shown. Raises StateUnusable."""
+    from txninsightd.aggregate.aggregator import Aggregator
+    from txninsightd.aggregate.resuming import resume
+    from txninsightd.core.state import VERSION
+    from txninsightd.expose.exposed import Exposed
+
+    beat = heartbeats.heart("aggregator").beat
+    state = Path(config.state.directory)
+    store = CheckpointStore(state, VERSION, clock.now)
+    resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
     exposed = Exposed(state / "exposed", multiproc_dir.name, _began(config, resumed))
     exposed.name_again(resumed.ledger.figures)
     aggregator = Aggregator(
@@ -207,18 +233,11 @@ async def _aggregate(
         heartbeat_ages_s=heartbeats.ages_s,
     )
     aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
-    loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
-    server = HttpServer(aggregator, config, exposed)
-    try:
-        port = await server.start(config.http.host, config.http.port)
-    except OSError as failure:
-        log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
-        return EXIT_CANNOT_LISTEN
-    log.info("http_listening", host=config.http.host, port=port)
-    orders = ControlServer(aggregator)
-    await orders.start(config.state.control_socket)
-    reporter = Reporter(control)
-    tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
+    return aggregator, exposed
+
+
+async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.Event, tick_s: float) -> None:
+    """Until the parent says stop, and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
         reporter.report(aggregator.status())
@@ -227,11 +246,6 @@ async def _aggregate(
         except TimeoutError:
             continue
         await asyncio.sleep(0.02)
-    await orders.stop()
-    aggregator.tick()
-    aggregator.close()
-    await server.stop()
-    return 0
 
 
 def _began(config: Config, resumed: "Resumed") -> "Began":
