@@ -45,7 +45,8 @@ provided that
 - (unless `events.colocated`) no event is stamped later than its deciding close's record by `state.settle_lateness_s` or
   more, and each precedes in its partition every record stamped later than that;
 - what was tried again after everything before it had been aborted was appended within `state.retry_grace_s` of that
-  abort.
+  abort;
+- no limit was reached ([what follows then](reliability.md#limits)), and nothing was ended by hand.
 
 In every other history an event may count or be late (`late_event`), but nothing is ever raised from the dead or counted
 twice. `tests/core/test_order_of_arrival.py` holds this on random worlds.
