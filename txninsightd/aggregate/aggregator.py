@@ -106,6 +106,8 @@ class Aggregator:
             line.send(Known(known, self.ledger.topic_ids()))
         self._assign(view, index, self._positions(view))
         for place in self._held if view is View.VALIDATOR else ():
+            if self.ledger.partitions[place].void:
+                continue  # its name may be another topic's by now
             line.send(Pause(place.topic, place.partition, True))
 
     @property

@@ -1,0 +1,46 @@
+"""What the aggregator tells a reader that attaches."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.core.by_hand import B_ANEW, B, cover, discover
+from txninsightd.aggregate import aggregator as aggregator_module
+from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.config import Config
+from txninsightd.daemon import make_ledger
+from txninsightd.supervise.channel import Channel, descriptor_pair
+from txninsightd.vocabulary import Coverage, Discovery, Pause, ToReader, View
+
+HANG_GUARD_S = 60.0
+
+
+async def told_at_attaching(aggregator: Aggregator, view: View, index: int) -> list[Any]:
+    ours, theirs = descriptor_pair()
+    aggregator.attach(view, index, Channel(ours))
+    decode = msgspec.msgpack.Decoder(ToReader).decode
+    return [decode(frame) for frame in Channel(theirs).receive()]
+
+
+@pytest.mark.parametrize(
+    ("and_then", "paused"), [([], True), ([discover(3.0, B_ANEW, found=()), discover(4.0, B_ANEW)], False)]
+)
+def test_a_new_validator_is_told_what_is_held_but_not_what_was_of_a_deleted_topic(
+    monkeypatch: pytest.MonkeyPatch, and_then: list[Discovery], paused: bool
+) -> None:
+    monkeypatch.setattr(aggregator_module, "MOST_WAITING_RUNS", 3)
+
+    async def main() -> list[Any]:
+        ledger = make_ledger(Config(), 0.0)
+        aggregator = Aggregator(ledger, asyncio.get_running_loop(), dict.fromkeys(View, 1), lambda: 100.0, 1.0)
+        ahead = [cover(B, i, i + 1, [i], 2.0) for i in range(4)]
+        messages: list[Discovery | Coverage] = [discover(1.0, B), *ahead, *and_then]
+        for message in messages:
+            aggregator._apply(message)
+        return await told_at_attaching(aggregator, View.VALIDATOR, 0)
+
+    told = asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
+    assert [message for message in told if isinstance(message, Pause)] == [Pause("b", 0, True)] * paused
+    assert len(told) == 1 + paused
