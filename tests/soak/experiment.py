@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One look at everything. `at_s` since the load began; `written`, `read`: records so far."""
+    """One look at everything. `at_s` since the load began; `written`, `read`: records so far; `pauses`: of readers."""
 
     at_s: float
     load_average: float
@@ -58,6 +58,7 @@ class Sample(NamedTuple):
     open: int
     lingering: int
     remembered: int
+    pauses: int
     processes: dict[str, Look]
 
 
@@ -188,6 +189,7 @@ class Soak:
             int(total(metrics, "txninsight_transactions")),
             int(total(metrics, "txninsight_lingering_transactions")),
             int(total(metrics, "txninsight_remembered_transactions")),
+            int(total(metrics, "txninsight_consumer_pauses_total")),
             {name: _look(name, pid) for name, pid in pids.items()},
         )
 

@@ -37,6 +37,7 @@ def figures(seen: Seen) -> dict[str, Any]:
         "processes": {name: _process(name, seen, half) for name in (samples[-1].processes if samples else {})},
         "question_cpu_us": round(seen.question_cpu_us, 1),
         "questions_per_event": _questions_per_event(seen),
+        "pauses_a_minute": round(samples[-1].pauses / samples[-1].at_s * 60, 1) if samples else None,
         "checkpoints": _checkpoints(seen.checkpoints),
         "pulse_s": _spread(took_s),
         "pulse_in_checkpoints_s": _spread(_overlapping(seen)),
@@ -235,7 +236,8 @@ def _processes(found: dict[str, Any]) -> str:
     return (
         _table(head, rows, left=1)
         + f"\n\nOf the aggregator's CPU, about {asked:.1f} us/event are the soak's own questions "
-        + f"({found['question_cpu_us']:.0f} us each, measured before the load)."
+        + f"({found['question_cpu_us']:.0f} us each, measured before the load). "
+        + f"Readers paused {found['pauses_a_minute']} times a minute."
     )
 
 
