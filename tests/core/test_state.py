@@ -15,7 +15,7 @@ from tests.core.test_ledger_equals_plain import STYLES, every_style
 from tests.core.worlds import ORDERS, Chooser, Seeded, Style, arrive, make_world, nows, pick, read_world, resend
 from txninsightd.core import state
 from txninsightd.core.coverage import PartitionState
-from txninsightd.core.figures import Figures
+from txninsightd.core.figures import Figures, Histogram
 from txninsightd.core.finished import Finished
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.state import FLAGS, PARTITION_FIELDS, Unusable, dump, restore
@@ -196,11 +196,14 @@ def test_a_place_that_is_not_there_is_noticed() -> None:
         restore([head, msgspec.msgpack.encode(chunk), *more], empty_like(both))
 
 
-def test_histograms_of_other_buckets_begin_anew_and_all_else_goes_on() -> None:
+def test_what_other_buckets_counted_stands_in_the_first_that_reaches_as_far() -> None:
     ledger, both = a_ledger()
-    other = Ledger(both.ledger.rules, Figures((1.0, 5.0), most_label_values=100))
+    before = ledger.figures.durations["unspecified"] = Histogram(ledger.figures.bounds)
+    assert before.bounds == (0.5, 2.0, 10.0, 60.0)
+    before.counts, before.sum = [1, 2, 4, 8, 16], 1000.0
+    other = Ledger(both.ledger.rules, Figures((0.4, 2.0, 30.0), most_label_values=100))
     restore(dump(ledger), other)
+    after = other.figures.durations["unspecified"]
+    assert (after.counts, after.sum, after.exemplars) == ([0, 1 + 2, 4, 8 + 16], 1000.0, {})
     assert other.live.keys() == ledger.live.keys()
     assert other.figures.finished == ledger.figures.finished
-    assert ledger.figures.durations
-    assert not other.figures.durations

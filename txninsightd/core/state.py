@@ -12,11 +12,11 @@ Every chunk is MessagePack. `VERSION` changes when an older program could no lon
 
 import gc
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
-from math import isfinite, isnan, nan
+from math import inf, isfinite, isnan, nan
 from sys import intern
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -437,8 +437,8 @@ def _opened_second(shown: Shown | None) -> int:
 def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
     """Bring an empty ledger to the state that was dumped. It judges as the dumped one did, until it adopts its rules.
 
-    All else of its rules, and its buckets, stay what they are. Histograms of other buckets begin anew. Raises Unusable
-    when the bytes cannot be read (the ledger is then spoilt), and OtherColocation.
+    All else of its rules, and its buckets, stay what they are; what others counted stands in the first of its own that
+    reaches as far. Raises Unusable when the bytes cannot be read (the ledger is then spoilt), and OtherColocation.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -492,10 +492,9 @@ def _restore_figures(ledger: Ledger, saved: SavedFigures) -> None:
         counter: Counter[Any] = getattr(figures, name)
         counter.clear()
         counter.update(dict(getattr(saved.counters, name)))
-    if saved.bounds == list(figures.bounds):
-        for name in HISTOGRAMS:
-            for h in getattr(saved.histograms, name):
-                _restore_histogram(getattr(figures, name)[h.labels], h)
+    for name in HISTOGRAMS:
+        for h in getattr(saved.histograms, name):
+            _restore_histogram(getattr(figures, name)[h.labels], h, saved.bounds)
     for txn_type, seconds in saved.opened_seconds:
         figures.opened_seconds[txn_type].update(dict(seconds))
     figures.settled_by_timeout = saved.settled_by_timeout
@@ -504,10 +503,17 @@ def _restore_figures(ledger: Ledger, saved: SavedFigures) -> None:
     figures.statuses.resume(*saved.pairs.statuses)
 
 
-def _restore_histogram(histogram: Histogram, saved: SavedHistogram[Any]) -> None:
-    if len(saved.counts) != len(histogram.counts):
+def _restore_histogram(histogram: Histogram, saved: SavedHistogram[Any], bounds: list[float]) -> None:
+    if len(saved.counts) != len(bounds) + 1:
         raise ValueError("a histogram of other buckets than it says")
-    histogram.counts, histogram.sum, histogram.exemplars = saved.counts, saved.sum, saved.exemplars
+    if sum(saved.counts) > 2**53:
+        raise ValueError("a histogram that has counted more than can be")
+    histogram.sum = saved.sum
+    if bounds == list(histogram.bounds):
+        histogram.counts, histogram.exemplars = saved.counts, saved.exemplars
+        return
+    for bound, count in zip([*bounds, inf], saved.counts, strict=True):
+        histogram.counts[bisect_left(histogram.bounds, bound)] += count
 
 
 def _restore_memory(ledger: Ledger, saved: SavedMemory) -> None:
