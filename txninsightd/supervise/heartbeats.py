@@ -74,7 +74,7 @@ class Heard(NamedTuple):
 
 
 class Watch:
-    """The parent's ear. `look` at least every `every_s` seconds; a child is hung once it is silent for `timeout_s`."""
+    """The parent's ear. `look` at least every `every_s` seconds; no child is silent for `timeout_s` unnoticed."""
 
     def __init__(self, heartbeats: Heartbeats, timeout_s: float) -> None:
         self.every_s = min(LONGEST_LOOK_S, timeout_s / LOOKS_A_TIMEOUT)

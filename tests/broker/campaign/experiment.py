@@ -19,8 +19,8 @@ from tests.broker.oracle import Log, read_logs
 from tests.broker.prometheus import SCRAPE_EVERY_S, Prometheus
 from txninsightd.tools.stack.broker import Broker, create_topics
 
-HEARTBEAT_TIMEOUT_S = 5
-WATCHDOG_S = 6.0
+HEARTBEAT_TIMEOUT_S = 8
+WATCHDOG_S = 9.0
 SETTLED_GUARD_S = 60.0
 
 SECTIONS: dict[str, Any] = {

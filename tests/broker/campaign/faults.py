@@ -99,10 +99,9 @@ class Striker:
     def strike(self, fault: Fault, in_checkpoint: bool) -> Struck:
         """At a random moment from now. Returns when all is well again."""
         time.sleep(self._draw.uniform(*GAP_S))
-        before = self.log.pids()
-        ended = len(self._keeper.ended)
         with contextlib.ExitStack() as held:
             in_flight, writer = self._in_flight(held, in_checkpoint or fault is Fault.KILL_WRITER)
+            before, ended = self.log.pids(), len(self._keeper.ended)
             decided = self._ends(IsolationLevel.READ_COMMITTED)
             written = self._ends(IsolationLevel.READ_UNCOMMITTED)
             at = since = time.time()
@@ -142,12 +141,13 @@ class Striker:
         undecided = sum(partition["undecided_records"] for partition in self._daemon.get("/api/v1/partitions"))
         if not undecided:
             return None
-        hold_still(self.log.pids()["aggregator"], held)
+        aggregator = self.log.pids()["aggregator"]
+        hold_still(aggregator, held)
         first = self._ends(IsolationLevel.READ_UNCOMMITTED)
         deadline = time.monotonic() + GROWTH_GUARD_S
         while time.monotonic() < deadline:
             unapplied = sum(self._ends(IsolationLevel.READ_UNCOMMITTED).values()) - sum(first.values())
-            if unapplied >= BATCH:
+            if unapplied >= BATCH and self.log.pids()["aggregator"] == aggregator:
                 return InFlight(undecided, unapplied)
         return None
 
