@@ -1,12 +1,14 @@
-"""What the aggregator tells a reader that attaches."""
+"""What the aggregator tells readers to read, and when."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.core.by_hand import B_ANEW, B, cover, discover
+from tests.unit.test_checkpoint import Gated
 from txninsightd.aggregate import aggregator as aggregator_module
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config
@@ -44,3 +46,21 @@ def test_a_new_validator_is_told_what_is_held_but_not_what_was_of_a_deleted_topi
     told = asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
     assert [message for message in told if isinstance(message, Pause)] == [Pause("b", 0, True)] * paused
     assert len(told) == 1 + paused
+
+
+def test_nothing_is_read_before_it_is_on_disk_where_it_was_begun(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = Gated(tmp_path)
+        loop = asyncio.get_running_loop()
+        aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), loop.time, 1.0, store)
+        ours, theirs = descriptor_pair()
+        aggregator.attach(View.VALIDATOR, 0, Channel(ours))
+        reader = Channel(theirs)
+        for message in (discover(1.0, B), discover(2.0, B, found=())):
+            aggregator._apply(message)
+            assert not reader.receive()
+        store.open_gate()
+        await aggregator.durable()
+        assert reader.receive()
+
+    asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))

@@ -83,6 +83,7 @@ class Aggregator:
         self._lines: dict[tuple[View, int], Line] = {}
         self._held: set[Place] = set()
         self._not_begun = set(ledger.partitions)
+        self._not_durable: set[Place] = set()
         self._checkpoints: Checkpoints | None = None
         if store is not None:
             self._checkpoints = Checkpoints(store, ledger, loop, now, checkpoint_every_s, fallbacks)
@@ -163,7 +164,8 @@ class Aggregator:
         if message.complete:
             self._discovered_at = max(self._discovered_at, message.asked_at)
         new = {Place(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
-        self._begin({place for place in self._not_begun if place.partition in message.present.get(place.topic, ())})
+        waiting = self._not_begun - self._not_durable
+        self._begin({place for place in waiting if place.partition in message.present.get(place.topic, ())})
         if new:
             log.info("partitions_found", count=len(new), topics=sorted({place.topic for place in new}))
             self._begin_once_durable(new)
@@ -171,10 +173,16 @@ class Aggregator:
     def _begin_once_durable(self, places: set[Place]) -> None:
         """Where a partition was begun must not be forgotten once something of it was read."""
         self._not_begun |= places
-        if self._checkpoints is not None:
-            self._checkpoints.request(lambda _: self._begin(places))
-        else:
+        if self._checkpoints is None:
             self._begin(places)
+            return
+        self._not_durable |= places
+
+        def then(_: OSError | None) -> None:
+            self._not_durable -= places
+            self._begin(places)
+
+        self._checkpoints.request(then)
 
     def _begin(self, places: set[Place]) -> None:
         """Let these partitions be read."""
