@@ -47,12 +47,13 @@ class Loop(Protocol):
 
 
 class Writer(NamedTuple):
-    """A child that writes. `waiting`: who is told when it is done."""
+    """A child that writes. `waiting`: who is told when it is done; `answer`: what it has reported so far."""
 
     pid: int
     report: int
     begun_at: float
     waiting: list[Then]
+    answer: bytearray
 
 
 class Checkpoints:
@@ -140,12 +141,17 @@ class Checkpoints:
         if pid == 0:
             _write_and_exit(self._store, self._ledger, theirs, aggregator)
         os.close(theirs)
-        self._writer = Writer(pid, report, now, waiting)
+        self._writer = Writer(pid, report, now, waiting, bytearray())
         self._loop.add_reader(report, self._reported, self._writer)
 
     def _reported(self, writer: Writer) -> None:
+        """The pipe ends once the writer's memory is freed, which takes a while; only then is it waited for."""
+        more = os.read(writer.report, REPORT_BYTES)
+        if more:
+            writer.answer.extend(more)
+            return
         try:
-            answer = json.loads(os.read(writer.report, REPORT_BYTES) or b"{}")
+            answer = json.loads(writer.answer or b"{}")
         except ValueError:
             answer = {}
         self._bury(writer)

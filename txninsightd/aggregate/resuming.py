@@ -26,7 +26,7 @@ class Resumed(NamedTuple):
 
 def resume(store: CheckpointStore, new_ledger: Callable[[], Ledger], now: float, beat: Callable[[], None]) -> Resumed:
     """The state to begin with. Raises StateUnusable where there is one that this config does not fit."""
-    for loaded in store.read():
+    for loaded in store.read(beat):
         ledger = new_ledger()
         try:
             restore(_beating(loaded.chunks, beat), ledger)

@@ -115,12 +115,15 @@ class CheckpointStore:
         """Do not count this checkpoint among the good ones; `why` follows its name: "is ...", "cannot ..."."""
         self._passed_over[path] = f"{path.name} {why}"
 
-    def read(self) -> Iterator[Loaded]:
-        """The sound ones, newest first; the others are passed over. Raises StateUnusable when one may not be read."""
+    def read(self, breathe: Callable[[], None] = lambda: None) -> Iterator[Loaded]:
+        """The sound ones, newest first; the others are passed over. Raises StateUnusable when one may not be read.
+
+        `breathe` is called between the blocks that are checked, which may take long on a slow disk.
+        """
         for number in sorted(self._numbers(), reverse=True):
             path = self._path(number)
             try:
-                header = _check(path, self._version)
+                header = _check(path, self._version, breathe)
             except PermissionError as failure:
                 raise _unusable(self._directory, failure) from failure
             except OSError as failure:
@@ -287,12 +290,12 @@ def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[byte
     return HEAD_BYTES + body_bytes
 
 
-def _check(path: Path, newest_version: int) -> Header:
+def _check(path: Path, newest_version: int, breathe: Callable[[], None]) -> Header:
     """Read all of it once. Raises Damaged for what is not whole, not sound or too new, and OSError."""
     with BufferedReader(FileIO(path), BLOCK_BYTES) as file:
         head = file.read(HEAD_BYTES)
         header = _header(head, os.fstat(file.fileno()).st_size)
-        checksum = _checksum(file, header)
+        checksum = _checksum(file, header, breathe)
     if CHECKSUM.pack(crc32(head[: HEADER.size], checksum)) != head[HEADER.size :]:
         raise Damaged("is damaged: its checksum does not fit what it holds")
     if header.version > newest_version:
@@ -314,7 +317,7 @@ def _header(head: bytes, size_bytes: int) -> Header:
     return header
 
 
-def _checksum(file: "BufferedReader[FileIO]", header: Header) -> int:
+def _checksum(file: "BufferedReader[FileIO]", header: Header, breathe: Callable[[], None]) -> int:
     """Of the chunks and their lengths, block by block; what the header says is not believed yet."""
     block = memoryview(bytearray(BLOCK_BYTES))
     checksum, left = 0, header.body_bytes
@@ -326,6 +329,7 @@ def _checksum(file: "BufferedReader[FileIO]", header: Header) -> int:
             raise Damaged("is damaged: a chunk in it does not end")
         checksum = crc32(length, checksum)
         while chunk_left:
+            breathe()
             part = block[: file.readinto(block[: min(chunk_left, BLOCK_BYTES)])]
             if not part:
                 raise Damaged("is damaged: it ended while it was read")

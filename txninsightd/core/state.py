@@ -490,7 +490,6 @@ def _restore_figures(ledger: Ledger, saved: SavedFigures) -> None:
     figures = ledger.figures
     for name in COUNTERS:
         counter: Counter[Any] = getattr(figures, name)
-        counter.clear()
         counter.update(dict(getattr(saved.counters, name)))
     for name in HISTOGRAMS:
         for h in getattr(saved.histograms, name):

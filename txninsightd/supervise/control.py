@@ -16,6 +16,7 @@ from txninsightd.vocabulary import FromAggregator, FromParent, Report
 
 MOST_BYTES = 1 << 17
 REPORT_EVERY_S = 2.0
+MOST_STATUS_CHARS = 1000
 
 log = structlog.get_logger()
 
@@ -81,7 +82,7 @@ class Reporter:
 
     def report(self, status: str, serving: bool = True) -> None:
         """Whether the aggregator serves, and its line for the operator."""
-        report, now = Report(serving, status), self._now()
+        report, now = Report(serving, status[:MOST_STATUS_CHARS]), self._now()
         changed = self._told is None or report.serving != self._told.serving
         if report == self._told or (now < self._next_at and not changed):
             return
