@@ -295,10 +295,14 @@ class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
 
 
 class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
-    """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for."""
+    """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for.
+
+    `looked`: there was a complete look before, so whatever is found now has come since.
+    """
 
     places: list[Place]
     topic_ids: dict[str, str] = {}
+    looked: bool = False
 
 
 class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):

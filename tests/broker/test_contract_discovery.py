@@ -146,6 +146,20 @@ def test_what_was_not_there_at_the_first_look_is_read_from_its_beginning(
     assert [(f.topic, f.partition, f.start_offset) for f in scout.look(clock.now()).found] == [(name, 0, 0)]
 
 
+def test_another_monitors_first_look_is_no_first_look(broker: Broker, topic: MakeTopic) -> None:
+    """What comes between two lives of the monitor, begun at the latest records, has come since the first look."""
+    name = f"{topic()}-later"
+    with daemon_in_process(broker, config_for(broker, name, start=LATEST)) as running:
+        running.until(lambda: running.ledger.horizon.discovered_at > 0, "a complete look")
+        running.stop(View.MONITOR)
+        create_topics(broker.bootstrap, {name: 1})
+        Writer(broker).write(name, *steps(2))
+        running.start(View.MONITOR)
+        running.until_decided(name)
+        assert running.started == {Place(name, 0): 0}
+        assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
+
+
 def test_a_pattern_names_itself_while_nothing_matches_and_takes_what_comes(broker: Broker, topic: MakeTopic) -> None:
     stem = topic()
     entry = Topic(pattern=f"{stem}-.*", exclude=(".*-private",))

@@ -104,7 +104,7 @@ class Aggregator:
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
         if (view, index) == FIRST_MONITOR:
             known = [place for place, p in self.ledger.partitions.items() if not p.void]
-            line.send(Known(known, self.ledger.topic_ids()))
+            line.send(Known(known, self.ledger.topic_ids(), looked=self.ledger.horizon.discovered_at != UNSEEN))
         self._assign(view, index, self._positions(view))
         for place in self._held if view is View.VALIDATOR else ():
             if self.ledger.partitions[place].void:

@@ -43,11 +43,14 @@ class PartitionScout:
         self._stop = threading.Event()
         self._problems: list[str] = []
 
-    def start(self, known: Iterable[Place], ids: Mapping[str, str]) -> None:
-        """Begin to look; `known` are the partitions that are read already, `ids` those of their topics."""
+    def start(self, known: Iterable[Place], ids: Mapping[str, str], looked: bool) -> None:
+        """Begin to look; `known` are the partitions that are read already, `ids` those of their topics.
+
+        `looked`: this is not the first look, whoever took that.
+        """
         self._known = {Place(place.topic, place.partition) for place in known}
         self._ids = dict(ids)
-        self._at_first_look = set() if self._known else None
+        self._at_first_look = set() if self._known or looked else None
         context = copy_context()  # the log lines of the thread carry the process's name, too
         threading.Thread(target=context.run, args=(self._run,), name="scout", daemon=True).start()
 

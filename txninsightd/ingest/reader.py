@@ -51,7 +51,7 @@ log = structlog.get_logger()
 class Scout(Protocol):
     """Looks for partitions beside the work loop."""
 
-    def start(self, known: Iterable[Place], ids: Mapping[str, str]) -> None:
+    def start(self, known: Iterable[Place], ids: Mapping[str, str], looked: bool) -> None:
         """Begin to look for partitions that are not among these, and for topics that no longer have these ids."""
 
     def news(self) -> Discovery | None:
@@ -144,7 +144,7 @@ class Reader:
         elif isinstance(command, Retune):
             self._retune(command)
         elif self._scout is not None:
-            self._scout.start(command.places, command.topic_ids)
+            self._scout.start(command.places, command.topic_ids, command.looked)
 
     def _retune(self, command: Retune) -> None:
         logs.setup(command.log_level, command.log_format)
