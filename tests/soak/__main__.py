@@ -92,9 +92,10 @@ def _work(plan: Plan) -> int:
 
 
 def _stop_on_signals(soak: Soak) -> None:
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
         if soak.stop.is_set():
             raise KeyboardInterrupt
+        soak.seen.stopped_by = signal.Signals(number).name
         soak.stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -75,7 +75,7 @@ class Seen:
     """What a soak saw. `question_cpu_us`: what one of the instruments' requests costs an otherwise idle aggregator.
 
     `differences`: in words, where the counters are not what was written. `began_at`, `began_monotonic`: of the load, by
-    two clocks. `exit_code`: the daemon's, when it was told to stop.
+    two clocks. `exit_code`: the daemon's, when it was told to stop. `stopped_by`: the signal that ended the load early.
     """
 
     plan: Plan
@@ -91,6 +91,7 @@ class Seen:
     differences: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
     exit_code: int | None = None
+    stopped_by: str | None = None
 
 
 class Load:

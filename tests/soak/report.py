@@ -49,6 +49,7 @@ def figures(seen: Seen) -> dict[str, Any]:
         "resolution_s": {what: _spread(of) for what, of in probes.resolution_s.items()} if probes else {},
         "contradictions": probes.contradictions if probes else [],
         "restarted": seen.restarted,
+        "stopped_by": seen.stopped_by,
         "exit_code": seen.exit_code,
         "differences": seen.differences,
         "samples": [_plain(sample) for sample in samples],
