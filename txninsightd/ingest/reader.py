@@ -30,6 +30,9 @@ from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Paus
 
 POLL_S = 0.05
 POLL_S_WHILE_HOLDING = 0.005
+HELD_SHARE = 4
+"""Once what is held for the broker's word on its topic fills so great a part of the queue, the broker is asked at once:
+otherwise that alone would look as if the aggregator were slow."""
 
 UNREADABLE = frozenset(
     (
@@ -355,7 +358,7 @@ class Reader:
     def _tell(self) -> None:
         """What is certain goes out; a topic that is not (or no longer) the one to be read is set aside."""
         aside = {place.topic for place in self._aside} if self._aside else ()
-        told = self._identity.poll(aside, at_once=self._paused)
+        told = self._identity.poll(aside, at_once=self._identity.depth * HELD_SHARE >= self._queue_batches)
         for message in told.messages:
             self._line.send(message)
             progress = self._progress.get(Place(message.topic, message.partition))
