@@ -24,6 +24,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tests.bench.report import MIB
 from tests.soak import report
 from tests.soak.experiment import Plan, Sample, Seen, Soak
 from txninsightd.tools.stack import machine
@@ -109,7 +110,7 @@ def _with_progress(soak: Soak) -> Seen:
         task = progress.add_task("starting", total=plan.minutes * 60)
 
         def tell(sample: Sample) -> None:
-            rss = sample.processes["aggregator"].rss_bytes / report.MIB
+            rss = sample.processes["aggregator"].rss_bytes / MIB
             text = f"{sample.read:,} events, {sample.lag:,} behind, {sample.open:,} open, aggregator {rss:.0f} MiB"
             progress.update(task, completed=sample.at_s, description=text)
 

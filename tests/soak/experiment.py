@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tests.bench.report import facts
 from tests.bench.runs import total
 from tests.broker.campaign.keeper import LogTail
 from tests.broker.daemon import Daemon, Samples
@@ -72,13 +73,15 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class Seen:
-    """What a soak saw. `question_cpu_us`: what one of the instruments' requests costs an otherwise idle aggregator.
+    """What a soak saw. `facts`: what it holds for, at the start.
 
-    `differences`: in words, where the counters are not what was written. `began_at`, `began_monotonic`: of the load, by
-    two clocks. `exit_code`: the daemon's, when it was told to stop. `stopped_by`: the signal that ended the load early.
+    `question_cpu_us`: what one of the instruments' requests costs an otherwise idle aggregator. `differences`: in
+    words, where the counters are not what was written. `began_at`, `began_monotonic`: of the load, by two clocks.
+    `exit_code`: the daemon's, when it was told to stop. `stopped_by`: the signal that ended the load early.
     """
 
     plan: Plan
+    facts: dict[str, Any] = field(default_factory=facts)
     began_at: float = 0.0
     began_monotonic: float = 0.0
     samples: list[Sample] = field(default_factory=list)

@@ -11,8 +11,7 @@ from itertools import pairwise
 from statistics import fmean, linear_regression
 from typing import Any
 
-from tests.bench.report import MIB as MIB
-from tests.bench.report import facts
+from tests.bench.report import MIB
 from tests.soak.experiment import Checkpoint, Sample, Seen
 from tests.soak.instruments import Probe
 
@@ -28,7 +27,7 @@ def figures(seen: Seen) -> dict[str, Any]:
     pulse, probes = seen.pulse, seen.probes
     took_s = list(pulse.took_s) if pulse else []
     return {
-        "facts": facts(),
+        "facts": seen.facts,
         "plan": seen.plan._asdict(),
         "lasted_s": samples[-1].at_s if samples else 0.0,
         "events_per_s": _rate(samples),
