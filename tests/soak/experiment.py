@@ -151,6 +151,7 @@ class Soak:
     def run(self, tell: Tell = lambda _: None) -> Seen:
         """All of it. `tell` is told of each sample."""
         with ExitStack() as ends:
+            ends.callback(self._collect_checkpoints)
             ends.callback(self._daemon.end)
             self._daemon.start().await_ready()
             pids = self._pids()
@@ -162,7 +163,6 @@ class Soak:
             self._settle()
             self.seen.restarted = self._restarted(pids)
             self.seen.exit_code = self._daemon.stop()
-        self.seen.checkpoints = [_checkpoint(line) for line in self._log.look() if _tells_of_checkpoint(line)]
         return self.seen
 
     # --- While it runs ------------------------------------------------------------------------------------------------
@@ -252,6 +252,9 @@ class Soak:
 
     def _total(self, name: str, **labels: str) -> int:
         return int(total(self.seen.metrics, name, **labels))
+
+    def _collect_checkpoints(self) -> None:
+        self.seen.checkpoints = [_checkpoint(line) for line in self._log.look() if _tells_of_checkpoint(line)]
 
     def _restarted(self, pids: dict[str, int]) -> list[str]:
         now = self._pids()

@@ -50,6 +50,7 @@ def figures(seen: Seen) -> dict[str, Any]:
         "restarted": seen.restarted,
         "stopped_by": seen.stopped_by,
         "exit_code": seen.exit_code,
+        "compared": bool(seen.metrics),
         "differences": seen.differences,
         "samples": [_plain(sample) for sample in samples],
     }
@@ -279,6 +280,8 @@ def _ms(seconds: float) -> str:
 
 def _verdict(found: dict[str, Any]) -> str:
     wrong = [*found["differences"], *found["contradictions"], *(f"restarted: {name}" for name in found["restarted"])]
+    if not found["compared"]:
+        wrong.append("not known, since it ended before everything was settled")
     return "Differences to what was written: " + ("; ".join(wrong) if wrong else "none") + "."
 
 
