@@ -169,7 +169,7 @@ class Soak:
 
     def _watch(self, load: Load, pids: dict[str, int], tell: Tell) -> None:
         seen = self.seen
-        seen.pulse = Pulse(self._daemon)
+        seen.pulse = Pulse(self._daemon, pids["aggregator"])
         seen.probes = Probes(self._daemon, self._bootstrap, f"{self._name}-probe", self._topics)
         with running(seen.pulse, seen.probes):
             seen.began_at, seen.began_monotonic = time.time(), time.monotonic()
@@ -202,7 +202,7 @@ class Soak:
         return {"parent": self._daemon.process.pid, **self._daemon.pids()}
 
     def _question_cpu_us(self, aggregator: int) -> float:
-        asking = Pulse(self._daemon)
+        asking = Pulse(self._daemon, aggregator)
         before_s = look(aggregator).cpu_s
         for i in range(QUESTIONS):
             asking.get("/healthz" if i % 2 else "/api/v1/transactions/nobody")

@@ -1,9 +1,10 @@
 """What the daemon's users would notice: how long it is until they see something, and whether it answers meanwhile.
 
-`Pulse` asks /healthz every 50 ms, which tells how long the aggregator's event loop stands still; how late it wakes up
-itself tells how much of that is the machine's doing. `Probes` runs one business transaction after the other, of a type
-of its own, and notes by its own clock when the API shows each of its states; what the API shows, the gauges and
-counters of the very next scrape must show too, since both are read from the same state.
+`Pulse` asks /healthz every 50 ms, which tells how long the aggregator's event loop stands still; how long the
+aggregator waited for a CPU meanwhile, and how late it wakes up itself, tell how much of that is the machine's doing.
+`Probes` runs one business transaction after the other, of a type of its own, and notes by its own clock when the API
+shows each of its states; what the API shows, the gauges and counters of the very next scrape must show too, since both
+are read from the same state.
 """
 
 import http.client
@@ -21,6 +22,7 @@ from confluent_kafka import Producer
 from tests.bench.runs import total
 from tests.broker.daemon import Daemon
 from tests.soak.load import new_producer, retried, value
+from tests.soak.processes import waited_for_cpu_s
 
 PULSE_EVERY_S = 0.05
 LIVE_EVERY_S = 0.005
@@ -72,10 +74,15 @@ class Instrument(threading.Thread):
 
 
 class Pulse(Instrument):
-    """Round trips of /healthz: when each began (monotonic), how long it took, and how late this thread woke up."""
+    """Round trips of /healthz: when each began (monotonic), how long it took, and how late this thread woke up.
 
-    def __init__(self, daemon: Daemon) -> None:
+    `own_s`: how long it took, less what the main thread of `aggregator` (a process id) waited for a CPU meanwhile.
+    """
+
+    def __init__(self, daemon: Daemon, aggregator: int) -> None:
         super().__init__(daemon)
+        self._aggregator = aggregator
+        self.own_s = array("d")
         self.began_at = array("d")
         self.took_s = array("d")
         self.late_s = array("d")
@@ -84,13 +91,16 @@ class Pulse(Instrument):
         """One request, a beat after the one before began (or at once, if that took longer)."""
         due_at = max(time.monotonic(), self.began_at[-1] + PULSE_EVERY_S if self.began_at else 0.0)
         self.stopping.wait(due_at - time.monotonic())
+        waited_s = waited_for_cpu_s(self._aggregator)
         began_at = time.monotonic()
         status, _ = self.get("/healthz")
         ended_at = time.monotonic()
+        waited_s = waited_for_cpu_s(self._aggregator) - waited_s
         if status != 200:
             raise AssertionError(f"/healthz answered {status}")
         self.began_at.append(began_at)
         self.took_s.append(ended_at - began_at)
+        self.own_s.append(max(0.0, ended_at - began_at - waited_s))
         self.late_s.append(began_at - due_at)
 
 

@@ -33,3 +33,9 @@ def look(pid: int) -> Look:
         used.cpu_s,
         children / TICKS_A_SECOND,
     )
+
+
+def waited_for_cpu_s(pid: int) -> float:
+    """How long the process's main thread was ready to run and had no CPU, since its start; 0 where nobody counts it."""
+    counted = Path(f"/proc/{pid}/task/{pid}/schedstat")
+    return int(counted.read_text().split()[1]) / 1e9 if counted.exists() else 0.0
