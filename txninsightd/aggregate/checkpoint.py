@@ -107,7 +107,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """End the writer that runs, if any, and write the last checkpoint here, for all who wait. Failure is logged."""
-        waiting, self._waiting = self._take_waiting(), []
+        waiting = self._take_waiting()
         if self._writer is not None:
             waiting += self._writer.waiting
             os.kill(self._writer.pid, signal.SIGKILL)
@@ -123,12 +123,14 @@ class Checkpoints:
     # --- One checkpoint -----------------------------------------------------------------------------------------------
 
     def _take_waiting(self) -> list[Then]:
+        """Who is to be told of the checkpoint that is begun now."""
+        waiting, self._waiting = self._waiting, []
         follower = self.on_begin()
-        return [*self._waiting, *([follower] if follower is not None else [])]
+        return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
         self._next_at = now + self._every_s
-        waiting, self._waiting = self._take_waiting(), []
+        waiting = self._take_waiting()
         report, theirs = os.pipe()
         aggregator = os.getpid()
         try:

@@ -26,6 +26,21 @@ class Resumed(NamedTuple):
 
 def resume(store: CheckpointStore, new_ledger: Callable[[], Ledger], now: float, beat: Callable[[], None]) -> Resumed:
     """The state to begin with. Raises StateUnusable where there is one that this config does not fit."""
+    resumed = _newest(store, new_ledger, now, beat) or Resumed(new_ledger(), 0.0, len(store.damaged))
+    for text in store.damaged:
+        log.error(
+            "checkpoint_passed_over",
+            checkpoint=text,
+            advice="the one before it is taken, or none if this was the oldest; what came since is read again",
+        )
+    resumed.ledger.resume(now)
+    return resumed
+
+
+def _newest(
+    store: CheckpointStore, new_ledger: Callable[[], Ledger], now: float, beat: Callable[[], None]
+) -> Resumed | None:
+    """From the newest checkpoint that can be read, if there is one."""
     for loaded in store.read(beat):
         ledger = new_ledger()
         try:
@@ -38,26 +53,12 @@ def resume(store: CheckpointStore, new_ledger: Callable[[], Ledger], now: float,
                 f"the checkpoints in {loaded.path.parent} were written with events.colocated: "
                 f"{str(other.was).lower()}; set it back, or remove them to begin anew"
             ) from other
-        _tell(store)
         log.info("resumed", checkpoint=loaded.path.name, age_s=round(now - loaded.written_at, 1), live=len(ledger.live))
-        ledger.resume(now)
         return Resumed(ledger, loaded.written_at, len(store.damaged))
-    _tell(store)
-    ledger = new_ledger()
-    ledger.resume(now)
-    return Resumed(ledger, 0.0, len(store.damaged))
+    return None
 
 
 def _beating(chunks: Iterable[bytes], beat: Callable[[], None]) -> Iterator[bytes]:
     for chunk in chunks:
         beat()
         yield chunk
-
-
-def _tell(store: CheckpointStore) -> None:
-    for text in store.damaged:
-        log.error(
-            "checkpoint_passed_over",
-            checkpoint=text,
-            advice="the one before it is taken, or none if this was the oldest; what came since is read again",
-        )

@@ -24,11 +24,16 @@ class Bucket(dict[Any, None]):
         self.second = second
         self.home = home
 
-    def pop_one(self) -> Any:
-        """Take out any one item."""
-        item, _ = self.popitem()
+    def remove(self, item: Any) -> None:
+        """Take out this item; the last one takes the bucket with it."""
+        del self[item]
         if not self:
             del self.home[self.second]
+
+    def pop_one(self) -> Any:
+        """Take out any one item, likewise."""
+        item = next(reversed(self))
+        self.remove(item)
         return item
 
 
@@ -74,9 +79,7 @@ def drop(item: Timed) -> None:
     bucket = item.bucket
     if bucket is not None:
         item.bucket = None
-        del bucket[item]
-        if not bucket:
-            del bucket.home[bucket.second]
+        bucket.remove(item)
 
 
 class Deadlines(Wheel, Generic[T]):

@@ -26,9 +26,7 @@ class Idlest(Wheel):
         bucket = txn.idle_bucket
         if bucket is not None:
             txn.idle_bucket = None
-            del bucket[txn]
-            if not bucket:
-                del self._buckets[bucket.second]
+            bucket.remove(txn)
 
     def take(self, looks: int) -> Iterator[Transaction]:
         """Take out those idle for longest, one after the other.
