@@ -8,10 +8,11 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from tests.broker.daemon import Daemon
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.tools.stack.jars import ensure_jars
@@ -32,6 +33,12 @@ class MakeTopic(Protocol):
     def __call__(
         self, partitions: int = 1, *, name: str = "t", config: Mapping[str, str] | None = None, on: Broker | None = None
     ) -> str: ...
+
+
+class Start(Protocol):
+    """Starts a daemon on a topic; `sections` of its config come over the module's usual ones."""
+
+    def __call__(self, topic: str, **sections: Any) -> Daemon: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -82,6 +89,23 @@ def topic(request: pytest.FixtureRequest) -> MakeTopic:
         return fresh
 
     return make
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts daemons that read one topic, with the module's SECTIONS of the config and more; all end after the test."""
+    usual: dict[str, Any] = request.module.SECTIONS
+    started: list[Daemon] = []
+
+    def make(topic: str, **sections: Any) -> Daemon:
+        state = {**usual["state"], **sections.pop("state", {})}
+        sections = {"topics": [topic], **usual, **sections, "state": state}
+        started.append(Daemon(tmp_path_factory.mktemp("daemon"), broker.bootstrap, sections))
+        return started[-1].start()
+
+    yield make
+    for daemon in started:
+        daemon.end()
 
 
 def _new_broker(data_dir: Path, libs: Path, heap: str = "512m", properties: Mapping[str, str] | None = None) -> Broker:

@@ -31,6 +31,17 @@ def free_port() -> int:
     return machine.free_ports(1)[0]
 
 
+def http_status(url: str) -> int:
+    """The HTTP status of a GET; 0 while nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 class Daemon:
     """`sections` are those of conf/txninsight.yaml; `http.listen` and the bootstrap servers are set here."""
 
@@ -118,13 +129,7 @@ class Daemon:
 
     def status(self, path: str) -> int:
         """The HTTP status of a GET; 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return http_status(f"http://127.0.0.1:{self.port}{path}")
 
     def missing(self) -> list[str]:
         """What /readyz says is missing, in words."""

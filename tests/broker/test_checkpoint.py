@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.conftest import MakeTopic
+from tests.broker.conftest import MakeTopic, Start
 from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
 from tests.broker.traffic import publish, write_transactions
@@ -26,24 +26,7 @@ from txninsightd.tools.stack.broker import Broker
 STUCK_SOON = {"idle_after_s": 1, "overdue_after_s": 3600, "commit_pending_after_s": 1}
 QUICK = {"retry_grace_s": 0.5, "checkpoint_every_s": 0.2}
 
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def start(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts daemons that are ended after the test."""
-    started: list[Daemon] = []
-
-    def make(topic: str, **sections: Any) -> Daemon:
-        state = {**QUICK, **sections.pop("state", {})}
-        started.append(
-            Daemon(tmp_path_factory.mktemp("daemon"), broker.bootstrap, {"topics": [topic], "state": state, **sections})
-        )
-        return started[-1].start()
-
-    yield make
-    for daemon in started:
-        daemon.end()
+SECTIONS = {"state": QUICK}
 
 
 def kill(daemon: Daemon) -> None:

@@ -1,6 +1,8 @@
 """Which partitions are found in a real cluster, where both views begin to read them, and which topics are refused."""
 
+import gc
 import json
+import sys
 import time
 from concurrent.futures import Future
 from typing import Any
@@ -224,3 +226,36 @@ def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, to
     assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
     allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])
+
+
+# --- What asking leaves behind ----------------------------------------------------------------------------------------
+
+
+def test_asking_for_ids_leaves_nothing_behind(broker: Broker, topic: MakeTopic) -> None:
+    names = [topic(), topic(3)]
+    admin = AdminClient(admin_settings(config_for(broker, *names).kafka.client))
+
+    def blocks_after(times: int) -> int:
+        answers = [topics.topic_ids(admin, names) for _ in range(times)]
+        assert all(answer.keys() == set(names) and answer == answers[0] for answer in answers)
+        answers.clear()
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    grown = -blocks_after(200) + blocks_after(2000)
+    assert grown < 1000, "blocks of memory; one for each topic of each answer would be 4000"
+
+
+def test_a_look_leaves_nothing_behind(broker: Broker, topic: MakeTopic) -> None:
+    name = topic(3)
+    config = config_for(broker, name)
+    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now)
+
+    def blocks_after(times: int) -> int:
+        for _ in range(times):
+            assert scout.look(clock.now()).present == {name: [0, 1, 2]}
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    grown = -blocks_after(50) + blocks_after(500)
+    assert grown < 250, "blocks of memory; one for each look would be 500"

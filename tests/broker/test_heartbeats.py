@@ -7,13 +7,11 @@ was written.
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.broker.conftest import MakeTopic
+from tests.broker.conftest import MakeTopic, Start
 from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
 from tests.broker.traffic import publish, write_transactions
@@ -31,23 +29,7 @@ SUPERVISE = {
 AGE = "txninsight_child_heartbeat_age_seconds"
 FLOOD = 100_000
 
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def start(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts daemons that are ended after the test."""
-    started: list[Daemon] = []
-
-    def make(topic: str, **sections: Any) -> Daemon:
-        state = {"retry_grace_s": 0.5}
-        sections = {"topics": [topic], "supervise": SUPERVISE, "state": state, **sections}
-        started.append(Daemon(tmp_path_factory.mktemp("daemon"), broker.bootstrap, sections))
-        return started[-1].start()
-
-    yield make
-    for daemon in started:
-        daemon.end()
+SECTIONS = {"supervise": SUPERVISE, "state": {"retry_grace_s": 0.5}}
 
 
 def hung(daemon: Daemon) -> list[str]:

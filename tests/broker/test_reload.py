@@ -4,13 +4,11 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 from confluent_kafka import Producer
 
-from tests.broker.conftest import MakeTopic
+from tests.broker.conftest import MakeTopic, Start
 from tests.broker.daemon import Daemon
 from tests.broker.traffic import publish
 from txninsightd.tools.stack.broker import Broker
@@ -21,24 +19,7 @@ RELOADS = "txninsight_config_reloads_total"
 FINISHED = "txninsight_transactions_finished_total"
 STUCK = "txninsight_stuck_transactions"
 
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def start(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts daemons that are ended after the test; a grace of half a second."""
-    started: list[Daemon] = []
-
-    def make(topic: str, **sections: Any) -> Daemon:
-        directory = tmp_path_factory.mktemp("daemon")
-        state = {"directory": str(directory / "state"), "retry_grace_s": 0.5}
-        sections = {"topics": [topic], "supervise": PATIENT, "state": state, **sections}
-        started.append(Daemon(directory, broker.bootstrap, sections))
-        return started[-1].start()
-
-    yield make
-    for daemon in started:
-        daemon.end()
+SECTIONS = {"supervise": PATIENT, "state": {"retry_grace_s": 0.5}}
 
 
 def write(broker: Broker, topic: str) -> None:

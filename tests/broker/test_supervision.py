@@ -7,14 +7,11 @@ written.
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.broker.conftest import MakeTopic
+from tests.broker.conftest import MakeTopic, Start
 from tests.broker.daemon import Daemon
 from tests.broker.traffic import Written, publish, write_transactions
 from txninsightd.tools.stack.broker import Broker
@@ -23,22 +20,7 @@ PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 100
 QUICK = {"retry_grace_s": 0.5}
 MEGABYTE = 1 << 20
 
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def start(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts daemons that are ended after the test."""
-    started: list[Daemon] = []
-
-    def make(topic: str, **sections: Any) -> Daemon:
-        sections = {"topics": [topic], "supervise": PATIENT, "state": QUICK, **sections}
-        started.append(Daemon(tmp_path_factory.mktemp("daemon"), broker.bootstrap, sections))
-        return started[-1].start()
-
-    yield make
-    for daemon in started:
-        daemon.end()
+SECTIONS = {"supervise": PATIENT, "state": QUICK}
 
 
 def await_counted(daemon: Daemon, topic: str, written: Written) -> None:

@@ -13,15 +13,13 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.broker.daemon import free_port
+from tests.broker.daemon import free_port, http_status
 
 ROOT = Path(__file__).parents[2]
 BOOT = Path(__file__).with_name("boot")
@@ -155,13 +153,7 @@ class Machine:
 
     def http_status(self, path: str) -> int:
         """The HTTP status of a GET; 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return http_status(f"http://127.0.0.1:{self.port}{path}")
 
     def await_that(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until something holds."""

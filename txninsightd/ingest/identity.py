@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from txninsightd.ingest.topics import ask_ids
+from txninsightd.ingest.topics import ask_ids, take_id
 from txninsightd.vocabulary import Coverage, Sightings
 
 ANSWER_WITHIN_S = 3.0
@@ -128,7 +128,7 @@ class Identity:
     def _is_right(self, topic: str, answer: "Future[Any]") -> bool | None:
         """None: that cannot be said."""
         try:
-            topic_id = str(answer.result().topic_id)
+            topic_id = take_id(answer.result())
         except KafkaException as failure:
             return False if failure.args[0].code() in DELETED else None
         return self._ids.setdefault(topic, topic_id) == topic_id
