@@ -270,9 +270,9 @@ def make_ledger(config: Config, started_at: float) -> "Ledger":
 
 def make_rules(config: Config) -> "Rules":
     """What the operator decides of the ledger."""
-    from txninsightd.core.ledger import Rules
+    from txninsightd.core.ledger import Objectives, Rules
 
-    state, limits = config.state, config.limits
+    state, limits, types = config.state, config.limits, config.transaction_types
     return Rules(
         colocated=config.events.colocated,
         settle_lateness_s=state.settle_lateness_s,
@@ -283,11 +283,12 @@ def make_rules(config: Config) -> "Rules":
         most_lingering=limits.lingering,
         most_remembered=limits.remembered_ids,
         stuck=config.stuck,
-        stuck_by_type=config.transaction_types,
+        stuck_by_type={name: own.thresholds for name, own in types.items()},
         most_open=limits.open_transactions,
         most_events_each=limits.events_per_transaction,
         most_events=limits.kept_events,
         most_undecided=limits.undecided_records,
+        objectives=Objectives(config.objective, {name: own.objective for name, own in types.items()}),
     )
 
 

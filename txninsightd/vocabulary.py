@@ -140,6 +140,18 @@ class Thresholds(msgspec.Struct, frozen=True):
     commit_pending_after_s: float = 60
 
 
+class Objective(msgspec.Struct, frozen=True):
+    """What is wanted of transactions that go well. None: nothing.
+
+    `duration_s`: a closed one took at most so long; `ratio`: the share of closed ones for which that holds.
+    `open_age_s`: no open one is older.
+    """
+
+    duration_s: float | None = None
+    ratio: float = 0.99
+    open_age_s: float | None = None
+
+
 class FromPath(msgspec.Struct, frozen=True, tag="path"):
     """The field stands in the record's JSON object, at these names from the outside in."""
 
@@ -377,6 +389,7 @@ class CheckpointHealth(NamedTuple):
     """How checkpoints fare. `written_at`: when the last good one was, 0 before the first; the next two are of that one.
 
     `failures` and `fallbacks` (those passed over at the start: damaged or too new) count over the aggregator's life.
+    One is due every `every_s` seconds; 0: none are written.
     """
 
     written_at: float
@@ -384,3 +397,4 @@ class CheckpointHealth(NamedTuple):
     duration_s: float
     failures: int
     fallbacks: int
+    every_s: float

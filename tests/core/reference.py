@@ -195,6 +195,7 @@ class Ended(NamedTuple):
     anomalies: set[Anomaly]
     commit_delay_s: float | None
     late_events: int
+    replayed: bool
 
 
 def of_kind(life: Iterable[Seen], kind: Kind, *verdicts: Verdict) -> list[Seen]:
@@ -695,6 +696,7 @@ class Plain:
             anomalies=odd,
             commit_delay_s=self._commit_delay(counted),
             late_events=len(seen) - len(counted),
+            replayed=any(s.event.signature.kept_time for s in seen),
         )
 
     def _outcome(self, life: Life, counted: list[Seen], partial: bool) -> Outcome:

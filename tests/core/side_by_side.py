@@ -3,7 +3,7 @@
 from collections import Counter
 
 from tests.core.reference import Ended, Life, Plain, last_activity, state_of
-from tests.core.worlds import Message, Sent, World, nows
+from tests.core.worlds import IN_S, PAY_IN_S, Message, Sent, World, nows
 from txninsightd.core.figures import Figures, Histogram
 from txninsightd.core.finished import Finished
 from txninsightd.core.ledger import Ledger
@@ -40,6 +40,7 @@ def end_of(finished: Finished) -> Ended:
         anomalies=set(kpis.anomalies),
         commit_delay_s=finished.commit_delay_s,
         late_events=finished.late_events,
+        replayed=finished.txn.replayed,
     )
 
 
@@ -134,11 +135,20 @@ class SideBySide:
         assert _without_zeros(figures.records) == +plain.records
         finished = Counter((_label(e.txn_type), e.outcome.value, _label(e.status)) for _, e in self.finished)
         assert _without_zeros(figures.finished) == finished
+        replayed = Counter((_label(e.txn_type), e.outcome.value) for _, e in self.finished if e.replayed)
+        assert _without_zeros(figures.replayed) == replayed
+        assert _without_zeros(figures.objective_missed) == Counter(
+            _label(e.txn_type) for _, e in self.finished if not e.replayed and self._missed_its_objective(e)
+        )
         anomalies = Counter(anomaly.value for _, e in self.finished for anomaly in e.anomalies)
         anomalies[Anomaly.LATE_EVENT.value] = plain.late_events
         assert _without_zeros(figures.anomalies) == +anomalies
         assert self.timed_out[True] <= figures.settled_by_timeout <= self.past_time
         self._compare_histograms()
+
+    def _missed_its_objective(self, ended: Ended) -> bool:
+        longest_s = {"pay": PAY_IN_S}.get(ended.txn_type or "", IN_S)
+        return ended.duration_s is not None and ended.duration_s > longest_s
 
     def _compare_histograms(self) -> None:
         figures = self.ledger.figures

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from hypothesis import strategies as st
 
-from txninsightd.core.ledger import Rules
-from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Place, Sightings, Signature, Thresholds
+from txninsightd.core.ledger import Objectives, Rules
+from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Objective, Place, Sightings, Signature, Thresholds
 
 T = TypeVar("T")
 Message = Sightings | Coverage | Discovery
@@ -224,6 +224,10 @@ class Style(NamedTuple):
     odd_clocks: int = 8  # percent of records
 
 
+IN_S, PAY_IN_S = 8.0, 15.0
+"""How long a transaction may take: any, and one of the type `pay`."""
+
+
 def make_rules(style: Style) -> Rules:
     """Short thresholds, so that worlds of a minute or two reach all of them."""
     return Rules(
@@ -237,6 +241,7 @@ def make_rules(style: Style) -> Rules:
         most_remembered=10**6,
         stuck=Thresholds(idle_after_s=12, overdue_after_s=30, commit_pending_after_s=5),
         stuck_by_type={"pay": Thresholds(idle_after_s=20, overdue_after_s=25, commit_pending_after_s=9)},
+        objectives=Objectives(Objective(duration_s=IN_S), {"pay": Objective(duration_s=PAY_IN_S)}),
     )
 
 

@@ -17,13 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 
 from txninsightd.config.model import Config, LimitsConfig
 from txninsightd.core.figures import Histogram
+from txninsightd.core.ledger import Objectives
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
 from txninsightd.expose.exposed import Began, Exposed
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
-from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Outcome, Place, RecordResult
+from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Objective, Outcome, Place, RecordResult
 
 from .workers import beat_in_a_fork
 from .world import BEGIN, World, ask
@@ -66,7 +67,9 @@ def small_caps(most: int) -> Config:
 
 def test_metrics_shows_what_the_catalogue_holds_and_nothing_else(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    world = World(multiproc_dir=tmp_path, exposed=Exposed(tmp_path / "exposed", "session", Began.ANEW))
+    exposed = Exposed(tmp_path / "exposed", "session", Began.ANEW)
+    objectives = Objectives(Objective(duration_s=30, open_age_s=60))
+    world = World(multiproc_dir=tmp_path, exposed=exposed, objectives=objectives)
     world.whole("t1")
     world.wait(10)
     families = {f.name: f for f in openmetrics(world).families}
@@ -103,6 +106,9 @@ def test_series_exist_at_zero_before_anything_happens() -> None:
         for outcome in Outcome:
             labels = {"txn_type": txn_type, "outcome": outcome.value, "status": "unspecified"}
             assert shown.value("txninsight_transactions_finished_total", **labels) == 0
+            del labels["status"]
+            assert shown.value("txninsight_replayed_transactions_finished_total", **labels) == 0
+        assert shown.value("txninsight_objective_missed_total", txn_type=txn_type) == 0
         for state in ("open", "tentatively_closed", "stuck", "aborted"):
             assert shown.value("txninsight_transactions", txn_type=txn_type, state=state) == 0
         for histogram in ("transaction_duration", "commit_delay"):
@@ -116,6 +122,25 @@ def test_series_exist_at_zero_before_anything_happens() -> None:
     for label in ("txn_type", "step", "status", "topic"):
         assert shown.value("txninsight_label_values_cut_total", label=label) == 0
     assert shown.value("txninsight_settled_by_timeout_total") == 0
+
+
+def test_an_objective_is_shown_for_each_type_that_has_one_and_misses_are_counted() -> None:
+    usual, gift = Objective(duration_s=2.5, open_age_s=60), Objective(duration_s=10, ratio=0.5)
+    world = World(objectives=Objectives(usual, {"gift": gift, "none": Objective()}))
+    for txn_type in ("order", "gift", "none"):
+        for lasts_s in (2, 5, 20):
+            world.whole(f"{txn_type}-{lasts_s}", txn_type=txn_type, lasts_s=lasts_s)
+    world.event("transaction_open", "old", ts=world.time, kept_time=True)
+    world.event("transaction_close", "old", ts=world.time + 5, kept_time=True)
+    world.commit()
+    world.wait(10)
+    shown = plain(world)
+    assert shown.values("txninsight_objective_seconds") == {("order",): 2.5, ("gift",): 10}
+    assert shown.values("txninsight_objective_ratio") == {("order",): 0.99, ("gift",): 0.5}
+    assert shown.values("txninsight_open_age_objective_seconds") == {("order",): 60}
+    assert shown.values("txninsight_objective_missed_total") == {("order",): 2, ("gift",): 1, ("none",): 0}
+    replayed = shown.values("txninsight_replayed_transactions_finished_total")
+    assert {labels: n for labels, n in replayed.items() if n} == {("closed", "order"): 1}
 
 
 def test_a_type_that_was_not_configured_has_its_zeros_once_it_is_seen() -> None:
@@ -266,7 +291,8 @@ def test_the_daemon_shows_how_its_checkpoints_fare() -> None:
     shown = plain(world)
     assert shown.value("txninsight_checkpoint_age_seconds") == 7
     assert shown.value("txninsight_checkpoint_bytes") == 0
-    world.checkpoints = CheckpointHealth(world.time - 3, 4096, 0.25, 2, 1)
+    assert shown.value("txninsight_checkpoint_interval_seconds") == 10
+    world.checkpoints = CheckpointHealth(world.time - 3, 4096, 0.25, 2, 1, 10.0)
     shown = plain(world)
     assert shown.value("txninsight_checkpoint_age_seconds") == 3
     assert shown.value("txninsight_checkpoint_bytes") == 4096

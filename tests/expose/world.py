@@ -17,7 +17,7 @@ from yarl import URL
 
 from txninsightd.config.model import Config
 from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger, Rules
+from txninsightd.core.ledger import Ledger, Objectives, Rules
 from txninsightd.expose.exposed import Exposed
 from txninsightd.expose.server import HttpServer
 from txninsightd.vocabulary import (
@@ -37,6 +37,9 @@ BEGIN = 1_750_000_000.0
 HANG_GUARD_S = 60
 
 
+NO_OBJECTIVES = Objectives()
+
+
 class World:
     """`topics`: how many partitions each has. Idle after 300 s, overdue 3600 s, pending close and retry 60 s."""
 
@@ -47,18 +50,19 @@ class World:
         types: tuple[str, ...] = ("order",),
         multiproc_dir: Path | None = None,
         linger_s: float = 900,
+        objectives: Objectives = NO_OBJECTIVES,
         exposed: Exposed | None = None,
     ) -> None:
         self.config = config or Config()
         bounds, most = self.config.metrics.duration_buckets_s, self.config.limits.label_values
-        rules = Rules(
-            False, 60, 600, 60, linger_s, 86400, 100_000, 5_000_000, Thresholds(), dict.fromkeys(types, Thresholds())
-        )
+        by_type = dict.fromkeys(types, Thresholds())
+        rules = Rules(False, 60, 600, 60, linger_s, 86400, 100_000, 5_000_000, Thresholds(), by_type)
+        rules = rules._replace(objectives=objectives)
         self.ledger = Ledger(rules, Figures(bounds, most, types))
         self.started_at = self.time = BEGIN
         self.multiproc_dir = multiproc_dir
         self.exposed = exposed
-        self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0)
+        self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0, 10.0)
         self.warm = True
         self.lacking: list[str] = []
         self.reloads = Reloads()

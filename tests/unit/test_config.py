@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 from txninsightd.config import Config, ConfigError, Secret, Start, Topic, check_config, load_config
 from txninsightd.config.checking import schema
 from txninsightd.config.model import KafkaConfig
-from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Thresholds
+from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Objective, Thresholds
 from txninsightd.vocabulary import Mapping as EventMapping
 
 ROOT = Path(__file__).parents[2]
@@ -74,18 +74,24 @@ def test_the_shipped_file_names_every_key() -> None:
 def test_the_shipped_file_sets_every_key_of_every_section() -> None:
     shipped = yaml.safe_load(SHIPPED.read_text())
     for name, section in schema()["properties"].items():
-        node = schema()["$defs"]["thresholds"] if "$ref" in section else section
+        node = resolved(section)
         if name != "kafka":
             assert set(node.get("properties", {})) <= set(shipped[name]), name
 
 
 def test_every_key_has_a_field_of_its_own() -> None:
     for name, section in schema()["properties"].items():
-        node = schema()["$defs"]["thresholds"] if "$ref" in section else section
+        node = resolved(section)
         if "properties" in node:
             assert list(node["properties"]) == list(getattr(Config(), name).__struct_fields__), name
     assert list(schema()["properties"]) == list(Config.__struct_fields__)
     assert list(schema()["$defs"]["mapping"]["properties"]) == list(EventMapping.__struct_fields__)
+
+
+def resolved(section: dict[str, Any]) -> dict[str, Any]:
+    """The node itself, where a section only refers to it."""
+    name = section.get("$ref", "").removeprefix("#/$defs/")
+    return schema()["$defs"][name] if name else section
 
 
 def test_the_schema_is_a_schema_and_closed() -> None:
@@ -142,7 +148,8 @@ topics: [orders, {name: payments, format: json}, {pattern: "eu\\\\..*", exclude:
 readers: {monitors: 3}
 http: {listen: "[::1]:80"}
 stuck: {idle_after_s: 10}
-transaction_types: {loan: {overdue_after_s: 7}, 404: {idle_after_s: 1.5}}
+objective: {duration_s: 30, open_age_s: 90}
+transaction_types: {loan: {overdue_after_s: 7}, 404: {idle_after_s: 1.5, objective: {duration_s: null, ratio: 0.5}}}
 metrics: {duration_buckets_s: [1, 2.5]}
 """,
     )
@@ -153,6 +160,8 @@ metrics: {duration_buckets_s: [1, 2.5]}
     assert (config.http.host, config.http.port) == ("::1", 80)
     assert config.metrics.duration_buckets_s == (1, 2.5)
     assert config.thresholds("loan") == Thresholds(10, 7, 60)
+    assert config.transaction_types["loan"].objective == config.objective == Objective(30, 0.99, 90)
+    assert config.transaction_types["404"].objective == Objective(None, 0.5, 90)
     assert config.thresholds("404") == Thresholds(1.5, 3600, 60)
     assert config.thresholds("other") is config.thresholds(None) is config.stuck
     with pytest.raises(AttributeError):
@@ -537,7 +546,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             '"a\\nb\\e": 1\n',
             [
                 "1: a\\nb\\x1b: expected a known key, one of kafka, topics, start, readers, http, events, state, "
-                "stuck, transaction_types, metrics, limits, supervise, log, discovery (found an unknown one)"
+                "stuck, objective, transaction_types, metrics, limits, supervise, log, discovery (found an unknown one)"
             ],
             id="one line",
         ),

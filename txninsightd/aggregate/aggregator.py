@@ -235,7 +235,7 @@ class Aggregator:
     @property
     def checkpoints(self) -> CheckpointHealth:
         """How checkpoints fare."""
-        return self._checkpoints.health if self._checkpoints is not None else CheckpointHealth(0.0, 0, 0.0, 0, 0)
+        return self._checkpoints.health if self._checkpoints is not None else CheckpointHealth(0.0, 0, 0.0, 0, 0, 0.0)
 
     async def durable(self) -> None:
         """Wait until all that has been applied by now is on disk. Raises OSError when it cannot be written."""

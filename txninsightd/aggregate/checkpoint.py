@@ -72,7 +72,7 @@ class Checkpoints:
         every_s: float,
         fallbacks: int = 0,
     ) -> None:
-        self.health = CheckpointHealth(0.0, 0, 0.0, 0, fallbacks)
+        self.health = CheckpointHealth(0.0, 0, 0.0, 0, fallbacks, every_s)
         self.problem: str | None = None
         self.on_begin: Callable[[], Then | None] = lambda: None
         self._store = store
@@ -87,6 +87,7 @@ class Checkpoints:
     def write_every(self, every_s: float) -> None:
         """From now on as often as this."""
         self._every_s = every_s
+        self.health = self.health._replace(every_s=every_s)
         self._next_at = min(self._next_at, self._now() + every_s)
 
     def request(self, then: Then | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from txninsightd.config.model import ClientValue, Config, Secret, Start, names_secret
-from txninsightd.vocabulary import KIND_WORDS, Thresholds
+from txninsightd.vocabulary import KIND_WORDS, Objective, Thresholds
 
 _START = re.compile(r"(?P<count>[1-9][0-9]{0,8})(?P<unit>[smhd])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -41,7 +41,7 @@ def build(tree: Tree) -> Config:
         sections["topics"] = [_topic(_plain(entry)) | {"hidden": _holds_secret(entry)} for entry in tree["topics"]]
     if "start" in tree:
         sections["start"] = msgspec.structs.asdict(start_of(tree["start"]))
-    sections["transaction_types"] = _thresholds(tree)
+    sections["transaction_types"] = _transaction_types(tree)
     return msgspec.convert(sections, Config)
 
 
@@ -52,9 +52,13 @@ def _client(properties: dict[str, ClientValue]) -> dict[str, ClientValue]:
     }
 
 
-def _thresholds(tree: Tree) -> Tree:
-    usual = msgspec.structs.asdict(Thresholds()) | tree.get("stuck", {})
-    return {txn_type: usual | overrides for txn_type, overrides in tree.get("transaction_types", {}).items()}
+def _transaction_types(tree: Tree) -> Tree:
+    thresholds = msgspec.structs.asdict(Thresholds()) | tree.get("stuck", {})
+    objective = msgspec.structs.asdict(Objective()) | tree.get("objective", {})
+    return {
+        txn_type: {**thresholds, **own, "objective": objective | own.get("objective", {})}
+        for txn_type, own in tree.get("transaction_types", {}).items()
+    }
 
 
 def _holds_secret(value: Any) -> bool:

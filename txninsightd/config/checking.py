@@ -150,6 +150,7 @@ _TYPES = {
     "array": "a list",
     "boolean": "true or false",
     "integer": "a whole number",
+    "null": "null",
     "number": "a number",
     "object": "a mapping of keys to values",
     "string": "a text",
@@ -160,6 +161,7 @@ _BOUNDS = {
     "maxItems": "at most {} long",
     "minProperties": "at least {} key in it",
     "exclusiveMinimum": "greater than {}",
+    "exclusiveMaximum": "less than {}",
     "minimum": "at least {}",
     "maximum": "at most {}",
 }

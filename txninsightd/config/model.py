@@ -6,7 +6,7 @@ nothing: they are built by `load_config`, or by a test that knows what it does.
 
 Secrets are of type `Secret`: text like any other to a library that takes a `str`, but `'***'` to `repr`, and refused by
 msgspec's encoders, so that no dump of a config can carry one by accident. `Config.redacted` is the form to log.
-What the core needs too, `Mapping` and `Thresholds`, stands in the vocabulary.
+What the core needs too, `Mapping`, `Thresholds` and `Objective`, stands in the vocabulary.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from txninsightd.vocabulary import Kind, Mapping, Thresholds
+from txninsightd.vocabulary import Kind, Mapping, Objective, Thresholds
 
 SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential", "oauthbearer.config")
 """A librdkafka property with one of these in its name is never shown."""
@@ -139,6 +139,20 @@ class StateConfig(msgspec.Struct, frozen=True):
         return Path(self.directory, CONTROL_SOCKET)
 
 
+class TypeConfig(msgspec.Struct, frozen=True):
+    """What holds for one transaction type: its thresholds, as in `Thresholds`, and its objective."""
+
+    idle_after_s: float
+    overdue_after_s: float
+    commit_pending_after_s: float
+    objective: Objective
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds alone."""
+        return Thresholds(self.idle_after_s, self.overdue_after_s, self.commit_pending_after_s)
+
+
 class MetricsConfig(msgspec.Struct, frozen=True):
     """The upper bounds of the duration histograms' buckets, ascending, without +Inf."""
 
@@ -189,7 +203,7 @@ class DiscoveryConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an operator can set. `transaction_types` holds whole thresholds: `stuck` with the type's overrides."""
+    """All that an operator can set. Each of `transaction_types` is whole: `stuck`, `objective` and its overrides."""
 
     kafka: KafkaConfig = KafkaConfig()
     topics: tuple[Topic, ...] = (Topic(name="business-events"),)
@@ -199,7 +213,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     events: EventsConfig = EventsConfig()
     state: StateConfig = StateConfig()
     stuck: Thresholds = Thresholds()
-    transaction_types: dict[str, Thresholds] = {}
+    objective: Objective = Objective()
+    transaction_types: dict[str, TypeConfig] = {}
     metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
     supervise: SuperviseConfig = SuperviseConfig()
@@ -208,7 +223,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def thresholds(self, txn_type: str | None) -> Thresholds:
         """Give the thresholds of a transaction type; a type without its own, or none, has those of `stuck`."""
-        return self.stuck if txn_type is None else self.transaction_types.get(txn_type, self.stuck)
+        own = self.transaction_types.get(txn_type) if txn_type is not None else None
+        return self.stuck if own is None else own.thresholds
 
     def topic_for(self, topic: str) -> Topic | None:
         """Give the entry that covers a topic: one that names it, else the first pattern, else None."""

@@ -38,6 +38,7 @@ EFFECTS = {
     "state": Effect.LIVE,
     "state.directory": Effect.RESTART,
     "stuck": Effect.LIVE,
+    "objective": Effect.LIVE,
     "transaction_types": Effect.LIVE,
     "metrics": Effect.RESTART,  # a histogram cannot change its buckets
     "limits": Effect.LIVE,

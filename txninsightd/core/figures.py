@@ -162,6 +162,8 @@ class Figures:
         self.statuses = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
         self.opened: Counter[str] = Counter()
         self.finished: Counter[tuple[str, str, str]] = Counter()
+        self.replayed: Counter[tuple[str, str]] = Counter()
+        self.objective_missed: Counter[str] = Counter()
         self.stuck: Counter[tuple[str, str]] = Counter()
         self.anomalies: Counter[str] = Counter({a.value: 0 for a in Anomaly})
         self.records: Counter[tuple[str, str, str]] = Counter()

@@ -20,7 +20,7 @@ from txninsightd.core.kpis import (
 from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
 from txninsightd.core.remembered import Remembered
 from txninsightd.core.transaction import NO_NOTES, Transaction
-from txninsightd.vocabulary import Anomaly, Kind, Outcome, Verdict
+from txninsightd.vocabulary import Anomaly, Kind, Objective, Outcome, Verdict
 
 MOST_EXEMPLAR_CHARS = 100
 """OpenMetrics allows 128 characters for an exemplar's labels, names included."""
@@ -113,14 +113,18 @@ def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
     return max(0.0, note.decided_at - note.sighted_at)
 
 
-def record(figures: Figures, finished: Finished) -> None:
-    """Count a settled transaction."""
+def record(figures: Figures, finished: Finished, objective: Objective) -> None:
+    """Count a settled transaction. One that was replayed with its original time misses no objective."""
     label = figures.txn_types(finished.txn.txn_type)
     kpis = finished.kpis
     figures.finished[label, finished.outcome.value, figures.statuses(label, kpis.status)] += 1
+    if finished.txn.replayed:
+        figures.replayed[label, finished.outcome.value] += 1
     exemplar = (finished.txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
     if kpis.duration_s is not None:
         figures.durations[label].observe(kpis.duration_s, exemplar)
+        if objective.duration_s is not None and kpis.duration_s > objective.duration_s and not finished.txn.replayed:
+            figures.objective_missed[label] += 1
     if finished.commit_delay_s is not None:
         figures.commit_delays[label].observe(finished.commit_delay_s, exemplar)
     for step, seconds in kpis.step_durations:

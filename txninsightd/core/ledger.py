@@ -20,6 +20,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from itertools import compress, islice
+from types import MappingProxyType
 from typing import NamedTuple
 
 from txninsightd.core.coverage import PartitionState
@@ -49,6 +50,7 @@ from txninsightd.vocabulary import (
     Discovery,
     Found,
     Kind,
+    Objective,
     Outcome,
     Place,
     Sightings,
@@ -81,6 +83,17 @@ LEAST_EVICTED = 1000
 """So many may be evicted at a time, beside two for each that has come since: no time is long, even if a limit falls."""
 
 
+class Objectives(NamedTuple):
+    """What is wanted of transactions that go well: of most types, and of those that have their own."""
+
+    usual: Objective = Objective()
+    by_type: Mapping[str, Objective] = MappingProxyType({})
+
+    def of(self, txn_type: str | None) -> Objective:
+        """The objective of a type."""
+        return self.usual if txn_type is None else self.by_type.get(txn_type, self.usual)
+
+
 class Judging(NamedTuple):
     """That part of the rules by which live transactions are judged."""
 
@@ -111,6 +124,7 @@ class Rules(NamedTuple):
     most_events_each: int = NO_LIMIT
     most_events: int = NO_LIMIT
     most_undecided: int = NO_LIMIT
+    objectives: Objectives = Objectives()
 
     def thresholds(self, txn_type: str | None) -> Thresholds:
         """The thresholds of a type."""
@@ -737,7 +751,7 @@ class Ledger:
         self.figures.show(txn.shown, None)
         txn.shown = None
         self.archive.add(finished, now)
-        record(self.figures, finished)
+        record(self.figures, finished, self.rules.objectives.of(txn.txn_type))
 
     def _release_closes(self, txn: Transaction) -> None:
         for close in txn.pending_closes:

@@ -148,6 +148,8 @@ class SavedCounters(msgspec.Struct):
     live: list[tuple[Pair, Difference]]
     live_stuck: list[tuple[Pair, Difference]]
     live_partial: list[tuple[str, Difference]]
+    replayed: list[tuple[Pair, Count]] = []
+    objective_missed: list[tuple[str, Count]] = []
     limit_hits: list[tuple[str, Count]] = []
 
 

@@ -121,6 +121,42 @@ STUCK = Definition(
     "How often a business transaction became stuck or changed its cause, after the first complete catch-up.",
     counted=Counted.STATE,
 )
+REPLAYED_TRANSACTIONS_FINISHED = Definition(
+    "txninsight_replayed_transactions_finished_total",
+    MetricType.COUNTER,
+    ("txn_type", "outcome"),
+    "Those of the settled business transactions that were replayed with their original time (txninsight-replay "
+    "--keep-time): history, about which nobody is to be alerted.",
+    counted=Counted.STATE,
+)
+OBJECTIVE = Definition(
+    "txninsight_objective_seconds",
+    MetricType.GAUGE,
+    ("txn_type",),
+    "objective.duration_s: how long a closed transaction may take, for the types that have such an objective.",
+    unit="seconds",
+)
+OBJECTIVE_RATIO = Definition(
+    "txninsight_objective_ratio",
+    MetricType.GAUGE,
+    ("txn_type",),
+    "objective.ratio: the share of closed transactions that are to take no longer than txninsight_objective_seconds.",
+)
+OBJECTIVE_MISSED = Definition(
+    "txninsight_objective_missed_total",
+    MetricType.COUNTER,
+    ("txn_type",),
+    "Closed transactions that took longer than txninsight_objective_seconds, those replayed with their original time "
+    "left out.",
+    counted=Counted.STATE,
+)
+OPEN_AGE_OBJECTIVE = Definition(
+    "txninsight_open_age_objective_seconds",
+    MetricType.GAUGE,
+    ("txn_type",),
+    "objective.open_age_s: how old an open transaction may become, for the types that have such an objective.",
+    unit="seconds",
+)
 ANOMALIES = Definition(
     "txninsight_anomalies_total",
     MetricType.COUNTER,
@@ -298,6 +334,13 @@ CHECKPOINT_AGE = Definition(
     MetricType.GAUGE,
     (),
     "Time since the last good checkpoint; before the first, since the aggregator's start.",
+    unit="seconds",
+)
+CHECKPOINT_INTERVAL = Definition(
+    "txninsight_checkpoint_interval_seconds",
+    MetricType.GAUGE,
+    (),
+    "state.checkpoint_every_s: how often a checkpoint is due.",
     unit="seconds",
 )
 CHECKPOINT_BYTES = Definition(

@@ -58,6 +58,7 @@ class LedgerCollector(Collector):
         yield from self._live(types)
         yield from self._ages(types)
         yield from self._counted(types)
+        yield from self._objectives(types)
         yield from self._histograms(types)
         yield from self._topics()
         yield from self._daemon()
@@ -89,9 +90,21 @@ class LedgerCollector(Collector):
         yield simple(catalogue.TRANSACTIONS_OPENED, {(t,): figures.opened.get(t, 0) for t in types})
         unfinished = {(t, outcome.value, UNNAMED): 0 for t in types for outcome in Outcome}
         yield simple(catalogue.TRANSACTIONS_FINISHED, {**unfinished, **figures.finished})
+        replayed = {**zeros(types, Outcome), **figures.replayed}
+        yield simple(catalogue.REPLAYED_TRANSACTIONS_FINISHED, replayed)
         yield simple(catalogue.STUCK, {**zeros(types, Cause), **figures.stuck})
         yield simple(catalogue.ANOMALIES, {(kind,): count for kind, count in figures.anomalies.items()})
         yield simple(catalogue.SETTLED_BY_TIMEOUT, {(): figures.settled_by_timeout})
+
+    def _objectives(self, types: list[str]) -> Iterator[Metric]:
+        missed = self._source.ledger.figures.objective_missed
+        wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
+        durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
+        ages = {(t,): o.open_age_s for t, o in wanted.items() if o.open_age_s is not None}
+        yield simple(catalogue.OBJECTIVE, durations)
+        yield simple(catalogue.OBJECTIVE_RATIO, {(t,): wanted[t].ratio for (t,) in durations})
+        yield simple(catalogue.OBJECTIVE_MISSED, {(t,): missed.get(t, 0) for t in types})
+        yield simple(catalogue.OPEN_AGE_OBJECTIVE, ages)
 
     def _histograms(self, types: list[str]) -> Iterator[Metric]:
         figures, nothing = self._source.ledger.figures, Histogram(self._bounds)
@@ -159,6 +172,7 @@ class LedgerCollector(Collector):
         health = self._source.checkpoints
         age_s = max(0.0, self._source.now() - (health.written_at or self._source.started_at))
         yield simple(catalogue.CHECKPOINT_AGE, {(): age_s})
+        yield simple(catalogue.CHECKPOINT_INTERVAL, {(): health.every_s})
         yield simple(catalogue.CHECKPOINT_BYTES, {(): health.bytes})
         yield simple(catalogue.CHECKPOINT_DURATION, {(): health.duration_s})
         yield simple(catalogue.CHECKPOINT_FAILURES, {(): health.failures})
