@@ -181,7 +181,7 @@ def no_leftovers(ledger: Ledger) -> None:
     assert not ledger.live
     assert not ledger.stuck
     assert not ledger._dirty
-    horizon, settlement = ledger._horizon, ledger._settlement
+    horizon, settlement = ledger.horizon, ledger.settlement
     wheels = [horizon._everywhere.wheel, *(d.wheel for d in horizon._domains.values())]
     wheels += [p.close_deadlines for p in ledger.partitions.values()]  # type: ignore[list-item]
     for wheel in wheels:

@@ -108,7 +108,7 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
         "archive",
         "caught_up",
     }
-    parts = {"_horizon", "_settlement", "_await_validator", "_withheld", "_resumed_at"}
+    parts = {"horizon", "settlement", "_await_validator", "_withheld", "_resumed_at"}
     counted_again = {"kept_events", "undecided", "_idlest"}
     between_messages = {"stuck_changes", "_dirty", "_signatures", "_outsized", "_admitted", "breathe"}
     assert set(vars(a_ledger()[0])) == whole | parts | counted_again | between_messages

@@ -158,6 +158,7 @@ class Ledger:
 
     `judged_by`: by what every live transaction was judged; None while they are being judged anew (see `adopt`).
     `kept_events`: of all live transactions. `undecided`: sightings that are kept for their verdicts.
+    `horizon`: how far we have seen. `settlement`: who waits to be settled.
     """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
@@ -176,8 +177,8 @@ class Ledger:
         self.undecided = 0
         self.stuck_changes: list[StuckChange] = []
         self.caught_up = False
-        self._horizon = Horizon(rules.colocated, rules.settle_max_s)
-        self._settlement = Settlement(rules.colocated, rules.settle_max_s, self._horizon)
+        self.horizon = Horizon(rules.colocated, rules.settle_max_s)
+        self.settlement = Settlement(rules.colocated, rules.settle_max_s, self.horizon)
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._idlest = Idlest()
@@ -189,16 +190,6 @@ class Ledger:
         self._withheld: dict[Transaction, None] = {}
 
     # --- What a checkpoint needs --------------------------------------------------------------------------------------
-
-    @property
-    def horizon(self) -> Horizon:
-        """How far we have seen."""
-        return self._horizon
-
-    @property
-    def settlement(self) -> Settlement:
-        """Who waits to be settled."""
-        return self._settlement
 
     def to_look_at(self) -> set[Transaction]:
         """Those that are looked at again after the next message, or once both views have caught up."""
@@ -214,7 +205,7 @@ class Ledger:
         for partition in self.partitions.values():
             partition.monitor_as_of = min(partition.monitor_as_of, now)
             partition.validator_as_of = min(partition.validator_as_of, now)
-        self._horizon.not_beyond(now)
+        self.horizon.not_beyond(now)
 
     @property
     def warming_up(self) -> bool:
@@ -234,7 +225,7 @@ class Ledger:
         """A partition that both views read from `start_offset` on."""
         partition = PartitionState(place, start_offset)
         self.partitions[place] = partition
-        self._horizon.add(partition)
+        self.horizon.add(partition)
         return partition
 
     def discovered(self, message: Discovery) -> list[Found]:
@@ -244,8 +235,8 @@ class Ledger:
         begun = [found for each in message.found if (found := self._begin(each)) is not None]
         if message.complete:
             self._note_absent(message)
-            self._horizon.discovered_at = max(self._horizon.discovered_at, message.asked_at)
-        self._dirty.update(dict.fromkeys(self._horizon.advance(None)))
+            self.horizon.discovered_at = max(self.horizon.discovered_at, message.asked_at)
+        self._dirty.update(dict.fromkeys(self.horizon.advance(None)))
         self._evaluate_dirty()
         return begun
 
@@ -268,7 +259,7 @@ class Ledger:
         if known is not None and not known.void:
             return None
         start_offset = known.monitor_offset if known is not None else found.start_offset
-        self.add_partition(place, start_offset).absent_at = self._horizon.discovered_at
+        self.add_partition(place, start_offset).absent_at = self.horizon.discovered_at
         return Found(*place[:2], start_offset, incarnation=topic.number, topic_id=topic.topic_id)
 
     def _note_absent(self, message: Discovery) -> None:
@@ -289,7 +280,7 @@ class Ledger:
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
         self._decide(partition)
         if unread:
-            self._horizon.gap(partition, now)
+            self.horizon.gap(partition, now)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         partition.gone = partition.void = True
 
@@ -311,12 +302,12 @@ class Ledger:
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
         if gap_is_new:
-            self._horizon.gap(partition, message.read_at)
+            self.horizon.gap(partition, message.read_at)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         self._note_outage(message)
         if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
             partition.monitor_as_of = message.as_of
-            self._dirty.update(dict.fromkeys(self._horizon.advance(partition)))
+            self._dirty.update(dict.fromkeys(self.horizon.advance(partition)))
         self._apply(partition)
 
     def covered(self, message: Coverage) -> None:
@@ -334,13 +325,13 @@ class Ledger:
     def tick(self, now: float) -> None:
         """What depends on the wall clock alone: settlement that waited for too long, and forgetting."""
         if now > self._resumed_at + self.rules.settle_max_s or not self.warming_up:
-            self._settlement.overdue(now)
+            self.settlement.overdue(now)
             self.archive.age(now)
 
     def settle(self, now: float) -> list[Finished]:
         """Emit, once and for all, every transaction whose outcome is final, and those that there is no room for."""
         settled: list[Finished] = []
-        for txn in self._settlement.ripe(self.partitions):
+        for txn in self.settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
             if not len(settled) % BREATHS:
                 self.breathe()
@@ -387,7 +378,7 @@ class Ledger:
 
     def _go_by(self, rules: Rules) -> None:
         self.rules = rules
-        self._horizon.settle_max_s = self._settlement.settle_max_s = rules.settle_max_s
+        self.horizon.settle_max_s = self.settlement.settle_max_s = rules.settle_max_s
 
     # --- What is asked ------------------------------------------------------------------------------------------------
 
@@ -519,7 +510,7 @@ class Ledger:
 
     def _note_outage(self, message: Sightings) -> None:
         """The broker did not answer for a while: the stuck, and who waits to be settled as aborted, get more time."""
-        if message.outage_from and self._horizon.outage(message.outage_from, message.as_of):
+        if message.outage_from and self.horizon.outage(message.outage_from, message.as_of):
             self._dirty.update(dict.fromkeys(self.stuck.values()))
             self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
 
@@ -567,7 +558,7 @@ class Ledger:
                     txn.note(place, u.offset, Note(u.verdict, decided_at))
                     txn.simple = False
                     self._dirty[txn] = None
-            self._settlement.decided(partition)
+            self.settlement.decided(partition)
         self.undecided += partition.undecided - undecided
 
     def _look_at_front(self, partition: PartitionState) -> None:
@@ -621,16 +612,16 @@ class Ledger:
             if not self._close_waits_too_long(txn, thresholds.commit_pending_after_s):
                 return None
             return self._cause(txn, life, thresholds)
-        if self._horizon.maybe_unread(txn):
+        if self.horizon.maybe_unread(txn):
             return None
         if txn.state is State.OPEN:
             idle_at = self._due_after(txn.last_at, thresholds.idle_after_s)
             overdue_at = self._due_after(txn.opened_at, thresholds.overdue_after_s)
             stuck = None
-            if self._horizon.of(txn) > min(idle_at, overdue_at):
+            if self.horizon.of(txn) > min(idle_at, overdue_at):
                 stuck = self._cause(txn, life, thresholds)
             if stuck is None or stuck.cause is not Cause.IDLE:
-                self._horizon.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
+                self.horizon.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
             return stuck
         assert life is not None  # Aborted: nothing is, without a note
         if not any(j.stands for j in life):
@@ -638,14 +629,14 @@ class Ledger:
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
             due_at = self._due_after(latest_abort(life), self.rules.retry_grace_s)
-            if self._horizon.of(txn) > due_at:
+            if self.horizon.of(txn) > due_at:
                 self._await_validator[txn] = None
             else:
-                self._horizon.wheel(txn).set(txn, due_at)
+                self.horizon.wheel(txn).set(txn, due_at)
         return stuck
 
     def _due_after(self, reference: float, wait_s: float) -> float:
-        outages = self._horizon.outages
+        outages = self.horizon.outages
         return due_after(reference, wait_s, outages, self.rules.retry_grace_s) if outages else reference + wait_s
 
     def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
@@ -667,11 +658,11 @@ class Ledger:
                 state=txn.state,
                 thresholds=thresholds,
                 retry_grace_s=self.rules.retry_grace_s,
-                horizon=self._horizon.of(txn),
+                horizon=self.horizon.of(txn),
                 both_as_of=lambda place: self.partitions[place].both_as_of,
                 last_stable_offset=lambda place: self.partitions[place].last_stable_offset,
-                maybe_unread=self._horizon.maybe_unread(txn),
-                outages=self._horizon.outages,
+                maybe_unread=self.horizon.maybe_unread(txn),
+                outages=self.horizon.outages,
                 last_at=txn.last_at,
             )
         )
@@ -722,7 +713,7 @@ class Ledger:
             decided_at = latest_abort(life)
             ending = Ending(self._due_after(decided_at, self.rules.retry_grace_s), decided_at, wholly_aborted=True)
         if ending is not None or txn.ending is not None:
-            self._settlement.await_ending(txn, ending)
+            self.settlement.await_ending(txn, ending)
 
     def _finish(self, txn: Transaction, now: float) -> Finished:
         assert txn.ending is not None
@@ -730,7 +721,7 @@ class Ledger:
         if txn.committed_close and is_plain(txn, self.rules.colocated):
             finished = finish_plain(txn, now)
         else:
-            unread = self._horizon.retry_maybe_unread(txn, txn.ending.key)
+            unread = self.horizon.retry_maybe_unread(txn, txn.ending.key)
             finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
         self._leave(finished, events, now)
         return finished
@@ -743,7 +734,7 @@ class Ledger:
         if self._withheld:
             self._withheld.pop(txn, None)
         self._set_cause(txn, None)
-        self._settlement.release(txn)
+        self.settlement.release(txn)
         if txn.pending_closes:
             self._release_closes(txn)
         del self.live[txn.txn_id]
