@@ -1,0 +1,291 @@
+"""The daemon itself: are its processes alive, does it keep up, is its state safe, and which limits does it meet."""
+
+from monitoring.grafana.layout import Line, Row, assembled
+from monitoring.grafana.parts import (
+    BLUE,
+    DAEMON,
+    DAEMON_ITSELF,
+    GREEN,
+    KAFKA,
+    NEUTRAL,
+    OVERVIEW,
+    RED,
+    YELLOW,
+    I,
+    Json,
+    Limit,
+    Look,
+    Query,
+    dashed,
+    host_of_label,
+    override,
+    stat,
+    state_timeline,
+    time_series,
+    to_api,
+    to_dashboard,
+    words,
+)
+
+CHILD = "{{child}} {{instance}} {{cluster}}"
+BY_CHILD = f"{DAEMON}, child"
+TO_OVERVIEW, TO_KAFKA = to_dashboard("Overview", OVERVIEW), to_dashboard("Kafka view", KAFKA)
+READINESS = to_api("What is missing", host_of_label(), "/readyz")
+
+
+def dashboard() -> Json:
+    """The dashboard as Grafana's JSON has it."""
+    return assembled(
+        DAEMON_ITSELF,
+        "The processes of the daemon, its queues, checkpoints and limits.",
+        [
+            Row("Condition", [Line(8, [(10, condition()), (10, processes()), (4, build())])]),
+            Row("Processes", [Line(8, [(8, restarts()), (8, heartbeats()), (8, loops())])]),
+            Row("Queues", [Line(8, [(8, queues()), (8, paused()), (8, pauses())])]),
+            Row("Checkpoints", [Line(8, [(6, ages()), (6, sizes()), (6, times()), (6, failures())])]),
+            Row("Limits and configuration", [Line(8, [(6, limits()), (6, cuts()), (6, kept()), (6, reloads())])]),
+        ],
+    )
+
+
+# --- Condition --------------------------------------------------------------------------------------------------------
+
+
+def condition() -> Json:
+    warming = override("byRegexp", "/^warming up/", mappings=[words(("no", GREEN), ("yes", YELLOW))])
+    return state_timeline(
+        "Condition",
+        "ready: nothing is missing. config: the latest reload was taken. counters: what they have shown is on disk, so "
+        "that none falls at a start. warming up: what came since the last checkpoint is being read again.",
+        [
+            Query(f"txninsight_ready{{{I}}}", "ready {{instance}} {{cluster}}"),
+            Query(f"txninsight_config_last_reload_successful{{{I}}}", "config {{instance}} {{cluster}}"),
+            Query(f"txninsight_counters_kept{{{I}}}", "counters {{instance}} {{cluster}}"),
+            Query(f"txninsight_warming_up{{{I}}}", "warming up {{instance}} {{cluster}}"),
+        ],
+        [TO_OVERVIEW],
+        Look(
+            base=RED,
+            limits=[Limit(1, GREEN)],
+            mappings=[words(("no", RED), ("yes", GREEN))],
+            overrides=[warming],
+            data_links=[READINESS],
+        ),
+    )
+
+
+def processes() -> Json:
+    return state_timeline(
+        "Up",
+        "The daemon: whether it answered the scrape. Its children: whether the process runs. A child that is down is "
+        "started again, after a wait that doubles each time.",
+        [
+            Query(f'up{{job="txninsightd",{I}}}', "daemon {{instance}} {{cluster}}"),
+            Query(f"txninsight_child_up{{{I}}}", CHILD),
+        ],
+        [TO_OVERVIEW],
+        Look(base=RED, limits=[Limit(1, GREEN)], mappings=[words(("down", RED), ("up", GREEN))]),
+    )
+
+
+def build() -> Json:
+    return stat(
+        "Version",
+        "What runs where.",
+        "none",
+        [Query(f"txninsight_build_info{{{I}}}", "{{version}} {{instance}} {{cluster}}", instant=True)],
+        [TO_OVERVIEW],
+        Look(base=NEUTRAL),
+        text="name",
+    )
+
+
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+
+def restarts() -> Json:
+    return time_series(
+        "Restarts",
+        "How often a child was started again. More than three within 10 minutes are the page "
+        "TxninsightChildCrashLooping; after supervise.give_up_after deaths the daemon ends.",
+        "short",
+        [Query(f"sum by ({BY_CHILD}) (increase(txninsight_child_restarts_total{{{I}}}[$__rate_interval]))", CHILD)],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW), Limit(4, RED)]),
+    )
+
+
+def heartbeats() -> Json:
+    return time_series(
+        "Heartbeats",
+        "The time since a child's last heartbeat, which only its work loop gives. At supervise.heartbeat_timeout_s, 10 "
+        "s by default, it is killed and started again.",
+        "s",
+        [Query(f"max by ({BY_CHILD}) (txninsight_child_heartbeat_age_seconds{{{I}}})", CHILD)],
+        [TO_OVERVIEW],
+        Look(limits=[Limit(5, YELLOW), Limit(10, RED)]),
+    )
+
+
+def loops() -> Json:
+    return time_series(
+        "Readers: since the last round",
+        "The time since a reader's work loop last came round, as the loop itself wrote it down. It differs from the "
+        "heartbeat while a reader is down, or its clock is wrong.",
+        "s",
+        [Query(f"time() - max by ({BY_CHILD}) (txninsight_child_last_loop_timestamp_seconds{{{I}}})", CHILD)],
+        [TO_KAFKA],
+        Look(limits=[Limit(5, YELLOW), Limit(30, RED)], minimum=None),
+    )
+
+
+# --- Queues -----------------------------------------------------------------------------------------------------------
+
+
+def queues() -> Json:
+    return time_series(
+        "Queues",
+        "Batches that a reader has ready and the aggregator has not taken. At limits.queue_batches, 64 by default, the "
+        "reader pauses.",
+        "short",
+        [Query(f"max by ({BY_CHILD}) (txninsight_queue_depth{{{I}}})", CHILD)],
+        [TO_KAFKA],
+        Look(limits=[Limit(32, YELLOW), Limit(64, RED)]),
+    )
+
+
+def paused() -> Json:
+    return time_series(
+        "Readers: share of the time paused",
+        "How much of the time a reader had its consumer paused since its queue was full: the aggregator does not keep "
+        "up. Above 0.8 for ten minutes is the ticket TxninsightQueueBackedUp.",
+        "percentunit",
+        [Query(f"max by ({BY_CHILD}) (avg_over_time(txninsight_consumer_paused{{{I}}}[$__rate_interval]))", CHILD)],
+        [TO_KAFKA],
+        Look(limits=[Limit(0.8, RED)], maximum=1),
+    )
+
+
+def pauses() -> Json:
+    return time_series(
+        "Readers: pauses",
+        "How often a reader paused its consumer, per second. Short pauses while a backlog is read are normal.",
+        "ops",
+        [Query(f"sum by ({BY_CHILD}) (rate(txninsight_consumer_pauses_total{{{I}}}[$__rate_interval]))", CHILD)],
+        [TO_KAFKA],
+    )
+
+
+# --- Checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def ages() -> Json:
+    return time_series(
+        "Age of the last checkpoint",
+        "What came after it is read from Kafka again after a crash. Dashed: how often one is due. Above 60 s and six "
+        "times that comes the ticket TxninsightCheckpointStale.",
+        "s",
+        [
+            Query(f"max by ({DAEMON}) (txninsight_checkpoint_age_seconds{{{I}}})", "{{instance}} {{cluster}}"),
+            Query(f"min by ({DAEMON}) (txninsight_checkpoint_interval_seconds{{{I}}})", "{{instance}} {{cluster}} due"),
+        ],
+        [TO_OVERVIEW],
+        Look(limits=[Limit(60, RED)], overrides=[dashed("/ due$/")]),
+    )
+
+
+def sizes() -> Json:
+    return time_series(
+        "Size of the last checkpoint",
+        "The directory needs room for three of them. It grows with what is open, shown and remembered.",
+        "bytes",
+        [Query(f"max by ({DAEMON}) (txninsight_checkpoint_bytes{{{I}}})", "{{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+    )
+
+
+def times() -> Json:
+    return time_series(
+        "Writing a checkpoint",
+        "How long the last good one took until it was safe on disk.",
+        "s",
+        [Query(f"max by ({DAEMON}) (txninsight_checkpoint_duration_seconds{{{I}}})", "{{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(limits=[Limit(10, YELLOW)]),
+    )
+
+
+def failures() -> Json:
+    failed, passed_over = "txninsight_checkpoint_failures_total", "txninsight_checkpoint_fallbacks_total"
+    return time_series(
+        "Checkpoints that failed",
+        "not written: the log says why, mostly a full disk. passed over: damaged, or of a newer version, when the "
+        "daemon started; it took the one before.",
+        "short",
+        [
+            Query(_risen(failed, DAEMON), "not written {{instance}} {{cluster}}"),
+            Query(_risen(passed_over, DAEMON), "passed over {{instance}} {{cluster}}"),
+        ],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, RED)]),
+    )
+
+
+# --- Limits and configuration -----------------------------------------------------------------------------------------
+
+
+def limits() -> Json:
+    met = _risen("txninsight_limit_hits_total", f"{DAEMON}, limit")
+    return time_series(
+        "Limits met",
+        "What was given up to stay within a limit of the configuration, by its name under limits. open_transactions "
+        "and kept_events cost transactions, lingering and remembered_ids only what is looked up later.",
+        "short",
+        [Query(f"{met} > 0", "{{limit}} {{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+    )
+
+
+def cuts() -> Json:
+    expr = _risen("txninsight_label_values_cut_total", f"{DAEMON}, label")
+    return time_series(
+        "Label values cut",
+        "How often a label became __overflow__, since limits.label_values others were known before. Any is the ticket "
+        "TxninsightLabelValuesCut.",
+        "short",
+        [Query(f"{expr} > 0", "{{label}} {{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+    )
+
+
+def kept() -> Json:
+    shown, remembered = "txninsight_lingering_transactions", "txninsight_remembered_transactions"
+    return time_series(
+        "Settled ones in memory",
+        "shown: the API can still show them (state.linger_s). remembered: only their ids, so that late events do not "
+        "raise them from the dead (state.remember_s).",
+        "short",
+        [
+            Query(f"sum by ({DAEMON}) ({shown}{{{I}}})", "shown {{instance}} {{cluster}}"),
+            Query(f"sum by ({DAEMON}) ({remembered}{{{I}}})", "remembered {{instance}} {{cluster}}"),
+        ],
+        [TO_OVERVIEW],
+        Look(base=BLUE),
+    )
+
+
+def reloads() -> Json:
+    return time_series(
+        "Configuration read again",
+        "By SIGHUP. refused: the file has a fault, the log says which, and the former configuration goes on.",
+        "short",
+        [Query(_risen("txninsight_config_reloads_total", f"{DAEMON}, result"), "{{result}} {{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True),
+    )
+
+
+def _risen(counter: str, by: str) -> str:
+    return f"sum by ({by}) (increase({counter}{{{I}}}[$__rate_interval]))"

@@ -1,0 +1,262 @@
+"""One transaction type: how long its transactions take, where the time goes, and which of them are in trouble.
+
+Exemplars on the durations are single transactions: the data source's provisioning makes each a link to the daemon's
+answer about that transaction.
+"""
+
+from monitoring.grafana.layout import Line, Row, assembled
+from monitoring.grafana.parts import (
+    DAEMON,
+    KAFKA,
+    OVERVIEW,
+    RED,
+    TRANSACTIONS,
+    TYPE,
+    YELLOW,
+    Json,
+    Limit,
+    Look,
+    Query,
+    T,
+    bar_gauge,
+    cell_of,
+    column,
+    dashed,
+    heatmap,
+    label_of,
+    override,
+    table,
+    time_series,
+    to_api,
+    to_dashboard,
+    to_transactions,
+)
+
+BY_TYPE = f"{DAEMON}, txn_type"
+TO_OVERVIEW, TO_KAFKA = to_dashboard("Overview", OVERVIEW), to_dashboard("Kafka view", KAFKA)
+DURATION, COMMIT_DELAY = "txninsight_transaction_duration_seconds", "txninsight_commit_delay_seconds"
+STEP, GAP = "txninsight_step_duration_seconds", "txninsight_step_gap_seconds"
+
+
+def dashboard() -> Json:
+    """The dashboard as Grafana's JSON has it."""
+    return assembled(
+        TYPE,
+        "Choose a transaction type: its live transactions, durations with examples, steps, and commits.",
+        [
+            Row("Now", [Line(8, [(10, live()), (14, stuck())]), Line(8, [(12, open_ages()), (12, untimed())])]),
+            Row(
+                "Durations",
+                [Line(9, [(12, durations()), (12, quantiles())]), Line(8, [(12, kept()), (12, statuses())])],
+            ),
+            Row("Steps", [Line(9, [(8, steps()), (8, step_quantiles()), (8, gap_quantiles())])]),
+            Row("Commits", [Line(8, [(24, commit_delay())])]),
+        ],
+    )
+
+
+# --- Now --------------------------------------------------------------------------------------------------------------
+
+
+def live() -> Json:
+    expr = f"sum by ({BY_TYPE}, state) (txninsight_transactions{{{T}}})"
+    wanted = {"state": label_of("state"), "txn_type": label_of("txn_type")}
+    return time_series(
+        "Live, by state",
+        "What is not settled yet. More and more tentatively closed ones are waiting for Kafka, more and more open ones "
+        "for the business.",
+        "short",
+        [Query(expr, "{{txn_type}} {{state}} {{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(stacked=True, data_links=[to_transactions("Those in this state", **wanted)]),
+    )
+
+
+def stuck() -> Json:
+    host = "${__data.fields.instance}"
+    wanted = {"cause": cell_of("cause"), "txn_type": cell_of("txn_type")}
+    link = to_api("Exactly these", host, TRANSACTIONS, **wanted, limit="1000")
+    expr = f"sum by ({BY_TYPE}, cause) (txninsight_stuck_transactions{{{T}}}) > 0"
+    return table(
+        "Stuck now",
+        "What is stuck at this moment, and why. The figure leads to the daemon's list of exactly those, the newest "
+        "first; the answer about one of them says in a sentence what it waits for.",
+        "short",
+        [Query(expr, "{{txn_type}} {{cause}}", instant=True, format="table")],
+        [TO_KAFKA],
+        Look(
+            no_value="nothing is stuck",
+            overrides=[column("", "Stuck", "short", Look(limits=[Limit(1, RED)], data_links=[link]))],
+        ),
+        sort_by="Stuck",
+    )
+
+
+def open_ages() -> Json:
+    return heatmap(
+        "Ages of the open ones",
+        "How many of those that are not closed yet were opened how long ago. A band that climbs is a group that hangs "
+        "together.",
+        "s",
+        Query(f"sum by (le) (txninsight_open_age_seconds_bucket{{{T}}})", "{{le}}", format="heatmap"),
+        [TO_OVERVIEW],
+    )
+
+
+def untimed() -> Json:
+    replayed = f"txninsight_replayed_transactions_finished_total{{{T}}}"
+    settled = f"sum by (txn_type, outcome) (rate({replayed}[$__rate_interval])) > 0"
+    partial = f"sum by (txn_type) (txninsight_partial_transactions{{{T}}})"
+    return time_series(
+        "Partial and replayed",
+        "Partial: live ones whose beginning was not seen; they have no duration and never become stuck. Replayed: "
+        "history published with its original time, settled per second (right axis); nobody is alerted to it.",
+        "short",
+        [Query(partial, "{{txn_type}} partial"), Query(settled, "{{txn_type}} replayed, {{outcome}}")],
+        [TO_OVERVIEW],
+        Look(overrides=[override("byRegexp", "/ replayed, /", unit="ops", custom__axisPlacement="right")]),
+    )
+
+
+# --- Durations --------------------------------------------------------------------------------------------------------
+
+
+def durations() -> Json:
+    return heatmap(
+        "Durations",
+        "From the earliest committed open to the first committed close, by the events' own timestamps. A dot is one "
+        "transaction: its link asks the daemon for it.",
+        "s",
+        Query(
+            f"sum by (le) (increase({DURATION}_bucket{{{T}}}[$__rate_interval]))",
+            "{{le}}",
+            format="heatmap",
+            exemplars=True,
+        ),
+        [TO_OVERVIEW],
+    )
+
+
+def quantiles() -> Json:
+    wished = f"min by (txn_type) (txninsight_objective_seconds{{{T}}})"
+    return time_series(
+        "Durations: median, 95 %, 99 %",
+        "So many of the closed ones took at most so long; dashed, how long one may take (objective.duration_s), where "
+        "that is configured. A dot is one transaction.",
+        "s",
+        [
+            *(
+                Query(_quantile(q, DURATION, "txn_type"), f"{{{{txn_type}}}} {q * 100:g} %", exemplars=q == 0.99)
+                for q in (0.5, 0.95, 0.99)
+            ),
+            Query(wished, "{{txn_type}} at most"),
+        ],
+        [TO_OVERVIEW],
+        Look(overrides=[dashed("/ at most$/")], no_value="nothing closed"),
+    )
+
+
+def kept() -> Json:
+    wished = f"max by (txn_type) (txninsight_objective_ratio{{{T}}})"
+    return time_series(
+        "Objective: the share that kept it",
+        "The share of those closed within the last 5 minutes that took no longer than objective.duration_s; dashed, "
+        "the share that is to (objective.ratio). Empty for types without an objective.",
+        "percentunit",
+        [
+            Query(f"1 - {_missed('5m')} and on (txn_type) {wished}", "{{txn_type}} {{instance}} {{cluster}}"),
+            Query(wished, "{{txn_type}} at least"),
+        ],
+        [TO_OVERVIEW],
+        Look(
+            overrides=[dashed("/ at least$/")],
+            maximum=1,
+            minimum=None,
+            no_value="no objective, or nothing closed",
+            data_links=[to_transactions("Closed ones of this type", state="closed", txn_type=label_of("txn_type"))],
+        ),
+    )
+
+
+def _missed(window: str) -> str:
+    return f"txn_type:txninsight_objective_missed_ratio:increase{window}{{{T}}}"
+
+
+def statuses() -> Json:
+    finished = f'txninsight_transactions_finished_total{{outcome="closed",{T}}}'
+    return time_series(
+        "Closed, by status",
+        "The status that the close event names, per second: what the business decided.",
+        "ops",
+        [Query(f"sum by (txn_type, status) (rate({finished}[$__rate_interval]))", "{{txn_type}} {{status}}")],
+        [TO_OVERVIEW],
+        Look(stacked=True),
+    )
+
+
+def _quantile(q: float, histogram: str, by: str) -> str:
+    return f"histogram_quantile({q:g}, sum by ({by}, le) (rate({histogram}_bucket{{{T}}}[$__rate_interval])))"
+
+
+# --- Steps ------------------------------------------------------------------------------------------------------------
+
+
+def steps() -> Json:
+    return bar_gauge(
+        "Where the time goes",
+        "The mean over the time shown: of each step, from its open to its done, and of the gap before it, from the "
+        "event before to the step's open. Transactions that closed.",
+        "s",
+        [
+            Query(_mean(STEP), "{{txn_type}} {{step}}", instant=True),
+            Query(_mean(GAP), "{{txn_type}} before {{step}}", instant=True),
+        ],
+        [TO_OVERVIEW],
+        Look(no_value="no steps", minimum=None),
+    )
+
+
+def _mean(histogram: str) -> str:
+    total, count = (f"sum by (txn_type, step) (increase({histogram}_{s}{{{T}}}[$__range]))" for s in ("sum", "count"))
+    return f"{total} / ({count} > 0)"
+
+
+def step_quantiles() -> Json:
+    return time_series(
+        "Steps: 95 % take at most",
+        "From a step's open to its done, in transactions that closed. A step that climbs alone is the one to look at.",
+        "s",
+        [Query(_quantile(0.95, STEP, "txn_type, step"), "{{txn_type}} {{step}}")],
+        [TO_OVERVIEW],
+        Look(no_value="no steps"),
+    )
+
+
+def gap_quantiles() -> Json:
+    return time_series(
+        "Gaps: 95 % wait at most",
+        "From the event before a step to the step's open: time in queues, and between services. A negative gap, by "
+        "clocks that differ, is an anomaly and lies in the lowest bucket.",
+        "s",
+        [Query(_quantile(0.95, GAP, "txn_type, step"), "{{txn_type}} before {{step}}")],
+        [TO_OVERVIEW],
+        Look(no_value="no steps"),
+    )
+
+
+# --- Commits ----------------------------------------------------------------------------------------------------------
+
+
+def commit_delay() -> Json:
+    return time_series(
+        "Commit delay",
+        "From the moment the close was read uncommitted to the moment its commit was seen: what read_committed "
+        "consumers wait. At commit_pending_after_s, 60 s by default, a transaction counts as stuck.",
+        "s",
+        [
+            Query(_quantile(0.5, COMMIT_DELAY, "txn_type"), "{{txn_type}} 50 %"),
+            Query(_quantile(0.99, COMMIT_DELAY, "txn_type"), "{{txn_type}} 99 %"),
+        ],
+        [TO_KAFKA],
+        Look(limits=[Limit(60, YELLOW)], no_value="nothing closed"),
+    )
