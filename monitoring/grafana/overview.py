@@ -213,7 +213,7 @@ def stuck() -> Json:
     return time_series(
         "Stuck, by cause",
         "idle: open, no event for long. overdue: open for long. undecided, commit_pending, blocked: the close is "
-        "written and its Kafka transaction not committed. never_committed: the close was aborted, earlier events stand.",
+        "written and its Kafka transaction not committed. never_committed: the close was aborted, others stand.",
         "short",
         [
             Query(

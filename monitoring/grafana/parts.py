@@ -296,8 +296,9 @@ def column(ref: str, name: str, unit: str, look: Look = PLAIN) -> Json:
 
 
 def dashed(pattern: str) -> Json:
-    """What was wished for, beside what is: a dashed line without a fill."""
-    return override("byRegexp", pattern, custom__lineStyle={"fill": "dash", "dash": [8, 8]}, custom__fillOpacity=0)
+    """What was wished for, beside what is: a dashed line without a fill, and without the links of the others."""
+    line = {"fill": "dash", "dash": [8, 8]}
+    return override("byRegexp", pattern, custom__lineStyle=line, custom__fillOpacity=0, links=[])
 
 
 def _target(ref: str, query: Query) -> Json:

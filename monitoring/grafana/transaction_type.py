@@ -157,6 +157,7 @@ def quantiles() -> Json:
 
 
 def kept() -> Json:
+    missed = f"txn_type:txninsight_objective_missed_ratio:increase5m{{{T}}}"
     wished = f"max by (txn_type) (txninsight_objective_ratio{{{T}}})"
     return time_series(
         "Objective: the share that kept it",
@@ -164,7 +165,7 @@ def kept() -> Json:
         "the share that is to (objective.ratio). Empty for types without an objective.",
         "percentunit",
         [
-            Query(f"1 - {_missed('5m')} and on (txn_type) {wished}", "{{txn_type}} {{instance}} {{cluster}}"),
+            Query(f"1 - {missed} and txninsight_objective_seconds{{{T}}}", "{{txn_type}} {{instance}} {{cluster}}"),
             Query(wished, "{{txn_type}} at least"),
         ],
         [TO_OVERVIEW],
@@ -176,10 +177,6 @@ def kept() -> Json:
             data_links=[to_transactions("Closed ones of this type", state="closed", txn_type=label_of("txn_type"))],
         ),
     )
-
-
-def _missed(window: str) -> str:
-    return f"txn_type:txninsight_objective_missed_ratio:increase{window}{{{T}}}"
 
 
 def statuses() -> Json:

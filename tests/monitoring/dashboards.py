@@ -1,0 +1,98 @@
+"""What the dashboards that ship say: their panels, queries and variables, read from the JSON and from nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "monitoring" / "grafana"
+RULES = ROOT / "monitoring" / "prometheus" / "rules"
+
+METRIC = re.compile(r"\b(?:\w+:)?txninsight_\w+(?::\w+)?")
+
+Json = dict[str, Any]
+
+
+class Panel(NamedTuple):
+    """One panel, rows left out."""
+
+    dashboard: str
+    json: Json
+
+    @property
+    def name(self) -> str:
+        """Dashboard and title, for messages."""
+        return f"{self.dashboard}: {self.json['title']}"
+
+    def texts(self) -> list[str]:
+        """All strings in it, at any depth."""
+        return list(_strings(self.json))
+
+
+class Target(NamedTuple):
+    """One query of a panel."""
+
+    panel: Panel
+    json: Json
+
+    @property
+    def name(self) -> str:
+        """Dashboard, title and letter."""
+        return f"{self.panel.name}/{self.json['refId']}"
+
+    @property
+    def expr(self) -> str:
+        """The expression, variables included."""
+        return str(self.json["expr"])
+
+
+def dashboards() -> dict[str, Json]:
+    """By file name, what is in the folder."""
+    return {path.name: json.loads(path.read_text()) for path in sorted((GRAFANA / "dashboards").glob("*.json"))}
+
+
+def panels() -> list[Panel]:
+    """The panels of all dashboards, without rows."""
+    return [Panel(d["uid"], p) for d in dashboards().values() for p in d["panels"] if p["type"] != "row"]
+
+
+def targets() -> list[Target]:
+    """All queries of all panels."""
+    return [Target(panel, target) for panel in panels() for target in panel.json["targets"]]
+
+
+def variables(dashboard: Json) -> dict[str, Json]:
+    """The variables by name."""
+    return {v["name"]: v for v in dashboard["templating"]["list"]}
+
+
+def annotations(dashboard: Json) -> list[Json]:
+    """What is asked of Prometheus beside the panels."""
+    return [a for a in dashboard["annotations"]["list"] if "expr" in a]
+
+
+def rules() -> list[Json]:
+    """Every recording and alerting rule."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted(RULES.glob("*.yml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The names of our metrics, and of series that our rules record."""
+    return set(METRIC.findall(expression))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for each in value.values():
+                yield from _strings(each)
+        case list():
+            for each in value:
+                yield from _strings(each)
