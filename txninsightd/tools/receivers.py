@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is None:
             self.server.take(Message(at=time.time(), receiver=receiver, body=msgspec.json.decode(raw)))
         else:
-            print(f"refused, as {receiver} would: {refusal}: {raw[:500]!r}", flush=True)
+            print(f"refused, as {receiver} would: {refusal}: {raw[:200]!r}", flush=True)
         return refusal
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain") -> None:
