@@ -124,7 +124,7 @@ def fault(raw: bytes, form: type[Event] | type[SlackMessage]) -> str | None:
     if len(raw) > MAX_BYTES:
         return f"{len(raw)} bytes are more than {MAX_BYTES}"
     try:
-        msgspec.json.decode(raw, type=form)
+        msgspec.convert(msgspec.json.decode(raw), type=form)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return str(error)
     return None
