@@ -4,6 +4,12 @@
 export KAFKA_PORT ?= 19092
 export KAFKA_CONTROLLER_PORT ?= 19093
 export HTTP_PORT ?= 9840
+export PROMETHEUS_PORT ?= 19090
+export ALERTMANAGER_PORT ?= 19094
+export RECEIVERS_PORT ?= 19095
+export GRAFANA_PORT ?= 13000
+# How many times faster than in the monitoring files that ship alerts become due, at most one scrape a second
+export SPEEDUP ?= 30
 export KAFKA_HEAP ?= 512m
 export RUN_DIR ?= .run
 # What the demo plays, how long its view stays after the last event, and whether the stack stays up afterwards (1)
@@ -30,17 +36,17 @@ venv: .venv/.complete ## .venv/ with the locked versions and the project itself
 .venv/.complete: setup.cfg pyproject.toml .ci/requirements.lock .ci/venv
 	@PYTHON=$(PYTHON) .ci/venv
 
-demo: venv ## a real Kafka, simulated traffic and the daemon, live in this terminal; stops all at its end
+demo: venv ## the whole stack, with simulated traffic and alerts, live in this terminal; stops all at its end
 	@$(STACK) demo
 
-up: venv ## Kafka and the daemon in the background, on KAFKA_PORT and HTTP_PORT
+up: venv ## Kafka, the daemon, Prometheus, Alertmanager and their receivers in the background
 	@$(STACK) up
 
 down: ## stop all that up or demo started
 	@if [ -d "$(RUN_DIR)" ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
 
 watch: venv ## the live view of the running daemon
-	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT)
+	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT) --alerts "$(RUN_DIR)/log/alerts.jsonl"
 
 test: venv ## all tests, those on a real Kafka broker included
 	@$(BIN)/pytest -m "not full"
@@ -72,7 +78,7 @@ docs: venv ## write docs/lifecycle.md anew from the tables in the code
 	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
-	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo kafka-data log state supervisord.conf supervisord.pid txninsight.yaml || true
+	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo log monitoring kafka-data prometheus-data alertmanager-data grafana-data state supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,8 +48,59 @@ def test_root_installs_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(machine, "apt_install", installed.extend)
+    monkeypatch.setattr(machine, "mask_services", lambda packages: None)
     machine.ensure_commands(["java", "mvn"])
     assert installed == ["openjdk-17-jre-headless", "maven"]
+
+
+def test_only_what_lacks_java_is_told_of_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(StackError, match=r"^prometheus missing\. Install them"):
+        machine.ensure_commands(["prometheus"])
+
+
+def test_a_service_is_masked_before_its_package_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked_at_install: list[bool] = []
+    unit = tmp_path / "prometheus.service"
+    monkeypatch.setattr(machine, "UNITS", tmp_path)
+    monkeypatch.setattr(machine, "is_usable", lambda name: bool(masked_at_install))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(machine, "apt_install", lambda _: masked_at_install.append(unit.is_symlink()))
+    machine.ensure_commands(["java", "prometheus"])
+    assert masked_at_install == [True]
+    assert [(path.name, str(path.readlink())) for path in tmp_path.iterdir()] == [("prometheus.service", os.devnull)]
+
+
+def test_a_service_that_somebody_set_up_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = tmp_path / "prometheus.service"
+    unit.write_text("[Service]")
+    monkeypatch.setattr(machine, "UNITS", tmp_path)
+    machine.mask_services(["prometheus", "maven"])
+    assert unit.read_text() == "[Service]"
+    assert list(tmp_path.iterdir()) == [unit]
+
+
+def program(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+
+
+def test_grafana_is_found_on_the_path_and_in_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, unpacked = tmp_path / "share" / "grafana", tmp_path / "grafana-11"
+    monkeypatch.setattr(machine, "GRAFANA_HOME", home)
+    monkeypatch.setenv("PATH", str(unpacked / "bin"))
+    assert machine.grafana() is None
+    (unpacked / "conf").mkdir(parents=True)
+    (unpacked / "conf" / "defaults.ini").touch()
+    program(unpacked / "bin" / "grafana-server")
+    assert machine.grafana() == [str(unpacked / "bin" / "grafana-server"), "--homepath", str(unpacked)]
+    program(home / "bin" / "grafana")
+    (home / "conf").mkdir()
+    (home / "conf" / "defaults.ini").touch()
+    assert machine.grafana() == [str(home / "bin" / "grafana"), "server", "--homepath", str(home)]
 
 
 @pytest.mark.parametrize(

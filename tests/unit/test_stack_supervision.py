@@ -43,6 +43,7 @@ def test_supervisors_own_parser_reads_it(tmp_path: Path) -> None:
     kafka, replay = sorted((group.process_configs[0] for group in options.process_group_configs), key=lambda c: c.name)
     assert kafka.command == "/opt/100%/java -cp '/a b/*' kafka.Kafka"
     assert not kafka.autostart
+    assert kafka.priority < replay.priority, "what comes last is stopped first"
     assert kafka.stdout_logfile == str(tmp_path / "log" / "kafka.log")
     assert replay.autorestart is False
     assert replay.startsecs == 0

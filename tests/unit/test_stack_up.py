@@ -8,19 +8,28 @@ from pathlib import Path
 import pytest
 
 from txninsightd.config import load_config
-from txninsightd.tools.stack import StackError, demo
+from txninsightd.tools.receivers import Message
+from txninsightd.tools.stack import StackError, demo, machine
 from txninsightd.tools.stack.settings import Settings
-from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of
+from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of, urls
 from txninsightd.tools.watch import Seen
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_grafana(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "grafana", lambda: None)
+
+
 def test_settings_come_from_the_environment(tmp_path: Path) -> None:
-    environment = {"RUN_DIR": str(tmp_path), "KAFKA_PORT": "29092", "HTTP_PORT": "29840", "KAFKA_HEAP": "1g"}
-    settings = Settings.from_environment(environment)
-    assert settings.ports == {"KAFKA_PORT": 29092, "KAFKA_CONTROLLER_PORT": 19093, "HTTP_PORT": 29840}
+    own = {"KAFKA_PORT": 29092, "HTTP_PORT": 29840, "PROMETHEUS_PORT": 29090, "ALERTMANAGER_PORT": 29094}
+    others = {"RUN_DIR": str(tmp_path), "KAFKA_HEAP": "1g", "SPEEDUP": "60"}
+    settings = Settings.from_environment({**others, **{name: str(port) for name, port in own.items()}})
+    assert settings.ports == own | {"KAFKA_CONTROLLER_PORT": 19093, "RECEIVERS_PORT": 19095}
     assert settings.bootstrap == "127.0.0.1:29092"
+    assert settings.speedup == 60
+    assert "SPEEDUP=60" in describe(settings)
     assert settings.url == "http://127.0.0.1:29840"
     assert "KAFKA_PORT=29092" in describe(settings)
     assert settings.heap == "1g"
@@ -30,6 +39,20 @@ def test_settings_come_from_the_environment(tmp_path: Path) -> None:
 def test_what_is_no_port_is_an_error_that_names_the_variable(text: str) -> None:
     with pytest.raises(StackError, match=f"^HTTP_PORT={text} is not a port"):
         Settings.from_environment({"HTTP_PORT": text})
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "fast", "1.5"])
+def test_a_pace_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(StackError, match=f"^SPEEDUP={text} is not a whole number"):
+        Settings.from_environment({"SPEEDUP": text})
+
+
+def test_grafana_has_a_port_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Grafana       not installed; to have it" in urls(Settings.from_environment({}))
+    monkeypatch.setattr(machine, "grafana", lambda: ["grafana"])
+    settings = Settings.from_environment({"GRAFANA_PORT": "23000"})
+    assert settings.ports["GRAFANA_PORT"] == 23000
+    assert "Grafana       http://127.0.0.1:23000/dashboards" in urls(settings)
 
 
 @pytest.mark.parametrize("scenario", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
@@ -71,6 +94,25 @@ def test_the_demo_names_whom_the_daemon_judges_wrong(tmp_path: Path) -> None:
     assert demo.judge(truth, {"b": idle}) == ["a: should be closed (all committed), the daemon says nothing"]
 
 
+def page(action: str) -> Message:
+    payload = {"summary": "1 order newly stuck: idle", "severity": "critical", "source": "127.0.0.1:9840"}
+    return Message(at=1000.0, receiver="pagerduty", body={"event_action": action, "payload": payload})
+
+
+def test_who_is_stuck_must_page_and_be_resolved(tmp_path: Path) -> None:
+    path = tmp_path / "truth.jsonl"
+    path.write_text(TRUTH)
+    truth = demo.read_truth(path)
+    ticket = Message(at=1000.0, receiver="slack", body={"attachments": [{"fallback": "late", "color": "good"}]})
+    assert demo.lacking(truth, [ticket]) == "something was stuck, and no page and no resolve arrived"
+    assert demo.lacking(truth, [page("trigger")]) == "something was stuck, and no resolve arrived"
+    assert demo.lacking(truth, [page("trigger"), page("resolve")]) is None
+    assert demo.lacking({"a": truth["a"]}, []) is None, "nobody was stuck"
+    assert demo.tell([ticket, page("trigger"), page("trigger")]) == (
+        "Alerts sent: pagerduty 2 that fired and 0 that were resolved, slack 0 that fired and 1 that were resolved."
+    )
+
+
 def make(*arguments: str) -> str:
     """What make prints, as on the command line also when make runs the tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -87,4 +129,13 @@ def test_make_help_has_a_line_for_each_target() -> None:
 
 
 def test_make_hands_the_ports_on() -> None:
-    assert "http://127.0.0.1:29840" in make("--dry-run", "--always-make", "watch", "HTTP_PORT=29840")
+    said = make("--dry-run", "--always-make", "watch", "HTTP_PORT=29840", "RUN_DIR=elsewhere")
+    settings = Settings.from_environment({"RUN_DIR": "elsewhere"})
+    assert f'http://127.0.0.1:29840 --alerts "{settings.record.relative_to(Path.cwd())}"' in said
+
+
+def test_make_and_the_stack_agree_on_defaults() -> None:
+    exported = dict(re.findall(r"^export (\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    settings = Settings.from_environment({})
+    assert settings.ports.items() <= {name: int(value) for name, value in exported.items() if "PORT" in name}.items()
+    assert settings == Settings.from_environment(exported)

@@ -5,12 +5,15 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from txninsightd.tools import watch
+from txninsightd.tools.receivers import Message
 from txninsightd.tools.watch import Answers, Client, Picture, Seen, parse_samples
 
 METRICS = """\
@@ -124,6 +127,47 @@ def test_the_plain_line_has_states_causes_endings_and_rates() -> None:
     )
 
 
+def alert(at: float, action: str, summary: str) -> Message:
+    payload = {"summary": summary, "severity": "critical", "source": "127.0.0.1:9840"}
+    return Message(at=at, receiver="pagerduty", body={"event_action": action, "payload": payload})
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "alerts.jsonl"
+    messages = [alert(1000.0, "trigger", "2 order newly stuck"), alert(1010.0, "resolve", "2 order newly stuck")]
+    path.write_bytes(b"".join(msgspec.json.encode(message) + b"\n" for message in messages))
+    return path
+
+
+def test_alerts_stand_with_receiver_and_severity_the_newest_first(record: Path) -> None:
+    picture = Picture("http://daemon", record, "http://prometheus")
+    picture.take(answers())
+    assert "alerts sent: 0" in rendered(picture)
+    picture.take_alerts()
+    text = rendered(picture)
+    lines = [line.strip("│ ").split(maxsplit=1)[1] for line in text.splitlines() if "pagerduty" in line]
+    assert lines == ["pagerduty  resolved  2 order newly stuck", "pagerduty  critical  2 order newly stuck"]
+    assert "alerts sent: 2" in text
+    assert "http://prometheus" in text
+
+
+def test_without_a_record_there_is_no_panel_of_alerts() -> None:
+    picture = Picture("http://daemon")
+    picture.take(answers())
+    picture.take_alerts()
+    assert "alerts sent" not in rendered(picture)
+
+
+def test_a_long_alert_takes_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.jsonl"
+    path.write_bytes(msgspec.json.encode(alert(1000.0, "trigger", "long " * 100)) + b"\n")
+    picture = Picture("http://daemon", path)
+    picture.take(answers())
+    picture.take_alerts()
+    assert [line[-4:] for line in rendered(picture).splitlines() if "long" in line] == ["g… │"]
+
+
 def summary(seen: Seen) -> dict[str, object]:
     return {
         "txn_id": seen.txn_id,
@@ -189,6 +233,18 @@ def test_without_a_terminal_lines_are_printed(monkeypatch: pytest.MonkeyPatch) -
         watch.watch(Client(url), Picture(url), Console(file=output), until(3))
     assert len(output.getvalue().splitlines()) == 1, "one line for all that happens within five seconds"
     assert output.getvalue().startswith("   0 s: now open 17")
+
+
+def test_without_a_terminal_each_alert_is_a_line_at_once(monkeypatch: pytest.MonkeyPatch, record: Path) -> None:
+    monkeypatch.setattr(watch, "ASK_EVERY_S", 0.0)
+    output = io.StringIO()
+    with served(PAGES) as (url, _):
+        watch.watch(Client(url), Picture(url, record), Console(file=output), until(3))
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("alert: ")]
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        "pagerduty critical 2 order newly stuck",
+        "pagerduty resolved 2 order newly stuck",
+    ]
 
 
 def test_on_a_terminal_the_picture_fills_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:

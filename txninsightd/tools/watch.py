@@ -1,11 +1,12 @@
-"""The live view of a running daemon in a terminal: counts by state, rates, the newest stuck ones and why, transitions.
+"""The live view of a running daemon in a terminal: counts by state, rates, who is stuck and why, alerts, transitions.
 
 It asks the daemon's HTTP API and /metrics once a second, like any other client, and knows nothing that they do not
 say. What came back is an `Answers`; a `Picture` takes one after the other and keeps what it needs beyond the last:
 rates over some seconds, and a log of what changed from one answer to the next. Where the output is no terminal, a
-plain line is printed every few seconds instead.
+plain line is printed every few seconds instead, and one for each alert. Alerts are those that reached the local stack's
+receivers, from the record that these keep.
 
-    python -m txninsightd.tools.watch http://127.0.0.1:9840
+    python -m txninsightd.tools.watch http://127.0.0.1:9840 --alerts .run/log/alerts.jsonl
 """
 
 import argparse
@@ -15,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -29,6 +31,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from txninsightd.tools.receivers import Message, read_record
 from txninsightd.vocabulary import Outcome, State
 
 ASK_EVERY_S = 1.0
@@ -38,6 +41,7 @@ TIMEOUT_S = 10.0
 LISTED = 1000
 STUCK_SHOWN = 6
 LOG_SHOWN = 30
+ALERTS_SHOWN = 10
 
 STUCK = "stuck"
 LIVE_STATES = (State.OPEN, State.TENTATIVELY_CLOSED, STUCK, State.ABORTED)
@@ -50,6 +54,8 @@ COLOURS = {
     State.UNKNOWN: "magenta",
     STUCK: "bold red",
 }
+RESOLVED = "resolved"
+ALERT_COLOURS = {RESOLVED: "green", "critical": "bold red", "error": "bold red", "warning": "yellow", "info": "cyan"}
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -157,10 +163,16 @@ def parse_samples(text: str) -> list[Sample]:
 
 
 class Picture:
-    """What is shown: the last answers, the rates up to them, and the last transitions."""
+    """What is shown: the last answers, the rates up to them, the alerts that were sent, and the last transitions.
 
-    def __init__(self, url: str) -> None:
+    `record` is the file in which the local receivers write down what reaches them; `also` are more addresses to show.
+    """
+
+    def __init__(self, url: str, record: Path | None = None, also: str = "") -> None:
         self.url = url
+        self.record = record
+        self.also = also
+        self.alerts: list[Message] = []
         self.answers: Answers | None = None
         self.trouble: str | None = None
         self.began_at: float | None = None
@@ -180,6 +192,11 @@ class Picture:
             self._recent.popleft()
         self.answers = answers
 
+    def take_alerts(self) -> None:
+        """Read what has reached the receivers so far."""
+        if self.record is not None:
+            self.alerts = read_record(self.record)
+
     def lose(self, trouble: str) -> None:
         """The daemon did not answer: say so, and keep showing what it said last."""
         self.trouble = trouble
@@ -196,13 +213,15 @@ class Picture:
         if self.answers is None:
             return Text(self.trouble or f"asking {self.url} ...", style="dim")
         counts = counts_table(self.answers)
+        footer = Text(f"{self.url}/api/v1/transactions   {self.url}/metrics   {self.also}".rstrip(), style="dim")
         layout = Layout()
         layout.split_column(
             Layout(self._headline(), size=1),
             Layout(counts, size=counts.row_count + 6),
             Layout(stuck_panel(self.answers), ratio=3),
+            Layout(alerts_panel(self.alerts), ratio=2, visible=self.record is not None),
             Layout(self._log_panel(), ratio=2),
-            Layout(Text(f"{self.url}/api/v1/transactions   {self.url}/metrics", style="dim"), size=1),
+            Layout(footer, size=1),
         )
         return layout
 
@@ -261,6 +280,22 @@ def stuck_panel(answers: Answers) -> Panel:
     return Panel(Group(*(_stuck(seen, answers) for seen in shown)), title=title, title_align="left")
 
 
+def alerts_panel(alerts: list[Message]) -> Panel:
+    """What was sent to people, the newest first."""
+    lines = (_alert(message) for message in reversed(alerts[-ALERTS_SHOWN:]))
+    title = f"alerts sent: {len(alerts)}, the newest first"
+    return Panel(Group(*lines), title=title, title_align="left")
+
+
+def _alert(message: Message) -> Text:
+    word = RESOLVED if message.is_resolved else message.severity
+    moment = time.strftime("%H:%M:%S", time.localtime(message.at))
+    line = Text.assemble((moment, "dim"), f"  {message.receiver:<9}  ", (f"{word:<8}", ALERT_COLOURS[word]))
+    line.append(f"  {message.summary}")
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
 def _stuck(seen: Seen, answers: Answers) -> Text:
     line = Text(seen.txn_id, style="bold").append(f"  {seen.cause}", style=seen.colour)
     if seen.stuck_since is not None:
@@ -308,6 +343,7 @@ def _move_on(client: Client, picture: Picture) -> None:
         picture.take(client.ask(time.time()))
     except (OSError, HTTPException) as error:
         picture.lose(f"no answer from {client.url}: {error}")
+    picture.take_alerts()
 
 
 @contextmanager
@@ -319,9 +355,13 @@ def _full_screen(console: Console) -> Iterator[Callable[[Picture], None]]:
 @contextmanager
 def _line_by_line(console: Console) -> Iterator[Callable[[Picture], None]]:
     due = 0.0
+    printed = 0
 
     def show(picture: Picture) -> None:
-        nonlocal due
+        nonlocal due, printed
+        for message in picture.alerts[printed:]:
+            console.print(f"alert: {message.line}", soft_wrap=True, highlight=False, markup=False)
+        printed = len(picture.alerts)
         if time.monotonic() >= due:
             console.print(picture.plain_line(), soft_wrap=True, highlight=False, markup=False)
             due = time.monotonic() + PLAIN_LINE_EVERY_S
@@ -333,9 +373,10 @@ def main(argv: list[str] | None = None) -> int:
     """Watch until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="watch", description="The live view of a running txninsightd.")
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:9840", help="where its API is (%(default)s)")
+    parser.add_argument("--alerts", type=Path, metavar="FILE", help="the record of the local stack's receivers")
     arguments = parser.parse_args(argv)
     with suppress(KeyboardInterrupt):
-        watch(Client(arguments.url), Picture(arguments.url), Console(), lambda: False)
+        watch(Client(arguments.url), Picture(arguments.url, arguments.alerts), Console(), lambda: False)
     return 0
 
 

@@ -2,30 +2,34 @@
 
 The simulator writes what shall happen and, beside it, the truth: what the daemon must say of every transaction once
 the scenario's `observe_after_s` have passed since the last event. So the demo can close with a judgement, and its exit
-code is 1 when the daemon, the replay or a single transaction is not as it should be. Kafka starts empty each time.
-All is stopped at the end, also after Ctrl-C, unless DEMO_KEEP=1.
+code is 1 when the daemon, the replay or a single transaction is not as it should be, or when something became stuck and
+the page, or the word that it is over, does not arrive. Kafka starts empty each time. All is stopped at the end, also
+after Ctrl-C, unless DEMO_KEEP=1.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 
 import msgspec
 from rich.console import Console
 
+from txninsightd.tools.receivers import PAGERDUTY, Message, read_record
 from txninsightd.tools.simulation.scenario import Scenario
 from txninsightd.tools.stack import StackError
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Program, Supervisor
 from txninsightd.tools.stack.up import DAEMON, down, scenario_of, up, urls
-from txninsightd.tools.watch import Client, Picture, Seen, counts_table, stuck_panel, watch
+from txninsightd.tools.watch import Client, Picture, Seen, alerts_panel, counts_table, stuck_panel, watch
 
 REPLAY = "replay"
 DEFAULT_SECONDS = 15
 WRONG_SHOWN = 10
+ALERTS_LATE_S = 120.0
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -47,7 +51,7 @@ def demo(settings: Settings, environment: Mapping[str, str]) -> int:
         return _play(settings, seconds)
     finally:
         if keep:
-            print(f"left running: {urls(settings)}\nlook on with make watch, stop it with make down")
+            print(f"left running:\n{urls(settings)}\nlook on with make watch, stop it with make down")
         else:
             print("stopping ...", flush=True)
             down(settings)
@@ -79,12 +83,22 @@ def judge(truth: Mapping[str, Truth], said: Mapping[str, Seen]) -> list[str]:
     ]
 
 
+def lacking(truth: Mapping[str, Truth], alerts: Sequence[Message]) -> str | None:
+    """What should have reached the receivers and did not, in words: who is stuck pages, and is resolved later."""
+    if not any(wanted.stuck for wanted in truth.values()):
+        return None
+    pages = [message.is_resolved for message in alerts if message.receiver == PAGERDUTY]
+    missing = [word for word, is_there in (("page", False in pages), ("resolve", True in pages)) if not is_there]
+    return f"something was stuck, and no {' and no '.join(missing)} arrived" if missing else None
+
+
 class Ending:
-    """Says when the demo is over: some seconds after the replay ended, and not before the daemon was judged."""
+    """Says when the demo is over: some seconds after the replay ended, once the daemon was judged and alerts came."""
 
     def __init__(self, settings: Settings, scenario: Scenario, supervisor: Supervisor, seconds: int) -> None:
         self.truth = read_truth(settings.demo_dir / "truth.jsonl")
         self.wrong: list[str] | None = None
+        self.record = settings.record
         self._client = Client(settings.url)
         self._supervisor = supervisor
         self._daemon_pid = supervisor.pid(DAEMON)
@@ -103,7 +117,8 @@ class Ending:
         if self.wrong is None and since_s >= self._observe_after_s:
             listed = self._client.list(f"limit={len(self.truth) + 1}")
             self.wrong = judge(self.truth, {seen.txn_id: seen for seen in listed})
-        return self.wrong is not None and since_s >= self._seconds
+        alerts_came = since_s >= ALERTS_LATE_S or lacking(self.truth, read_record(self.record)) is None
+        return self.wrong is not None and since_s >= self._seconds and alerts_came
 
     def _note_replay(self) -> None:
         if self._supervisor.state(REPLAY) in ("RUNNING", "STARTING"):
@@ -115,7 +130,7 @@ class Ending:
 
 def _play(settings: Settings, seconds: int) -> int:
     console = Console()
-    picture = Picture(settings.url)
+    picture = Picture(settings.url, settings.record, f"{settings.prometheus_url}   {settings.alertmanager_url}")
     supervisor = up(settings, _replay(settings))
     ending = Ending(settings, scenario_of(settings.scenario), supervisor, seconds)
     supervisor.start(REPLAY)
@@ -123,7 +138,7 @@ def _play(settings: Settings, seconds: int) -> int:
         watch(Client(settings.url), picture, console, ending.is_over)
     finally:
         if picture.answers is not None:
-            console.print(counts_table(picture.answers), stuck_panel(picture.answers))
+            console.print(counts_table(picture.answers), stuck_panel(picture.answers), alerts_panel(picture.alerts))
     return _report(console, ending)
 
 
@@ -133,7 +148,22 @@ def _report(console: Console, ending: Ending) -> int:
     console.print(f"The daemon agrees with the simulator on {agreed} of {len(ending.truth)} transactions.")
     for line in wrong[:WRONG_SHOWN]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    return 1 if wrong else 0
+    alerts = read_record(ending.record)
+    console.print(tell(alerts), soft_wrap=True, highlight=False)
+    late = lacking(ending.truth, alerts)
+    if late is not None:
+        console.print(f"{late}: see the logs of prometheus and alertmanager", soft_wrap=True)
+    return 1 if wrong or late else 0
+
+
+def tell(alerts: Sequence[Message]) -> str:
+    """What people would have been sent, in one sentence."""
+    counts = Counter((message.receiver, message.is_resolved) for message in alerts)
+    told = [
+        f"{receiver} {counts[receiver, False]} that fired and {counts[receiver, True]} that were resolved"
+        for receiver in sorted({message.receiver for message in alerts})
+    ]
+    return f"Alerts sent: {', '.join(told) or 'none'}."
 
 
 def _replay(settings: Settings) -> Program:

@@ -1,8 +1,9 @@
-"""What this machine must offer: Java 17 and Maven, and ports that nobody else holds.
+"""What this machine must offer: Java 17, Maven, Prometheus and Alertmanager, and ports that nobody else holds.
 
 What is missing is installed through apt when that is possible without asking anybody (root on a Debian), else the
-error names the packages. Ports for tests are drawn below the range that the kernel hands out to outgoing connections,
-so that a broker that is restarted finds its port free again.
+error names the packages. Only programs are wanted: a package's own service is masked before it would start.
+Grafana is in no Debian; it is used where somebody has installed it. Ports for tests are drawn below the range that the
+kernel hands out to outgoing connections, so that a broker that is restarted finds its port free again.
 """
 
 import os
@@ -12,12 +13,22 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from txninsightd.tools.stack import StackError
 
 HOST = "127.0.0.1"
 JAVA_MAJOR = 17
-PACKAGES = {"java": "openjdk-17-jre-headless", "mvn": "maven"}
+PACKAGES = {
+    "java": "openjdk-17-jre-headless",
+    "mvn": "maven",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+}
+SERVICES = ("prometheus", "prometheus-alertmanager")
+UNITS = Path("/etc/systemd/system")
+GRAFANA_HOME = Path("/usr/share/grafana")
+GRAFANA_PROGRAMS = ("grafana", "grafana-server")
 TEST_PORTS = range(20_000, 32_000)
 
 
@@ -28,10 +39,12 @@ def ensure_commands(names: Iterable[str]) -> None:
         return
     packages = [PACKAGES[name] for name in lacking]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        needed = f" (Java {JAVA_MAJOR} or later is needed)" if "java" in lacking else ""
         raise StackError(
-            f"{' and '.join(lacking)} missing (Java {JAVA_MAJOR} or later is needed). "
+            f"{' and '.join(lacking)} missing{needed}. "
             f"Install them, on Debian or Ubuntu with: sudo apt-get install {' '.join(packages)}"
         )
+    mask_services(packages)
     apt_install(packages)
     still = [name for name in lacking if not is_usable(name)]
     if still:
@@ -62,6 +75,30 @@ def apt_install(packages: list[str]) -> None:
         )
         if done.returncode != 0:
             raise StackError(f"{' '.join(command)} failed: {last_lines(done.stdout + done.stderr)}")
+
+
+def mask_services(packages: Iterable[str]) -> None:
+    """Keep those of the packages that have a service from starting it, now and at each boot; says how to undo it."""
+    for name in packages:
+        unit = UNITS / f"{name}.service"
+        if name in SERVICES and not unit.is_symlink() and not unit.exists():
+            UNITS.mkdir(parents=True, exist_ok=True)
+            unit.symlink_to(os.devnull)
+            print(f"only the programs of {name} are used: its service is masked (systemctl unmask {name} undoes it)")
+
+
+def grafana() -> list[str] | None:
+    """The beginning of a command line that runs Grafana's server, its home included; None when it is not installed.
+
+    What its package puts on the PATH are wrappers with options of their own, so the programs in its home come first.
+    """
+    found = (shutil.which(name, path=path) for path in (str(GRAFANA_HOME / "bin"), None) for name in GRAFANA_PROGRAMS)
+    program = next(filter(None, found), None)
+    if program is None:
+        return None
+    homes = [GRAFANA_HOME, Path(program).resolve().parents[1]]
+    home = next((home for home in homes if (home / "conf" / "defaults.ini").exists()), GRAFANA_HOME)
+    return [program, *(["server"] if Path(program).name == "grafana" else []), "--homepath", str(home)]
 
 
 def last_lines(text: str, count: int = 15) -> str:

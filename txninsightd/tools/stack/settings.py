@@ -1,6 +1,7 @@
 """Where the local stack listens and keeps its files: read from the environment that the Makefile sets.
 
-`make up` keeps Kafka's data and the daemon's state over `make down`; the demo has its own, empty at each start.
+`make up` keeps what Kafka, the daemon, Prometheus and Alertmanager store over `make down`; the demo has its own, empty
+at each start.
 """
 
 from collections.abc import Mapping
@@ -21,20 +22,32 @@ class Settings:
     kafka_port: int = 19092
     controller_port: int = 19093
     http_port: int = 9840
+    prometheus_port: int = 19090
+    alertmanager_port: int = 19094
+    receivers_port: int = 19095
+    grafana_port: int = 13000
+    speedup: int = 30
     heap: str = "512m"
     is_demo: bool = False
+    has_grafana: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, is_demo: bool = False) -> Self:
-        """Read KAFKA_PORT, KAFKA_CONTROLLER_PORT, HTTP_PORT, KAFKA_HEAP, RUN_DIR and SCENARIO; all may be absent."""
+        """Read the variables that the Makefile exports; all may be absent. Grafana is taken when it is installed."""
         return cls(
             run_dir=Path(environment.get("RUN_DIR", ".run")).absolute(),
             scenario=Path(environment.get("SCENARIO", "scenarios/demo.yaml")).absolute(),
             kafka_port=_port(environment, "KAFKA_PORT", cls.kafka_port),
             controller_port=_port(environment, "KAFKA_CONTROLLER_PORT", cls.controller_port),
             http_port=_port(environment, "HTTP_PORT", cls.http_port),
+            prometheus_port=_port(environment, "PROMETHEUS_PORT", cls.prometheus_port),
+            alertmanager_port=_port(environment, "ALERTMANAGER_PORT", cls.alertmanager_port),
+            receivers_port=_port(environment, "RECEIVERS_PORT", cls.receivers_port),
+            grafana_port=_port(environment, "GRAFANA_PORT", cls.grafana_port),
+            speedup=_speedup(environment, cls.speedup),
             heap=environment.get("KAFKA_HEAP", cls.heap),
             is_demo=is_demo,
+            has_grafana=machine.grafana() is not None,
         )
 
     @property
@@ -44,6 +57,10 @@ class Settings:
             "KAFKA_PORT": self.kafka_port,
             "KAFKA_CONTROLLER_PORT": self.controller_port,
             "HTTP_PORT": self.http_port,
+            "PROMETHEUS_PORT": self.prometheus_port,
+            "ALERTMANAGER_PORT": self.alertmanager_port,
+            "RECEIVERS_PORT": self.receivers_port,
+            **({"GRAFANA_PORT": self.grafana_port} if self.has_grafana else {}),
         }
 
     @property
@@ -57,19 +74,54 @@ class Settings:
         return f"http://{machine.HOST}:{self.http_port}"
 
     @property
+    def prometheus_url(self) -> str:
+        """Prometheus' base URL."""
+        return f"http://{machine.HOST}:{self.prometheus_port}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        """Alertmanager's base URL."""
+        return f"http://{machine.HOST}:{self.alertmanager_port}"
+
+    @property
+    def receivers_url(self) -> str:
+        """The base URL of what stands in place of PagerDuty and Slack."""
+        return f"http://{machine.HOST}:{self.receivers_port}"
+
+    @property
+    def grafana_url(self) -> str:
+        """Grafana's base URL."""
+        return f"http://{machine.HOST}:{self.grafana_port}"
+
+    @property
     def log_dir(self) -> Path:
         """One log file for each supervised program."""
         return self.run_dir / "log"
 
     @property
+    def record(self) -> Path:
+        """What arrived at the local receivers since the stack was brought up."""
+        return self.log_dir / "alerts.jsonl"
+
+    @property
     def demo_dir(self) -> Path:
-        """What the demo makes: events, truth, Kafka's data."""
+        """What the demo makes: events, truth, and the data of all programs."""
         return self.run_dir / "demo"
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the programs keep their data."""
+        return self.demo_dir if self.is_demo else self.run_dir
 
     @property
     def state_dir(self) -> Path:
         """The daemon's checkpoints: kept as long as the records that they are about."""
-        return (self.demo_dir if self.is_demo else self.run_dir) / "state"
+        return self.data_dir / "state"
+
+    @property
+    def monitoring_dir(self) -> Path:
+        """The files of Prometheus, Alertmanager and Grafana, made from those that ship."""
+        return self.run_dir / "monitoring"
 
     @property
     def daemon_config(self) -> Path:
@@ -79,12 +131,18 @@ class Settings:
     def broker(self) -> Broker:
         """The stack's broker; fetches its jars if they are not there yet."""
         libs = jars.ensure_jars(self.run_dir / "kafka")
-        data_dir = (self.demo_dir if self.is_demo else self.run_dir) / "kafka-data"
-        return Broker(data_dir, libs, self.kafka_port, self.controller_port, heap=self.heap)
+        return Broker(self.data_dir / "kafka-data", libs, self.kafka_port, self.controller_port, heap=self.heap)
 
 
 def _port(environment: Mapping[str, str], variable: str, default: int) -> int:
     text = environment.get(variable, str(default))
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise StackError(f"{variable}={text} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _speedup(environment: Mapping[str, str], default: int) -> int:
+    text = environment.get("SPEEDUP", str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise StackError(f"SPEEDUP={text} is not a whole number from 1: 30 makes alerts 30 times as fast as shipped")
     return int(text)

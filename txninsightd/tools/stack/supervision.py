@@ -35,7 +35,7 @@ class Program:
 
 
 def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
-    """The text of supervisord.conf."""
+    """The text of supervisord.conf. What comes last in `programs` is stopped first."""
     main: dict[str, Mapping[str, object]] = {
         "unix_http_server": {"file": socket_path(run_dir), "chmod": "0700"},
         "rpcinterface:supervisor": {
@@ -49,8 +49,11 @@ def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
         },
         "supervisorctl": {"serverurl": f"unix://{socket_path(run_dir)}"},
     }
-    sections = main | {f"program:{program.name}": _program(program, log_dir) for program in programs}
-    return "\n".join(_section(name, values) for name, values in sections.items())
+    own = {
+        f"program:{program.name}": {**_program(program, log_dir), "priority": priority}
+        for priority, program in enumerate(programs, start=1)
+    }
+    return "\n".join(_section(name, values) for name, values in {**main, **own}.items())
 
 
 def socket_path(run_dir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`make up` and `make down`: Kafka first, then its topics, then the daemon; and all of it away again.
+"""`make up` and `make down`: Kafka, its topics, the daemon, and what watches the daemon; and all of it away again.
 
 The daemon gets a configuration made from the scenario that the demo plays: its topics and thresholds. Starting is
 idempotent, and what fails half-way is taken down again, with the end of the log that tells why. Down looks for every
@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from urllib.request import urlopen
 import yaml
 
 from txninsightd.tools.simulation.scenario import BadScenario, Scenario, daemon_config, load_scenario
-from txninsightd.tools.stack import StackError, machine, processes
+from txninsightd.tools.stack import StackError, machine, monitoring, processes
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import MARK, Program, Supervisor, render
@@ -31,15 +32,17 @@ ASK_EVERY_S = 0.2
 
 
 def up(settings: Settings, *extra: Program) -> Supervisor:
-    """Bring up Kafka and the daemon, and return once both answer; `extra` programs are only made known.
+    """Bring up the whole stack, and return once all of it answers; `extra` programs are only made known.
 
     Raises StackError when a port is taken, another stack runs from the same directory, or a program does not start.
     """
     supervisor = Supervisor(settings.run_dir, settings.log_dir)
     scenario = scenario_of(settings.scenario)
-    machine.ensure_commands(["java"])
+    machine.ensure_commands(["java", *monitoring.COMMANDS])
     broker = settings.broker()
-    programs = [Program(name=KAFKA, command=broker.command), _daemon(settings), *extra]
+    watchers = monitoring.services(settings)
+    kafka = Program(name=KAFKA, command=broker.command)
+    programs = [kafka, _daemon(settings), *(service.program for service in watchers), *extra]
     config = describe(settings) + render(settings.run_dir, settings.log_dir, programs)
     was_up = supervisor.is_up()
     if was_up:
@@ -52,7 +55,7 @@ def up(settings: Settings, *extra: Program) -> Supervisor:
     except BaseException:
         down(settings)
         raise
-    print(f"{'runs already' if was_up else 'runs'}: {urls(settings)}")
+    print(f"{'runs already' if was_up else 'runs'}:\n{urls(settings)}")
     return supervisor
 
 
@@ -79,13 +82,23 @@ def _processes(settings: Settings) -> list[int]:
 
 def describe(settings: Settings) -> str:
     """A first line for supervisord.conf that tells two stacks of one directory apart."""
-    known = {**settings.ports, "KAFKA_HEAP": settings.heap, "SCENARIO": settings.scenario}
+    own = {"SPEEDUP": settings.speedup, "KAFKA_HEAP": settings.heap, "SCENARIO": settings.scenario}
+    known = {**settings.ports, **own}
     return "; " + " ".join(f"{name}={value}" for name, value in known.items()) + "\n"
 
 
 def urls(settings: Settings) -> str:
-    """Where to look, in one line."""
-    return f"Kafka {settings.bootstrap}, API {settings.url}/api/v1/transactions, metrics {settings.url}/metrics"
+    """Where to look, a line each."""
+    places = {
+        "Kafka": settings.bootstrap,
+        "API": f"{settings.url}/api/v1/transactions",
+        "metrics": f"{settings.url}/metrics",
+        "Prometheus": f"{settings.prometheus_url}/alerts",
+        "Alertmanager": f"{settings.alertmanager_url}/#/alerts",
+        "Grafana": f"{settings.grafana_url}/dashboards" if settings.has_grafana else monitoring.HOW_TO_ADD_GRAFANA,
+        "alerts sent": str(settings.record),
+    }
+    return "\n".join(f"  {name:<13} {place}" for name, place in places.items())
 
 
 def scenario_of(path: Path) -> Scenario:
@@ -123,12 +136,22 @@ def _start(settings: Settings, supervisor: Supervisor, broker: Broker, scenario:
     if config is not None:
         broker.prepare()
         settings.daemon_config.write_text(daemon_yaml(settings, scenario))
+        monitoring.install(settings)
         supervisor.launch(config)
     supervisor.start(KAFKA)
     broker.await_ready(lambda: supervisor.require_alive(KAFKA))
     _create_missing(settings, {name: topic.partitions for name, topic in scenario.topics.items()})
     supervisor.start(DAEMON)
     _await_daemon(settings, supervisor)
+    _start_watchers(settings, supervisor)
+
+
+def _start_watchers(settings: Settings, supervisor: Supervisor) -> None:
+    watchers = monitoring.services(settings)
+    for service in watchers:
+        supervisor.start(service.program.name)
+    for service in watchers:
+        _await_answer(service, supervisor)
 
 
 def _create_missing(settings: Settings, partitions: Mapping[str, int]) -> None:
@@ -147,6 +170,30 @@ def _await_daemon(settings: Settings, supervisor: Supervisor) -> None:
             reason = ", ".join(missing) if missing else "it does not answer"
             raise StackError(f"the daemon is not ready after {READY_TIMEOUT_S:.0f} s: {reason}")
         time.sleep(ASK_EVERY_S)
+
+
+def _await_answer(service: monitoring.Service, supervisor: Supervisor) -> None:
+    """Until it answers, and has lived for long enough to be started again by supervisor should it die."""
+    name = service.program.name
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not _answers(service.ready_url) or supervisor.state(name) == "STARTING":
+        supervisor.require_alive(name)
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"{name} does not answer at {service.ready_url} after {READY_TIMEOUT_S:.0f} s: "
+                f"see {supervisor.log_file(name)}"
+            )
+        time.sleep(ASK_EVERY_S)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except HTTPError as error:
+        return error.code != HTTPStatus.SERVICE_UNAVAILABLE
+    except (OSError, HTTPException):
+        return False
 
 
 def _missing(url: str) -> list[str] | None:
