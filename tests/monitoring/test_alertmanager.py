@@ -236,6 +236,14 @@ def test_an_alert_without_severity_or_instance_pages(alertmanager: Alertmanager)
     assert (page["payload"]["source"], page["payload"]["component"]) == ("txninsightd", "txninsightd")
 
 
+@pytest.mark.slow
+def test_an_alert_with_nothing_but_a_name_pages_it(alertmanager: Alertmanager) -> None:
+    """As amtool alert add does for a test."""
+    alertmanager.fire(({"alertname": "TestPage", "severity": "page"}, {}))
+    page = alertmanager.await_message(of_type(PAGERDUTY, "TestPage")).body
+    assert page["payload"]["summary"] == "TestPage"
+
+
 # --- Slack ------------------------------------------------------------------------------------------------------------
 
 
