@@ -1,0 +1,70 @@
+"""What is written while the alerts are tried: ordinary business that never stops, and single events made to order."""
+
+import itertools
+import json
+import threading
+import time
+from typing import Any
+
+from tests.broker.contract import Writer
+from txninsightd.tools.stack.broker import Broker
+
+PULSE_EVERY_S = 1.0
+PULSE = "pulse"
+
+
+def event(kind: str, txn_id: str, txn_type: str, age_s: float = 0.0, **more: Any) -> str:
+    """The value of a record; `age_s` is how long ago its own timestamp lies."""
+    return json.dumps({"event": kind, "txn_id": txn_id, "txn_type": txn_type, "ts": time.time() - age_s, **more})
+
+
+def opens(txn_ids: list[str], txn_type: str, age_s: float = 0.0) -> list[str]:
+    """One transaction_open each."""
+    return [event("transaction_open", txn_id, txn_type, age_s) for txn_id in txn_ids]
+
+
+def closes(txn_ids: list[str], txn_type: str) -> list[str]:
+    """One transaction_close each."""
+    return [event("transaction_close", txn_id, txn_type) for txn_id in txn_ids]
+
+
+def wholes(txn_ids: list[str], txn_type: str, took_s: float = 0.0) -> list[str]:
+    """Opened so long ago and closed now, each."""
+    return opens(txn_ids, txn_type, took_s) + closes(txn_ids, txn_type)
+
+
+class Pulse:
+    """Ordinary business: a transaction of type `pulse` in each topic, again and again, until the topic is silenced."""
+
+    def __init__(self, broker: Broker, topics: list[str]) -> None:
+        self._topics = set(topics)
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._writer = Writer(broker)
+        self._thread = threading.Thread(target=self._run, name="pulse")
+
+    def silence(self, topic: str) -> None:
+        """From now on nothing comes in this topic."""
+        with self._changing:
+            self._topics.discard(topic)
+
+    def resume(self, topic: str) -> None:
+        """It begins again."""
+        with self._changing:
+            self._topics.add(topic)
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for i in itertools.count():
+            if self._stopping.wait(PULSE_EVERY_S):
+                return
+            with self._changing:
+                for topic in self._topics:
+                    self._writer.write(topic, *wholes([f"{PULSE}-{i}"], PULSE, took_s=0.1))
