@@ -141,7 +141,7 @@ def record(tmp_path: Path) -> Path:
 
 
 def test_alerts_stand_with_receiver_and_severity_the_newest_first(record: Path) -> None:
-    picture = Picture("http://daemon", record, "http://prometheus")
+    picture = Picture("http://daemon", record, "http://prometheus   http://alertmanager")
     picture.take(answers())
     assert "alerts sent: 0" in rendered(picture)
     picture.take_alerts()
@@ -149,7 +149,9 @@ def test_alerts_stand_with_receiver_and_severity_the_newest_first(record: Path) 
     lines = [line.strip("│ ").split(maxsplit=1)[1] for line in text.splitlines() if "pagerduty" in line]
     assert lines == ["pagerduty  resolved  2 order newly stuck", "pagerduty  critical  2 order newly stuck"]
     assert "alerts sent: 2" in text
-    assert "http://prometheus" in text
+    assert text.split()[-4:] == [
+        *("http://daemon/api/v1/transactions", "http://daemon/metrics", "http://prometheus", "http://alertmanager"),
+    ]
 
 
 def test_without_a_record_there_is_no_panel_of_alerts() -> None:

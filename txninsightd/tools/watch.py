@@ -213,7 +213,7 @@ class Picture:
         if self.answers is None:
             return Text(self.trouble or f"asking {self.url} ...", style="dim")
         counts = counts_table(self.answers)
-        footer = Text(f"{self.url}/api/v1/transactions   {self.url}/metrics   {self.also}".rstrip(), style="dim")
+        places = [f"{self.url}/api/v1/transactions   {self.url}/metrics", *([self.also] if self.also else [])]
         layout = Layout()
         layout.split_column(
             Layout(self._headline(), size=1),
@@ -221,7 +221,7 @@ class Picture:
             Layout(stuck_panel(self.answers), ratio=3),
             Layout(alerts_panel(self.alerts), ratio=2, visible=self.record is not None),
             Layout(self._log_panel(), ratio=2),
-            Layout(footer, size=1),
+            Layout(Text("\n".join(places), style="dim"), size=len(places)),
         )
         return layout
 

@@ -130,7 +130,7 @@ class Ending:
 
 def _play(settings: Settings, seconds: int) -> int:
     console = Console()
-    picture = Picture(settings.url, settings.record, f"{settings.prometheus_url}   {settings.alertmanager_url}")
+    picture = Picture(settings.url, settings.record, _others(settings))
     supervisor = up(settings, _replay(settings))
     ending = Ending(settings, scenario_of(settings.scenario), supervisor, seconds)
     supervisor.start(REPLAY)
@@ -164,6 +164,12 @@ def tell(alerts: Sequence[Message]) -> str:
         for receiver in sorted({message.receiver for message in alerts})
     ]
     return f"Alerts sent: {', '.join(told) or 'none'}."
+
+
+def _others(settings: Settings) -> str:
+    """Where else to look, for the view's last line."""
+    grafana = [settings.grafana_url] if settings.has_grafana else []
+    return "   ".join([f"{settings.prometheus_url}/alerts", f"{settings.alertmanager_url}/#/alerts", *grafana])
 
 
 def _replay(settings: Settings) -> Program:
