@@ -7,10 +7,8 @@ from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message, read_record
-
-HANG_GUARD_S = 120.0
-LOOK_EVERY_S = 0.1
 
 _TITLE = re.compile(r"\[(?:FIRING:(?P<firing>\d+)|RESOLVED)\] (?P<alert>\w+)(?P<rest>.*)")
 _LIST_LINK = re.compile(r"http://[^\s|>]+/api/v1/transactions\?[^\s|>]+")

@@ -24,7 +24,7 @@ MONITORING = Path(__file__).parents[3] / "monitoring"
 RULES = MONITORING / "prometheus" / "rules"
 FACTOR = 30.0
 """As fast as two busy cores bear: at 60, a hiccup of two seconds is a daemon that was down for two minutes."""
-HANG_GUARD_S = 120.0
+HANG_GUARD_S = 300.0
 LOOK_EVERY_S = 0.1
 
 

@@ -71,7 +71,11 @@ class Trouble:
 
 @dataclass
 class Stage:
-    """What runs. `allowed`: alerts that may come besides, by alert and instance."""
+    """What runs. `allowed`: alerts that may come besides, by alert and instance.
+
+    The events: the daemon that was cut off, and the one that was killed, are well again, and their pages over. Others
+    that may cause such a page wait for it, since Alertmanager would make one of both.
+    """
 
     broker: Broker
     door: Proxy
@@ -85,6 +89,7 @@ class Stage:
     writer: Writer
     began_at: float = 0.0
     sees_again: threading.Event = field(default_factory=threading.Event)
+    is_up_again: threading.Event = field(default_factory=threading.Event)
     troubles: list[Trouble] = field(default_factory=list)
     allowed: set[tuple[str, str]] = field(default_factory=set)
 
