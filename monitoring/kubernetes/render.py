@@ -1,0 +1,82 @@
+"""Writes the rules and the scrape job as the Prometheus operator takes them: prometheusrule.yaml, servicemonitor.yaml.
+
+The groups of monitoring/prometheus/rules are taken over as text, comments and line breaks included, so that what is
+read on a cluster is what is read here, and a change there is a change here: run
+
+    python monitoring/kubernetes/render.py
+
+A test holds what is checked in equal to what this writes.
+"""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RULES = HERE.parent / "prometheus" / "rules"
+
+GENERATED = "# Written by monitoring/kubernetes/render.py from monitoring/prometheus: do not edit.\n"
+
+PROMETHEUS_RULE = """\
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: txninsightd
+  labels:
+    app.kubernetes.io/name: txninsightd
+    # What your Prometheus selects rules by (its ruleSelector); kube-prometheus-stack goes by its release's name.
+    release: prometheus
+spec:
+  groups:
+"""
+
+SERVICE_MONITOR = """\
+apiVersion: monitoring.coreos.com/v1
+kind: ServiceMonitor
+metadata:
+  name: txninsightd
+  labels:
+    app.kubernetes.io/name: txninsightd
+    # What your Prometheus selects monitors by (its serviceMonitorSelector).
+    release: prometheus
+spec:
+  # The Service in front of the daemon: it needs this label, and a port of the name below.
+  selector:
+    matchLabels:
+      app.kubernetes.io/name: txninsightd
+  endpoints:
+    - port: http
+      path: /metrics
+      interval: 15s
+      scrapeTimeout: 10s
+      relabelings:
+        # The rules TxninsightDown and TxninsightAbsent go by the name of the job.
+        - targetLabel: job
+          replacement: txninsightd
+"""
+
+
+def prometheus_rule() -> str:
+    """The PrometheusRule with all groups, in the order of the files' names."""
+    return GENERATED + PROMETHEUS_RULE + "".join(groups(path) for path in sorted(RULES.glob("*.yml")))
+
+
+def service_monitor() -> str:
+    """The ServiceMonitor with the settings of the scrape job in prometheus.yml."""
+    return GENERATED + SERVICE_MONITOR
+
+
+def groups(path: Path) -> str:
+    """The groups of a rule file as text, two columns further in. Raises ValueError when it has no line `groups:`."""
+    _, found, listed = path.read_text().partition("\ngroups:\n")
+    if not found:
+        raise ValueError(f"{path}: a line that says `groups:` and nothing else is missing")
+    return "".join(f"  {line}" if line.strip() else line for line in listed.splitlines(keepends=True))
+
+
+def rendered() -> dict[str, str]:
+    """By file name, what is to be checked in."""
+    return {"prometheusrule.yaml": prometheus_rule(), "servicemonitor.yaml": service_monitor()}
+
+
+if __name__ == "__main__":
+    for name, text in rendered().items():
+        (HERE / name).write_text(text)
