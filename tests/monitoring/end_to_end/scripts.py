@@ -213,6 +213,7 @@ def busy(stage: Stage) -> None:
     """More comes than an aggregator can take that hardly gets to run, and it may fall behind."""
     assert stage.sees_again.wait(HANG_GUARD_S)
     stage.allow("TxninsightViewBlind", "busy")
+    stage.allow("TxninsightNotReady", "busy")  # for as long as it is blind
     backed_up = stage.begin("TxninsightQueueBackedUp", "busy", "monitor-0")
     with throttled(stage.daemons["busy"].pids()["aggregator"]), flooded(stage):
         stage.await_fired(backed_up)
