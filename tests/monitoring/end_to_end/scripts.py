@@ -305,7 +305,8 @@ def absent(stage: Stage) -> None:
     lost = stage.begin("TxninsightAbsent", ABSENT, "lonely")
     with stage.lonely as prometheus:
         stage.await_fired(lost)
-        prometheus.target([stage.daemons["held"].port])
+        assert stage.sees_again.wait(HANG_GUARD_S)  # of a daemon in trouble it would tell, too
+        prometheus.target([stage.daemons["blind"].port])
         prometheus.reload()
         stage.end(lost)
         stage.await_cleared(lost)
