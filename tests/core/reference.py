@@ -154,7 +154,11 @@ class Gap(NamedTuple):
 
 @dataclass(eq=False)
 class Life:
-    """One life of a transaction: the sightings that count for it, in the order of arrival."""
+    """One life of a transaction: the sightings that count for it, in the order of arrival.
+
+    `all_read_for`: the close for which all had been read at some moment. What is found later cannot hold what came
+    before it, so that stays so.
+    """
 
     txn_id: str
     late_retry: bool
@@ -163,6 +167,7 @@ class Life:
     since: float = 0.0
     causes: list[Cause] = field(default_factory=list)
     counted_open: bool = False
+    all_read_for: Sighting | None = None
 
 
 class Change(NamedTuple):
@@ -617,9 +622,8 @@ class Plain:
         if close is not None:
             if self.rules.colocated:
                 return True
-            return not any(s.verdict == Verdict.PENDING for s in seen) and (
-                self._timed_out(close) or self._all_read(close)
-            )
+            was_read = self._was_all_read(life, close)
+            return not any(s.verdict == Verdict.PENDING for s in seen) and (self._timed_out(close) or was_read)
         return not any(s.stands for s in seen) and self._seen_by_all(life) > self._abort_is_final_at(seen)
 
     def must_settle(self, life: Life) -> bool:
@@ -641,6 +645,11 @@ class Plain:
         key = math.ceil(close.event.record_ts + self.rules.settle_lateness_s)
         return all(p.read_past() > key for p in self.present())
 
+    def _was_all_read(self, life: Life, close: Seen) -> bool:
+        if self._all_read(close):
+            life.all_read_for = close.event
+        return life.all_read_for == close.event
+
     def _all_read(self, close: Seen) -> bool:
         key = close.event.record_ts + self.rules.settle_lateness_s
         return self.discovered_at > close.decided_at and all(
@@ -658,7 +667,7 @@ class Plain:
     def timed_out_only(self, life: Life) -> bool:
         """Whether nothing but the time-out lets it settle."""
         close = deciding_close(self.judge(life))
-        return close is not None and not self.rules.colocated and not self._all_read(close)
+        return close is not None and not self.rules.colocated and not self._was_all_read(life, close)
 
     def _seen_by_all(self, life: Life) -> float:
         if self.rules.colocated:

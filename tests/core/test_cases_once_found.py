@@ -235,3 +235,20 @@ def test_a_transaction_in_both_topics_of_one_name_is_still_colocated() -> None:
         colocated=True,
     )
     assert [(e.outcome, e.duration_s, e.anomalies) for _, e in both.finished] == [(Outcome.CLOSED, 12, set())]
+
+
+def test_what_was_all_read_stays_so_when_a_topic_is_made_anew() -> None:
+    # Here the plain model was wrong: it took the new topic, of which nothing is read yet, for one that may hold what
+    # was appended before the close. The transaction waited for a verdict only, since all had been read by then.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(A, 1, ev(0, OPEN, 1001), as_of=1005),
+        sight(B, 1, ev(0, CLOSE, 1003), as_of=1005),
+        cover(B, 0, 1, [0], 1006),
+        discover(1010, A, B, found=()),
+        sight(A, 1, as_of=1010),
+        sight(B, 1, as_of=1010),
+        discover(1020, A, B_ANEW, found=(B_ANEW,)),
+        cover(A, 0, 1, [0], 1021),
+    )
+    assert [(name, e.outcome, e.duration_s) for name, e in both.finished] == [("t", Outcome.CLOSED, 2)]
