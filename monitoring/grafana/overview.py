@@ -261,11 +261,11 @@ def opened() -> Json:
 
 def settled() -> Json:
     expr = f"sum by (outcome) (rate(txninsight_transactions_finished_total{{{T}}}[$__rate_interval]))"
-    colors = {"closed": GREEN, "aborted": RED, "unknown": YELLOW, "evicted": ORANGE}
+    colors = {"closed": GREEN, "aborted": RED, "unknown": YELLOW, "evicted": ORANGE, "forgotten": NEUTRAL}
     return time_series(
         "Settled, by outcome",
         "Transactions whose outcome became final, per second. unknown: what decides could not be read. evicted: given "
-        "up to stay within a limit. Settling comes some seconds after the close.",
+        "up to stay within a limit. forgotten: ended by an operator. Settling comes some seconds after the close.",
         "ops",
         [Query(expr, "{{outcome}}")],
         [TO_TYPE, TO_KAFKA],

@@ -103,7 +103,7 @@ def environment(kafka_libs: Path) -> Iterator[dict[str, str]]:
         (run_dir / "kafka").symlink_to(kafka_libs.parents[1])
         (run_dir / "brief.yaml").write_text(SCENARIO)
         ports = dict(zip(PORTS, map(str, machine.free_ports(len(PORTS))), strict=True))
-        own = {"SCENARIO": str(run_dir / "brief.yaml"), "DEMO_SECONDS": "0", "SPEEDUP": "60"}
+        own = {"SCENARIO": str(run_dir / "brief.yaml"), "DEMO_SECONDS": "0", "SPEEDUP": "30"}
         yield {"RUN_DIR": folder, **own, **ports}
         up.down(Settings.from_environment({"RUN_DIR": folder}))
 

@@ -318,7 +318,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         pytest.param(
             "transaction_types:\n  loan: {}\n  x:\n    idle_after_s: null\n    idle_afters: 1\n  '': {idle_after_s: 1}",
             [
-                "2: transaction_types.loan: expected at least one threshold of this type, such as idle_after_s "
+                "2: transaction_types.loan: expected at least one key of this type, such as idle_after_s "
                 "(found a mapping)",
                 f"4: transaction_types.x.idle_after_s: expected {SECONDS} (found nothing)",
                 "5: transaction_types.x.idle_afters: expected a known key, perhaps idle_after_s (found an unknown one)",

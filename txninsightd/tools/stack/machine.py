@@ -30,6 +30,7 @@ UNITS = Path("/etc/systemd/system")
 GRAFANA_HOME = Path("/usr/share/grafana")
 GRAFANA_PROGRAMS = ("grafana", "grafana-server")
 TEST_PORTS = range(20_000, 32_000)
+_drawn: set[int] = set()
 
 
 def ensure_commands(names: Iterable[str]) -> None:
@@ -128,9 +129,10 @@ def require_free(ports: Mapping[str, int]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that are free now, drawn at random."""
-    candidates = random.sample(TEST_PORTS, len(TEST_PORTS))
+    """So many different ports that are free now, drawn at random, and none that was drawn in this process before."""
+    candidates = [port for port in random.sample(TEST_PORTS, len(TEST_PORTS)) if port not in _drawn]
     ports = [port for port, _ in zip(filter(is_free, candidates), range(count), strict=False)]
     if len(ports) < count:
         raise StackError(f"no {count} free ports in {TEST_PORTS.start}-{TEST_PORTS.stop - 1}")
+    _drawn.update(ports)
     return ports
