@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -35,11 +35,17 @@ class Sample(NamedTuple):
     value: float
 
 
-def await_that(condition: Callable[[], object], what: str, within_s: float = HANG_GUARD_S) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + within_s
+def until(condition: Callable[[], object], what: str) -> Iterator[None]:
+    """`for _ in until(...)`: again and again until something holds."""
+    deadline = time.monotonic() + HANG_GUARD_S
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
+        yield
+
+
+def await_that(condition: Callable[[], object], what: str) -> None:
+    """Wait until something holds."""
+    for _ in until(condition, what):
         time.sleep(LOOK_EVERY_S)
 
 
