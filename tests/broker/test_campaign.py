@@ -17,6 +17,7 @@ import pytest
 from tests.broker.campaign.experiment import Experiment, Form, Told, table
 from tests.broker.campaign.faults import HANGS, KILLS, Fault
 from tests.broker.campaign.keeper import LogTail
+from tests.broker.campaign.load import LoadBroken
 from tests.broker.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
 from tests.broker.campaign.verdict import (
     counter_differences,
@@ -31,6 +32,10 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 
 SEED = 4711
+APART = 1000
+"""Between the seeds of two trials: each round of the load has the next one."""
+
+MOST_TRIALS = 3
 SHORT = Form("short", kills=3, hangs=1)
 LONG = Form("long", kills=20, hangs=5)
 ABORTED_SHARE = 0.2
@@ -59,11 +64,19 @@ def ran(
     kafka_libs: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Ran]:
-    directory = tmp_path_factory.mktemp("campaign")
     with ExitStack() as ends:
-        broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
-        experiment = Experiment(request.param, broker, directory, SEED, ends)
-        told = experiment.run()
+        for seed in range(SEED, SEED + MOST_TRIALS * APART, APART):
+            directory = tmp_path_factory.mktemp("campaign")
+            broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
+            experiment = Experiment(request.param, broker, directory, seed, ends)
+            try:
+                told = experiment.run()
+                break
+            except LoadBroken as broken:
+                print(f"begun anew: {broken}")
+                ends.close()
+        else:
+            pytest.fail(f"no load came to its end in {MOST_TRIALS} trials")
         truth = told.truth
         found = Ran(
             request.param,

@@ -72,11 +72,11 @@ class Experiment:
         self.daemon = KeptDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
         self.keeper = Keeper(self.daemon)
         self.prometheus = Prometheus(directory / "prometheus", self.daemon.port)
-        self._striker = Striker(self.keeper, broker, self._topics, seed)
+        self._striker = Striker(self.keeper, broker, self._topics, seed, self._load.require_sound)
         self._ends = ends
 
     def run(self) -> Told:
-        """All of it."""
+        """All of it. Raises LoadBroken when a producer failed: then another one must be made."""
         create_topics(self.broker.bootstrap, self._topics)
         self.keeper.start()
         self._ends.callback(self.keeper.kill)

@@ -85,14 +85,20 @@ class Struck(NamedTuple):
 
 
 class Striker:
-    """Strikes one daemon and its broker. To be used from the main thread, which the broker dies with."""
+    """Strikes one daemon and its broker. To be used from the main thread, which the broker dies with.
 
-    def __init__(self, keeper: Keeper, broker: Broker, topics: dict[str, int], seed: int) -> None:
+    `require_load` raises when no more is written, for which one would wait in vain.
+    """
+
+    def __init__(
+        self, keeper: Keeper, broker: Broker, topics: dict[str, int], seed: int, require_load: Callable[[], None]
+    ) -> None:
         self.log = LogTail(keeper.daemon.log_file)
         self._keeper = keeper
         self._daemon = keeper.daemon
         self._broker = broker
         self._draw = random.Random(seed)
+        self._require_load = require_load
         self._places = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
         self._admin: AdminClient = admin(broker.bootstrap)
 
@@ -126,6 +132,7 @@ class Striker:
         """Hold the daemon in a moment in which something is; gives the checkpoint's writer, if there should be one."""
         deadline = time.monotonic() + HANG_GUARD_S
         while True:
+            self._require_load()
             assert time.monotonic() < deadline, "never was anything in flight"
             writer = self._await_writer() if in_checkpoint else None
             if writer is not None:

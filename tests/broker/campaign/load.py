@@ -40,6 +40,14 @@ LABELS = {
 """The counters that the log determines, and their labels."""
 
 
+class LoadBroken(Exception):
+    """What was written is not what was planned, so nothing can be said of the daemon.
+
+    A producer gave up a Kafka transaction: librdkafka does, now and then, when a broker is killed under it ("skipped
+    sequence numbers").
+    """
+
+
 class Truth(NamedTuple):
     """What must be so in the end: of each transaction, and in each counter but for the validator's records.
 
@@ -97,6 +105,10 @@ class Load:
         self._stopping.set()
         self._thread.join(HANG_GUARD_S)
         assert not self._thread.is_alive(), "the load does not end"
+        self.require_sound()
+
+    def require_sound(self) -> None:
+        """Raises what went wrong, if something did."""
         if self._failure is not None:
             raise self._failure
 
@@ -153,7 +165,8 @@ class Load:
 
     def _await_end(self, played: Round) -> None:
         code = played.replay.wait(HANG_GUARD_S)
-        assert code == 0, f"a replay ended with {code}: {(played.directory / 'replay.out').read_text()[-3000:]}"
+        if code != 0:
+            raise LoadBroken(f"a replay ended with {code}: {(played.directory / 'replay.out').read_text()[-3000:]}")
 
 
 def _counts(totals: Iterable[dict[str, Any]]) -> Counts:
