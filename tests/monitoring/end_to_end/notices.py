@@ -3,6 +3,7 @@
 import re
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message, read_record
 
+_FIGURE = re.compile(r"-?\d[\d.]*(?:e[+-]\d+)?(?:%|[a-zµ]{1,2})?[.,;:]?")
+_OVER = "resolved: "
 _TITLE = re.compile(r"\[(?:FIRING:(?P<firing>\d+)|RESOLVED)\] (?P<alert>\w+)(?P<rest>.*)")
 _LIST_LINK = re.compile(r"http://[^\s|>]+/api/v1/transactions\?[^\s|>]+")
 
@@ -17,7 +20,8 @@ _LIST_LINK = re.compile(r"http://[^\s|>]+/api/v1/transactions\?[^\s|>]+")
 class Notice(NamedTuple):
     """One message. `group` is the same for all messages of what belongs together; `text` is all that can be read.
 
-    `firing` is how many alerts of the group fire; 0 when all is over.
+    `firing` is how many alerts of the group fire; 0 when all is over. `fires` and `over` are what it says of those that
+    fire, and of those that no longer do.
     """
 
     at: float
@@ -25,7 +29,14 @@ class Notice(NamedTuple):
     alert: str
     group: str
     firing: int
+    fires: str
+    over: str
     text: str
+
+    @property
+    def news(self) -> tuple[int, frozenset[str], frozenset[str]]:
+        """What makes another message of the group worth sending: who fires, and who no longer does."""
+        return self.firing, _without_figures(self.fires), _without_figures(self.over)
 
     @property
     def resolved(self) -> bool:
@@ -52,20 +63,28 @@ class Inbox:
         """All so far, oldest first."""
         return [_read(message) for message in read_record(self._record)]
 
-    def await_notice(self, alert: str, mark: str, resolved: bool, since: float) -> Notice:
-        """The first that came after `since` (epoch seconds), of this alert, and has `mark` in its text."""
-        deadline = time.monotonic() + HANG_GUARD_S
-        while True:
-            found = [n for n in self.notices() if n.alert == alert and n.resolved == resolved and n.at > since]
-            for notice in found:
-                if mark in notice.text:
-                    return notice
-            assert time.monotonic() < deadline, self._never(alert, mark, resolved)
-            time.sleep(LOOK_EVERY_S)
+    def await_firing(self, alert: str, mark: str, since: float) -> Notice:
+        """The first that came after `since` (epoch seconds) and says that this alert fires, with `mark` in it."""
+        return self._await_first(lambda n: n.alert == alert and n.at > since and mark in n.fires, alert, mark)
 
-    def _never(self, alert: str, mark: str, resolved: bool) -> str:
-        came = "\n".join(map(str, self.notices()))
-        return f"{alert} with {mark!r} was never {'resolved' if resolved else 'sent'}; what came:\n{came}"
+    def await_over(self, fired: Notice, mark: str) -> Notice:
+        """The first after `fired` by which what has `mark` is over, whether or not others of its group go on."""
+
+        def is_it(notice: Notice) -> bool:
+            if notice.alert != fired.alert or notice.at <= fired.at:
+                return False
+            all_over = notice.resolved and notice.group == fired.group
+            return all_over or (mark in notice.over and mark not in notice.fires)
+
+        return self._await_first(is_it, f"the end of {fired.alert}", mark)
+
+    def _await_first(self, is_it: Callable[[Notice], bool], what: str, mark: str) -> Notice:
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not (found := list(filter(is_it, self.notices()))):
+            came = "\n".join(map(str, self.notices()))
+            assert time.monotonic() < deadline, f"{what} with {mark!r} was never told; what came:\n{came}"
+            time.sleep(LOOK_EVERY_S)
+        return found[0]
 
 
 def by_group(notices: list[Notice]) -> dict[str, list[Notice]]:
@@ -92,12 +111,21 @@ def _read_page(message: Message) -> Notice:
     payload, details = body["payload"], body["payload"]["custom_details"]
     links = [link["href"] for link in body.get("links") or []]
     text = "\n".join([payload["summary"], payload["source"], *details.values(), *links])
-    return Notice(message.at, PAGERDUTY, payload["class"], body["dedup_key"], int(details["num_firing"]), text)
+    fires, over, firing = details["firing"], details["resolved"], int(details["num_firing"])
+    return Notice(message.at, PAGERDUTY, payload["class"], body["dedup_key"], firing, fires, over, text)
 
 
 def _read_ticket(message: Message) -> Notice:
     (attachment,) = message.body["attachments"]
     title = _TITLE.fullmatch(attachment["title"])
     assert title is not None, f"what is this about? {attachment['title']!r}"
-    text = unescape("\n".join([attachment["title"], attachment["text"], attachment["title_link"]]))
-    return Notice(message.at, SLACK, title["alert"], title["alert"] + title["rest"], int(title["firing"] or 0), text)
+    lines = [attachment["title"], *attachment["text"].splitlines(), attachment["title_link"]]
+    fires, over = ([unescape(line) for line in lines if line.startswith(_OVER) == is_over] for is_over in (False, True))
+    firing, group = int(title["firing"] or 0), title["alert"] + title["rest"]
+    told = ["\n".join(fires if firing else []), "\n".join(over), "\n".join([*fires, *over])]
+    return Notice(message.at, SLACK, title["alert"], group, firing, *told)
+
+
+def _without_figures(text: str) -> frozenset[str]:
+    """The lines, without what may differ from one message on the same to the next."""
+    return frozenset(" ".join(w for w in line.split() if not _FIGURE.fullmatch(w)) for line in text.splitlines())

@@ -66,13 +66,14 @@ def restart_twice(stage: Stage, name: str) -> None:
     assert stage.is_up_again.wait(HANG_GUARD_S)
     stage.allow("TxninsightDown", name)
     daemon = stage.daemons[name]
-    stage.write(name, *opens(ids("open-over-the-restart", 5), PULSE))
-    kill(daemon)
-    daemon.start().await_ready()
-    stage.await_scraped(name)
-    assert daemon.stop() == 0
-    daemon.start().await_ready()
-    stage.await_scraped(name)
+    with stage.restarting:
+        stage.write(name, *opens(ids("open-over-the-restart", 5), PULSE))
+        kill(daemon)
+        daemon.start().await_ready()
+        stage.await_scraped(name)
+        assert daemon.stop() == 0
+        daemon.start().await_ready()
+        stage.await_scraped(name)
 
 
 def kill(daemon: Daemon) -> None:
@@ -180,6 +181,7 @@ def crashing(stage: Stage) -> None:
     stage.end(looping)
     stage.await_fired(looping)
     stage.await_cleared(looping)
+    stage.lives_again.set()
 
 
 def kill_child(daemon: Daemon, child: str) -> None:
@@ -208,7 +210,7 @@ def blind(stage: Stage) -> None:
 
 def busy(stage: Stage) -> None:
     """More comes than an aggregator can take that hardly gets to run, and it may fall behind."""
-    assert stage.sees_again.wait(HANG_GUARD_S)
+    assert stage.lives_again.wait(HANG_GUARD_S)
     stage.allow("TxninsightViewBlind", "busy")
     stage.allow("TxninsightNotReady", "busy")  # for as long as it is blind
     backed_up = stage.begin("TxninsightQueueBackedUp", "busy", "monitor-0")

@@ -73,8 +73,9 @@ class Trouble:
 class Stage:
     """What runs. `allowed`: alerts that may come besides, by alert and instance.
 
-    The events: the daemon that was cut off, and the one that was killed, are well again, and their pages over. Others
-    that may cause such a page wait for it, since Alertmanager would make one of both.
+    The events: the daemon that was cut off, the one that was killed, and the one that crashed again and again, are well
+    again, and their pages over. Others that may cause such a page wait for it, since Alertmanager would make one of
+    both. `restarting` is held by whoever restarts a daemon of its own, for the same reason.
     """
 
     broker: Broker
@@ -90,6 +91,8 @@ class Stage:
     began_at: float = 0.0
     sees_again: threading.Event = field(default_factory=threading.Event)
     is_up_again: threading.Event = field(default_factory=threading.Event)
+    lives_again: threading.Event = field(default_factory=threading.Event)
+    restarting: threading.Lock = field(default_factory=threading.Lock)
     troubles: list[Trouble] = field(default_factory=list)
     allowed: set[tuple[str, str]] = field(default_factory=set)
 
@@ -111,7 +114,7 @@ class Stage:
     def await_fired(self, *troubles: Trouble) -> None:
         """Wait until the receivers have been told; what a message links to is looked up while it is so."""
         for trouble in troubles:
-            trouble.fired = self.inbox.await_notice(trouble.alert, trouble.mark, False, trouble.began_at)
+            trouble.fired = self.inbox.await_firing(trouble.alert, trouble.mark, trouble.began_at)
             if trouble.lists is not None:
                 trouble.listed = frozenset(t for url in trouble.fired.transaction_lists for t in _listed(url))
 
@@ -124,7 +127,7 @@ class Stage:
         """Wait until the receivers have been told that it is over."""
         for trouble in troubles:
             assert trouble.fired is not None
-            trouble.cleared = self.inbox.await_notice(trouble.alert, trouble.mark, True, trouble.fired.at)
+            trouble.cleared = self.inbox.await_over(trouble.fired, trouble.mark)
 
     def await_scraped(self, name: str) -> None:
         """Wait until Prometheus has looked at the daemon, and found it warm and ready, for some scrapes."""

@@ -122,7 +122,7 @@ def test_once_and_nothing_else(played: Stage) -> None:
     surprising = [n for n in played.notices() if not any(is_of(t, n) for t in played.troubles)]
     assert [str(n) for n in surprising if not is_allowed(played, n)] == []
     for of_group in by_group(played.notices()).values():
-        assert [str(later) for before, later in pairwise(of_group) if before.firing == later.firing] == []
+        assert [str(later) for before, later in pairwise(of_group) if before.news == later.news] == []
 
 
 def is_of(trouble: Trouble, notice: Notice) -> bool:
