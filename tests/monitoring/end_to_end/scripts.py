@@ -92,8 +92,8 @@ def records(stage: Stage) -> None:
     """Unreadable, lost, under too many names, too many at once; then the daemon is restarted."""
     crowd = ids("crowd", 150)
     unreadable = stage.begin("TxninsightRecordsUnreadable", "records", stage.topics["records"])
-    lost = stage.begin("TxninsightRecordsLost", "records", stage.topics["records"])
-    cut = stage.begin("TxninsightLabelValuesCut", "records")
+    lost = stage.begin("TxninsightRecordsLost", "records", "lost to the monitor")
+    cut = stage.begin("TxninsightLabelValuesCut", "records", "[FIRING:2]")
     evicted = stage.begin("TxninsightTransactionsEvicted", "records", PULSE)
     stage.write("records", "{no JSON", *(whole for i in range(2) for whole in with_step_and_status(i)))
     lose_records(stage)
@@ -213,7 +213,7 @@ def busy(stage: Stage) -> None:
     assert stage.lives_again.wait(HANG_GUARD_S)
     stage.allow("TxninsightViewBlind", "busy")
     stage.allow("TxninsightNotReady", "busy")  # for as long as it is blind
-    backed_up = stage.begin("TxninsightQueueBackedUp", "busy", "monitor-0")
+    backed_up = stage.begin("TxninsightQueueBackedUp", "busy", stage.instance("busy"))
     with throttled(stage.daemons["busy"].pids()["aggregator"]), flooded(stage):
         stage.await_fired(backed_up)
     stage.end(backed_up)

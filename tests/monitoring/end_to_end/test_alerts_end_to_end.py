@@ -52,7 +52,7 @@ EXPECTED = {
         SLACK, ("[FIRING:2]", "step has more values than", "status has more values than")
     ),
     "TxninsightTransactionsEvicted": Expected(SLACK, ("pulse evicted",)),
-    "TxninsightQueueBackedUp": Expected(SLACK, ("monitor-0 waits for the aggregator",)),
+    "TxninsightQueueBackedUp": Expected(SLACK, ("-0 waits for the aggregator",)),
     "TxninsightCheckpointStale": Expected(SLACK, ("no checkpoint for", "one is due every 1s")),
     "TxninsightChildCrashLooping": Expected(PAGERDUTY, ("validator-0 restarted",)),
     "TxninsightConfigReloadRefused": Expected(SLACK, ("refused its changed configuration",)),
@@ -129,7 +129,7 @@ def is_of(trouble: Trouble, notice: Notice) -> bool:
     """Whether it tells of this trouble, if only that an alert has joined the group or left it."""
     assert trouble.fired is not None
     assert trouble.cleared is not None
-    return notice.group == trouble.fired.group and trouble.fired.at <= notice.at <= trouble.cleared.at
+    return notice.group == trouble.fired.group and trouble.began_at < notice.at <= trouble.cleared.at
 
 
 def is_allowed(played: Stage, notice: Notice) -> bool:
