@@ -26,7 +26,7 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 ABSENT = "lonely"
-PATIENT = {"idle_after_s": 300}
+PATIENT = {"idle_after_s": 3600, "commit_pending_after_s": 3600}
 SOON_STUCK = {"idle_after_s": 1}
 SUPERVISE = {
     "heartbeat_timeout_s": 3600,  # a reader is stopped, an aggregator throttled
@@ -39,7 +39,6 @@ DAEMONS: dict[str, dict[str, Any]] = {
     "business": {
         "transaction_types": {
             "stalled": SOON_STUCK,
-            "aborting": PATIENT,
             "late": {"objective": {"duration_s": 10}},
             "old": {"objective": {"open_age_s": 5}},
         }
@@ -49,7 +48,7 @@ DAEMONS: dict[str, dict[str, Any]] = {
     "crashing": {},
     "blind": {},
     "busy": {"limits": {"queue_batches": 2, "batch_records": 10}},
-    "down": {"transaction_types": {"parcels": SOON_STUCK, "refunds": PATIENT}},
+    "down": {"transaction_types": {"parcels": SOON_STUCK}},
 }
 STATE = {"retry_grace_s": 0.5, "checkpoint_every_s": 1}
 
@@ -182,7 +181,7 @@ def _start_daemons(
         home = directory / name
         home.mkdir()
         state = {"directory": str(home / "state"), **STATE}
-        whole = {"topics": [topics[name]], **sections, "state": state, "supervise": SUPERVISE}
+        whole = {"topics": [topics[name]], "stuck": PATIENT, **sections, "state": state, "supervise": SUPERVISE}
         daemons[name] = Daemon(home, cut if name == "blind" else bootstrap, whole)
         ends.callback(daemons[name].end)
         daemons[name].start()
