@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -93,7 +93,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     directory = tmp_path_factory.mktemp("queries")
     port, controller_port = machine.free_ports(2)
     daemons: dict[str, Daemon] = {}
-    replays: list[subprocess.Popen[bytes]] = []
+    replays: list[Replay] = []
     with Broker(directory / "kafka", ensure_jars(ROOT / ".run" / "kafka"), port, controller_port) as broker:
         try:
             with ThreadPoolExecutor(len(SCENARIOS)) as beside:
@@ -105,15 +105,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                     daemon.start()
                 for daemon in daemons.values():
                     daemon.await_ready()
-                replays += [replay(directory / name / "events.jsonl", broker.bootstrap) for name in SCENARIOS]
-                replays.append(replay(ROOT / "scenarios" / "sample.jsonl", broker.bootstrap, "--keep-time"))
+                files = {name: directory / name / "events.jsonl" for name in SCENARIOS}
+                replays += [replay(file, directory / f"{name}.out", broker.bootstrap) for name, file in files.items()]
+                sample, said = ROOT / "scenarios" / "sample.jsonl", directory / "sample.out"
+                replays.append(replay(sample, said, broker.bootstrap, "--keep-time"))
                 disturb(watching, daemons[MESSY])
                 await_filled(watching, replays)
                 yield watching
         finally:
             for each in replays:
-                each.kill()
-                each.wait()
+                each.process.kill()
+                each.process.wait()
             for daemon in daemons.values():
                 daemon.end()
 
@@ -134,10 +136,25 @@ def prepare(name: str, directory: Path, bootstrap: str) -> Daemon:
     return Daemon(directory, bootstrap, sections)
 
 
-def replay(events: Path, bootstrap: str, *options: str) -> subprocess.Popen[bytes]:
-    """Publish a file in its own time, beside everything else."""
-    command = [str(PROGRAMS / "txninsight-replay"), str(events), "--bootstrap", bootstrap, *options]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+class Replay(NamedTuple):
+    """A running txninsight-replay, and the file of what it says."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def has_ended(self) -> bool:
+        """Whether all of its events are written; a failure fails the test here, with its words."""
+        code = self.process.poll()
+        assert not code, f"{self.output.stem} ended with {code}: {machine.last_lines(self.output.read_text())}"
+        return code == 0
+
+
+def replay(events: Path, output: Path, bootstrap: str, *options: str) -> Replay:
+    """Publish a file in its own time, beside everything else; it dies with the thread that began it."""
+    replaying = [str(PROGRAMS / "txninsight-replay"), str(events), "--bootstrap", bootstrap, *options]
+    command = ["setpriv", "--pdeathsig", "KILL", "--", *replaying]
+    with output.open("wb") as said:
+        return Replay(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said), output)
 
 
 def disturb(watching: Watched, daemon: Daemon) -> None:
@@ -148,7 +165,7 @@ def disturb(watching: Watched, daemon: Daemon) -> None:
     daemon.reload(FAULTY)
 
 
-def await_filled(watching: Watched, replays: list[subprocess.Popen[bytes]]) -> None:
+def await_filled(watching: Watched, replays: list[Replay]) -> None:
     """Return once nothing is left to wait for: all is filled, or long enough after the last event."""
     quiet = {alert for alert, _ in QUIET}
     empty: list[Target] = list(TARGETS)
@@ -158,7 +175,7 @@ def await_filled(watching: Watched, replays: list[subprocess.Popen[bytes]]) -> N
         time.sleep(LOOK_EVERY_S)
         empty = [target for target in empty if not watching.is_filled(target)]
         silent = [alert for alert in silent if not watching.fires(alert)]
-        if all(each.poll() is not None for each in replays):
+        if all([replay.has_ended() for replay in replays]):
             ended = min(ended, time.monotonic())
         if time.monotonic() > min(ended + LINGERING_S, begun + 10 * HANG_GUARD_S):
             return
