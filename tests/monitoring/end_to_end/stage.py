@@ -20,6 +20,7 @@ from tests.broker.contract import Writer
 from tests.broker.daemon import Daemon
 from tests.broker.proxy import Proxy
 from tests.monitoring.end_to_end.notices import Inbox, Notice, unresolved
+from tests.monitoring.end_to_end.overload import Overload
 from tests.monitoring.end_to_end.programs import Alertmanager, Prometheus, Receivers, await_that
 from tests.monitoring.end_to_end.traffic import Pulse
 from txninsightd.tools.stack import machine
@@ -87,6 +88,7 @@ class Stage:
     alertmanager: Alertmanager
     inbox: Inbox
     writer: Writer
+    overload: Overload
     began_at: float = 0.0
     sees_again: threading.Event = field(default_factory=threading.Event)
     is_up_again: threading.Event = field(default_factory=threading.Event)
@@ -148,6 +150,7 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
     """Start everything; all is ended afterwards, whatever happened."""
     ports = machine.free_ports(6)
     with ExitStack() as ends:
+        overload = ends.enter_context(Overload())
         broker = broker_with_doors(directory / "broker", libs, {"CUT": Door(ports[0], ports[1])})
         ends.callback(broker.kill)
         broker.start()
@@ -165,7 +168,7 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
         ends.enter_context(prometheus)
         pulse = ends.enter_context(Pulse(broker, list(topics.values())))
         inbox, writer = Inbox(receivers.record), Writer(broker)
-        made = Stage(broker, door, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer)
+        made = Stage(broker, door, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer, overload)
         for name in daemons:
             made.await_scraped(name)
         await_that(lambda: not unresolved(inbox.notices()), "what fired before all ran is resolved")

@@ -3,7 +3,7 @@
 The rules, scrape config, routes, groups, inhibition and texts are those that ship; only addresses and the paths of
 secrets differ, and all lengths of time are a 30th. All faults are played once (scripts.py), mostly beside each other on
 daemons of their own; the tests read the diary. What came is accounted for to the last message: each alert once to the
-receiver of its route, its resolve once, and nothing else.
+receiver of its route, its resolve once, and nothing else, but that a daemon was late on a machine that was overloaded.
 """
 
 from collections.abc import Iterator
@@ -62,6 +62,10 @@ EXPECTED = {
     "TxninsightNotReady": Expected(SLACK, ("has not been ready", "/readyz")),
 }
 
+OF_A_LATE_DAEMON = {"TxninsightDown", "TxninsightViewBlind", "TxninsightNotReady", "TxninsightCheckpointStale"}
+EXCUSED_FOR_S = 60.0
+"""So long after an overload the last resolve of such an alert may come: Slack is told every 20 seconds."""
+
 EACH = pytest.mark.parametrize("alert", ALERTS)
 
 
@@ -72,6 +76,7 @@ def played(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         play(played)
         await_that(lambda: not unresolved(played.notices()), "all that fired is resolved")
         print(table(played.troubles))
+        print(f"The machine was {played.overload.worst}.")
         yield played
 
 
@@ -120,7 +125,7 @@ def test_it_clears_when_the_cause_is_over(played: Stage, alert: str) -> None:
 
 def test_once_and_nothing_else(played: Stage) -> None:
     surprising = [n for n in played.notices() if not any(is_of(t, n) for t in played.troubles)]
-    assert [str(n) for n in surprising if not is_allowed(played, n)] == []
+    assert [str(n) for n in surprising if not is_allowed(played, n) and not is_of_overload(played, n)] == []
     for of_group in by_group(played.notices()).values():
         assert [str(later) for before, later in pairwise(of_group) if before.news == later.news] == []
 
@@ -135,6 +140,11 @@ def is_of(trouble: Trouble, notice: Notice) -> bool:
 def is_allowed(played: Stage, notice: Notice) -> bool:
     """Whether it need not come, but may."""
     return any(notice.alert == alert and instance in notice.text for alert, instance in played.allowed)
+
+
+def is_of_overload(played: Stage, notice: Notice) -> bool:
+    """Whether it tells that some daemon was late, shortly after the machine was so busy that it had to be."""
+    return notice.alert in OF_A_LATE_DAEMON and played.overload.between(notice.at - EXCUSED_FOR_S, notice.at)
 
 
 def test_what_was_inhibited_never_came(played: Stage) -> None:
