@@ -1,7 +1,7 @@
 """Real brokers for the tests below: one for the whole session, and own ones for tests that break theirs.
 
-Everything here carries the marker `broker`. Tests take fresh topics (`topic`) and so never see each other's records;
-whoever stops, kills or fills a broker takes one from `own_broker`.
+Tests take fresh topics (`topic`) and so never see each other's records; whoever stops, kills or fills a broker takes
+one from `own_broker`.
 """
 
 import itertools
@@ -15,7 +15,6 @@ import pytest
 from tests.broker.daemon import Daemon
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.tools.stack.jars import ensure_jars
 
 ROOT = Path(__file__).parents[2]
 _serial = itertools.count()
@@ -39,19 +38,6 @@ class Start(Protocol):
     """Starts a daemon on a topic; `sections` of its config come over the module's usual ones."""
 
     def __call__(self, topic: str, **sections: Any) -> Daemon: ...
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker("broker")
-
-
-@pytest.fixture(scope="session")
-def kafka_libs() -> Path:
-    """The broker's jars, fetched once into the cache of the checkout."""
-    return ensure_jars(ROOT / ".run" / "kafka")
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,14 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(HANG_GUARD_S)
 
+    def kill(self) -> None:
+        """kill -9 of the parent; nothing of the daemon is left then."""
+        assert self.process is not None
+        pids = self.pids()
+        self.process.kill()
+        self.process.wait()
+        self.await_gone(pids.values())
+
     def reload(self, text: str | None = None, **sections: Any) -> None:
         """Write another config file, with these sections in the place of former ones (or this text), and SIGHUP."""
         former = yaml.safe_load(self.config_file.read_text()) if text is None else {}

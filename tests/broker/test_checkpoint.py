@@ -29,15 +29,6 @@ QUICK = {"retry_grace_s": 0.5, "checkpoint_every_s": 0.2}
 SECTIONS = {"state": QUICK}
 
 
-def kill(daemon: Daemon) -> None:
-    """kill -9 of the parent; nothing of the daemon is left then."""
-    assert daemon.process is not None
-    pids = daemon.pids()
-    daemon.process.kill()
-    daemon.process.wait()
-    daemon.await_gone(pids.values())
-
-
 def stop(daemon: Daemon) -> None:
     """An orderly stop."""
     assert daemon.stop() == 0
@@ -85,7 +76,7 @@ def told(daemon: Daemon) -> tuple[Any, Any]:
     return details, {key: value for key, value in daemon.metrics().items() if key[0] in COUNTERS}
 
 
-@pytest.mark.parametrize("end", [kill, stop], ids=["killed", "stopped"])
+@pytest.mark.parametrize("end", [Daemon.kill, stop], ids=["killed", "stopped"])
 def test_what_was_is_as_it_was(broker: Broker, topic: MakeTopic, start: Start, end: Callable[[Daemon], None]) -> None:
     name = topic(3)
     daemon = start(name, stuck=STUCK_SOON).await_ready()
@@ -120,7 +111,7 @@ def test_what_was_written_while_nobody_read_is_counted_once(broker: Broker, topi
     name = topic(2)
     write_transactions(broker.bootstrap, name, "before", 4)
     daemon = start(name, start="latest").await_ready()
-    kill(daemon)
+    daemon.kill()
     written = write_transactions(broker.bootstrap, name, "while-down", 4)
     daemon.start().await_ready()
     await_counted(daemon, name, written)
@@ -164,7 +155,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(broker: Broker, 
     daemon = start(name).await_ready()
     written = write_transactions(broker.bootstrap, name, "whole", 4)
     await_counted(daemon, name, written)
-    kill(daemon)
+    daemon.kill()
     newest = max(files(daemon))
     newest.write_bytes(newest.read_bytes()[:-7])
     written = written.plus(write_transactions(broker.bootstrap, name, "more", 4))
@@ -209,7 +200,7 @@ def test_a_full_disk_is_told_and_costs_nothing_but_the_way_back(
         daemon.await_that(
             lambda: daemon.total("txninsight_transactions_finished_total") == total, "it goes on without checkpoints"
         )
-        kill(daemon)
+        daemon.kill()
         (disk.directory / "filler").unlink()
         daemon.start().await_ready()
         await_counted(daemon, name, written.plus(more))
@@ -232,7 +223,7 @@ def test_records_that_retention_took_meanwhile_are_unknown(broker: Broker, topic
     daemon.await_that(lambda: "open" in daemon.transactions(state="open"), "it is open")
     await_checkpoint(daemon)
     [position] = [p["monitor_offset"] for p in daemon.get("/api/v1/partitions")]
-    kill(daemon)
+    daemon.kill()
     publish(broker.bootstrap, name, [event("step_open", "open", step="pay") for _ in range(50)])
     gone = TopicPartition(name, 0, position + 50)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
@@ -264,7 +255,7 @@ def test_the_state_survives_a_stopped_reader_and_a_stop_in_between(
     await_counted(daemon, name, written)
     resumed = [line for line in daemon.log() if line["event"] == "resumed"]
     assert len(resumed) == 1
-    kill(daemon)
+    daemon.kill()
     daemon.start().await_ready()
     await_counted(daemon, name, written)
     stop(daemon)

@@ -11,8 +11,6 @@ import re
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,16 +19,13 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.broker.daemon import HANG_GUARD_S, Daemon
+from tests.broker.daemon import HANG_GUARD_S, Daemon, http_status
 from tests.broker.scenarios import PROGRAMS, ROOT
 from tests.monitoring.asking import Prometheus, Series, one_of, substituted
 from tests.monitoring.dashboards import Target, annotations, dashboards, panels, rules, targets, variables
 from tests.monitoring.filled import AT_ZERO, EMPTY, FILLED, MESSY, PAYMENTS, QUIET, SCENARIOS
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.tools.stack.jars import ensure_jars
-
-pytestmark = pytest.mark.broker
 
 LOOK_EVERY_S = 1.0
 LINGERING_S = 60.0
@@ -88,13 +83,13 @@ def any_other_than_zero(found: list[Series]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def watched(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """All scenarios played, as far as is needed; everything still runs."""
     directory = tmp_path_factory.mktemp("queries")
     port, controller_port = machine.free_ports(2)
     daemons: dict[str, Daemon] = {}
     replays: list[Replay] = []
-    with Broker(directory / "kafka", ensure_jars(ROOT / ".run" / "kafka"), port, controller_port) as broker:
+    with Broker(directory / "kafka", kafka_libs, port, controller_port) as broker:
         try:
             with ThreadPoolExecutor(len(SCENARIOS)) as beside:
                 prepared = beside.map(lambda name: prepare(name, directory / name, broker.bootstrap), SCENARIOS)
@@ -248,7 +243,7 @@ def test_links_of_values_are_answered_by_the_daemon(watched: Watched) -> None:
             followed |= {_resolved(url, series.labels) for url in _api_links(target, series.labels)}
     assert any("cause=" in url for url in followed)
     assert not any("${" in url for url in followed)
-    assert {url: status for url in sorted(followed) if (status := _status(url)) not in (200, 503)} == {}
+    assert {url: status for url in sorted(followed) if (status := http_status(url)) not in (200, 503)} == {}
 
 
 # --- Rules ------------------------------------------------------------------------------------------------------------
@@ -318,11 +313,3 @@ def _resolved(url: str, labels: dict[str, str]) -> str:
         lambda match: labels.get(match[1], match[0]),
         url,
     )
-
-
-def _status(url: str) -> int:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
