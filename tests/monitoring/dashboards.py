@@ -1,4 +1,7 @@
-"""What the dashboards that ship say: their panels, queries and variables, read from the JSON and from nothing else."""
+"""What the dashboards that ship say: their panels, queries and variables, read from the JSON and from nothing else.
+
+Besides, what else is compared with them: the rules, and the names by which a metric can be asked for.
+"""
 
 import json
 import re
@@ -8,11 +11,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from txninsightd.expose.catalogue import Definition, MetricType
+
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "monitoring" / "grafana"
 RULES = ROOT / "monitoring" / "prometheus" / "rules"
 
-METRIC = re.compile(r"\b(?:\w+:)?txninsight_\w+(?::\w+)?")
+METRIC = re.compile(r"(?<![\w:/.-])(?:\w+:)?txninsight_[a-z0-9_]*(?::\w+)?")
+SUFFIXES = {
+    MetricType.COUNTER: ("",),
+    MetricType.GAUGE: ("",),
+    MetricType.HISTOGRAM: ("_bucket", "_sum", "_count"),
+    MetricType.GAUGE_HISTOGRAM: ("_bucket", "_gcount", "_gsum"),
+}
 
 Json = dict[str, Any]
 
@@ -79,6 +90,11 @@ def rules() -> list[Json]:
     """Every recording and alerting rule."""
     files = [yaml.safe_load(path.read_text()) for path in sorted(RULES.glob("*.yml"))]
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def series_of(definition: Definition) -> set[str]:
+    """The names by which a metric can be asked for."""
+    return {definition.name + suffix for suffix in SUFFIXES[definition.type]}
 
 
 def metrics_in(expression: str) -> set[str]:

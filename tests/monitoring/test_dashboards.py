@@ -20,30 +20,20 @@ from tests.monitoring.dashboards import (
     metrics_in,
     panels,
     rules,
+    series_of,
     targets,
     variables,
 )
-from txninsightd.expose.catalogue import CATALOGUE, Definition, MetricType
+from txninsightd.expose.catalogue import CATALOGUE
 
 OF_GRAFANA_9_3 = {"timeseries", "stat", "table", "heatmap", "bargauge", "state-timeline"}
 KNOWN_UNITS = {"short", "none", "s", "bytes", "percentunit", "ops", "bool_yes_no"}
-SUFFIXES = {
-    MetricType.COUNTER: ("",),
-    MetricType.GAUGE: ("",),
-    MetricType.HISTOGRAM: ("_bucket", "_sum", "_count"),
-    MetricType.GAUGE_HISTOGRAM: ("_bucket", "_gcount", "_gsum"),
-}
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 URL = re.compile(r"/d/([^?/]+)|http://(\$\{__(?:field\.labels|data\.fields)\.instance\})(/api/v1/\w+|/readyz)")
 
 BOARDS = list(dashboards().values())
 PANELS, TARGETS = panels(), targets()
 UIDS = [board["uid"] for board in BOARDS]
-
-
-def series_of(definition: Definition) -> set[str]:
-    """The names by which a metric can be asked for."""
-    return {definition.name + suffix for suffix in SUFFIXES[definition.type]}
 
 
 def expressions() -> list[str]:
