@@ -4,18 +4,14 @@ Of prometheus.yml only the intervals, the targets and the Alertmanagers are chan
 of a minute gives lines and not dots. Half of the targets get the label cluster, as where several clusters meet.
 """
 
-import json
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from tests.monitoring.end_to_end.programs import Program
+from tests.monitoring.end_to_end.programs import AnyPrometheus
 from txninsightd.tools.stack import machine
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"
@@ -31,61 +27,27 @@ class Series(NamedTuple):
     samples: list[tuple[float, float]]
 
 
-class Refused(AssertionError):
-    """Prometheus did not take a query; the message says why."""
-
-
-class Prometheus(Program):
+class Prometheus(AnyPrometheus):
     """It scrapes `targets`, host:port each, and keeps exemplars."""
 
     def __init__(self, directory: Path, targets: Iterable[str]) -> None:
         super().__init__("prometheus", directory, machine.free_ports(1)[0])
-        self._targets = list(targets)
-
-    @property
-    def command(self) -> list[str]:
-        return [
-            "prometheus",
-            f"--config.file={self._write_config()}",
-            f"--storage.tsdb.path={self.directory / 'data'}",
-            f"--web.listen-address={machine.HOST}:{self.port}",
-            "--enable-feature=exemplar-storage",
-            "--log.level=warn",
-        ]
+        config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+        self.config.write_text(yaml.safe_dump(_adapted(config, list(targets))))
 
     def range(self, expression: str, start: float, end: float) -> list[Series]:
         """What a panel gets that draws lines."""
-        result = self.ask("query_range", query=expression, start=start, end=end, step=SCRAPE_EVERY_S)["result"]
+        result = self.tell("query_range", query=expression, start=start, end=end, step=SCRAPE_EVERY_S)["result"]
         return [Series(row["metric"], _numbers(row["values"])) for row in result]
 
     def instant(self, expression: str) -> list[Series]:
         """What a panel gets that shows how it is now."""
-        result = self.ask("query", query=expression)["result"]
+        result = self.tell("query", query=expression)["result"]
         return [Series(row["metric"], _numbers([row["value"]])) for row in result]
 
-    def ask(self, what: str, **parameters: Any) -> Any:
+    def tell(self, what: str, **parameters: Any) -> Any:
         """The data that one of its routes gives; Refused with its reason."""
-        url = f"http://{machine.HOST}:{self.port}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=120) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            raise Refused(f"{parameters}: {error.read().decode()}") from error
-
-    def _write_config(self) -> Path:
-        config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
-        config["global"] |= dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
-        config["rule_files"] = [str(SHIPPED / files) for files in config["rule_files"]]
-        del config["alerting"]
-        (job,) = config["scrape_configs"]
-        half = len(self._targets) // 2
-        job["static_configs"] = [
-            {"targets": self._targets[:half], "labels": {"cluster": "main"}},
-            {"targets": self._targets[half:]},
-        ]
-        file = self.directory / "prometheus.yml"
-        file.write_text(yaml.safe_dump(config))
-        return file
+        return self.ask(f"/api/v1/{what}", **parameters)["data"]
 
 
 def substituted(expression: str, range_s: float, **variables: str) -> str:
@@ -102,6 +64,16 @@ def substituted(expression: str, range_s: float, **variables: str) -> str:
 def one_of(*values: str) -> str:
     """Several values of a variable as Grafana writes them, for a regular expression within a quoted string."""
     return f"({'|'.join(re.escape(value) for value in values)})".replace("\\", "\\\\")
+
+
+def _adapted(config: dict[str, Any], targets: list[str]) -> dict[str, Any]:
+    config["global"] |= dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), "1s")
+    config["rule_files"] = [str(SHIPPED / files) for files in config["rule_files"]]
+    del config["alerting"]
+    (job,) = config["scrape_configs"]
+    half = len(targets) // 2
+    job["static_configs"] = [{"targets": targets[:half], "labels": {"cluster": "main"}}, {"targets": targets[half:]}]
+    return config
 
 
 def _numbers(values: list[tuple[float, str]]) -> list[tuple[float, float]]:

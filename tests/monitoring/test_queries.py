@@ -230,7 +230,7 @@ def test_exemplars_lead_to_transactions_that_the_daemon_knows(watched: Watched) 
     now = time.time()
     for target in (t for t in TARGETS if t.json["exemplar"]):
         expression = substituted(target.expr, 60, instance=watched.instance(PAYMENTS))
-        found = watched.prometheus.ask("query_exemplars", query=expression, start=now - 600, end=now)
+        found = watched.prometheus.tell("query_exemplars", query=expression, start=now - 600, end=now)
         ids = [exemplar["labels"]["txn_id"] for series in found for exemplar in series["exemplars"]]
         assert ids, target.name
         assert daemon.transaction(ids[-1])["txn_id"] == ids[-1]
@@ -250,7 +250,7 @@ def test_links_of_values_are_answered_by_the_daemon(watched: Watched) -> None:
 
 
 def test_prometheus_evaluates_every_rule_without_an_error(watched: Watched) -> None:
-    groups = watched.prometheus.ask("rules")["groups"]
+    groups = watched.prometheus.tell("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError", "")) for g in groups for rule in g["rules"]}
     assert health == {rule.get("alert") or rule["record"]: ("ok", "") for rule in rules()}
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,15 +50,12 @@ def await_that(condition: Callable[[], object], what: str) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def ask(port: int, path: str, **query: str) -> Any:
-    """The JSON that a GET of a local program gives."""
-    suffix = f"?{urllib.parse.urlencode(query)}" if query else ""
-    with urllib.request.urlopen(f"http://{machine.HOST}:{port}{path}{suffix}", timeout=60) as answer:
-        return json.load(answer)
+class Refused(AssertionError):
+    """A program did not take a question; the message says why."""
 
 
 class Program:
-    """A process with its output in a file; it runs within `with`."""
+    """A process with its output in a file; it runs within `with`, and dies with the thread that began it."""
 
     def __init__(self, name: str, directory: Path, port: int) -> None:
         self.directory = directory
@@ -79,7 +77,7 @@ class Program:
         with self._output.open("wb") as output:
             line = ["setpriv", "--pdeathsig", "KILL", "--", *self.command]
             self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        await_that(self._is_ready, f"{self._name} is ready")
+        self.await_that(self._is_ready, f"{self._name} is ready")
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -92,13 +90,29 @@ class Program:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def await_that(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until something holds, as long as the program lives."""
+        assert self._process is not None
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not condition():
+            assert self._process.poll() is None, f"{self._name} ended with {self._process.returncode}: {self.output}"
+            assert time.monotonic() < deadline, f"never: {what}: {self.output}"
+            time.sleep(LOOK_EVERY_S)
+
+    def ask(self, path: str, **query: Any) -> Any:
+        """The JSON that a GET gives. Raises Refused with the reason."""
+        url = f"http://{machine.HOST}:{self.port}{path}?{urllib.parse.urlencode(query)}"
+        try:
+            with urllib.request.urlopen(url, timeout=HANG_GUARD_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Refused(f"{query}: {error.read().decode()}") from error
+
     @property
     def _output(self) -> Path:
         return self.directory / f"{self._name}.out"
 
     def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"{self._name} ended with {self._process.returncode}: {self.output}"
         try:
             url = f"http://{machine.HOST}:{self.port}/-/ready"
             with urllib.request.urlopen(url, timeout=60) as answer:
@@ -124,12 +138,12 @@ class Receivers(Program):
 
 
 class Alertmanager(Program):
-    """The shipped files, sending to the local receivers."""
+    """The shipped files, sending to the local receivers at a port, with every wait divided by `factor`."""
 
-    def __init__(self, directory: Path, port: int, receivers: Receivers) -> None:
+    def __init__(self, directory: Path, port: int, receivers_port: int, factor: float = FACTOR) -> None:
         super().__init__("alertmanager", directory, port)
-        url = f"http://{machine.HOST}:{receivers.port}"
-        self._config = alerting.install(MONITORING / "alertmanager", directory / "alertmanager", url, FACTOR)
+        url = f"http://{machine.HOST}:{receivers_port}"
+        self._config = alerting.install(MONITORING / "alertmanager", directory / "alertmanager", url, factor)
 
     @property
     def command(self) -> list[str]:
@@ -137,34 +151,47 @@ class Alertmanager(Program):
 
     def alerts(self, alert: str, **labels: str) -> list[dict[str, Any]]:
         """The active ones of this name that have these labels, inhibited ones included."""
-        found = ask(self.port, "/api/v2/alerts")
         wanted = {"alertname": alert, **labels}.items()
-        return [each for each in found if wanted <= each["labels"].items()]
+        return [each for each in self.ask("/api/v2/alerts") if wanted <= each["labels"].items()]
 
 
-class Prometheus(Program):
-    """The shipped files, scraping these targets (ports); `cluster` is the external label."""
+class AnyPrometheus(Program):
+    """With the config file prometheus.yml and its data in a folder of its own within `directory`."""
 
-    def __init__(self, cluster: str, directory: Path, port: int, alertmanager: Alertmanager) -> None:
-        super().__init__(f"prometheus-{cluster}", directory, port)
-        self._home = directory / f"prometheus-{cluster}"
-        self._cluster = cluster
-        self._alertmanager = f"{machine.HOST}:{alertmanager.port}"
-        (self._home / "rules").mkdir(parents=True)
-        for file in RULES.glob("*.yml"):
-            scaled = scale_rules(yaml.safe_load(file.read_text()), FACTOR)
-            (self._home / "rules" / file.name).write_text(yaml.safe_dump(scaled, sort_keys=False))
-        self.target([])
+    def __init__(self, name: str, directory: Path, port: int) -> None:
+        super().__init__(name, directory, port)
+        self.home = directory / name
+        self.home.mkdir()
 
     @property
     def command(self) -> list[str]:
         return [
             "prometheus",
-            f"--config.file={self._config}",
-            f"--storage.tsdb.path={self._home / 'data'}",
+            f"--config.file={self.config}",
+            f"--storage.tsdb.path={self.home / 'data'}",
             f"--web.listen-address={machine.HOST}:{self.port}",
+            "--enable-feature=exemplar-storage",
             "--log.level=warn",
         ]
+
+    @property
+    def config(self) -> Path:
+        """The config file."""
+        return self.home / "prometheus.yml"
+
+
+class Prometheus(AnyPrometheus):
+    """The shipped files, scraping these targets (ports); `cluster` is the external label."""
+
+    def __init__(self, cluster: str, directory: Path, port: int, alertmanager: Alertmanager) -> None:
+        super().__init__(f"prometheus-{cluster}", directory, port)
+        self._cluster = cluster
+        self._alertmanager = f"{machine.HOST}:{alertmanager.port}"
+        (self.home / "rules").mkdir()
+        for file in RULES.glob("*.yml"):
+            scaled = scale_rules(yaml.safe_load(file.read_text()), FACTOR)
+            (self.home / "rules" / file.name).write_text(yaml.safe_dump(scaled, sort_keys=False))
+        self.target([])
 
     def target(self, ports: Iterable[int]) -> None:
         """Write the config with these targets. A running Prometheus needs `reload` to know."""
@@ -173,7 +200,7 @@ class Prometheus(Program):
         document["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [self._alertmanager]}]}]
         (job,) = document["scrape_configs"]
         job["static_configs"] = [{"targets": [f"{machine.HOST}:{port}" for port in ports]}]
-        self._config.write_text(yaml.safe_dump(document, sort_keys=False))
+        self.config.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def reload(self) -> None:
         """Have it read its config again."""
@@ -181,14 +208,10 @@ class Prometheus(Program):
 
     def query(self, expression: str) -> list[Sample]:
         """What an instant query gives."""
-        rows = ask(self.port, "/api/v1/query", query=expression)["data"]["result"]
+        rows = self.ask("/api/v1/query", query=expression)["data"]["result"]
         return [Sample(row["metric"], float(row["value"][1])) for row in rows]
 
     def states(self, alert: str, instance: str) -> set[str]:
         """pending, firing: how an alert of a daemon stands."""
         found = self.query(f'ALERTS{{alertname="{alert}",instance="{instance}"}}')
         return {sample.labels["alertstate"] for sample in found}
-
-    @property
-    def _config(self) -> Path:
-        return self._home / "prometheus.yml"

@@ -161,7 +161,7 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
         for daemon in daemons.values():
             daemon.await_ready()
         receivers = ends.enter_context(Receivers(directory, ports[2]))
-        alertmanager = ends.enter_context(Alertmanager(directory, ports[3], receivers))
+        alertmanager = ends.enter_context(Alertmanager(directory, ports[3], receivers.port))
         prometheus = Prometheus("main", directory, ports[4], alertmanager)
         prometheus.target(daemon.port for daemon in daemons.values())
         lonely = Prometheus("lonely", directory, ports[5], alertmanager)
