@@ -101,7 +101,7 @@ def events() -> Json:
     expr = f'sum by (topic) (rate(txninsight_records_total{{view="monitor",result="ok",{I}}}[$__rate_interval]))'
     return time_series(
         "Events, by topic",
-        "Events that the monitor read, per second. No event at all for 15 minutes, where there were some within a day, "
+        "Events that the monitor read, per second. No event at all for 20 minutes, where there were some within a day, "
         "is the ticket TxninsightNoEvents.",
         "ops",
         [Query(expr, "{{topic}}")],
