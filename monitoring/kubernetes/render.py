@@ -10,8 +10,11 @@ A test holds what is checked in equal to what this writes.
 
 from pathlib import Path
 
+import yaml
+
 HERE = Path(__file__).parent
-RULES = HERE.parent / "prometheus" / "rules"
+PROMETHEUS = HERE.parent / "prometheus"
+RULES = PROMETHEUS / "rules"
 
 GENERATED = "# Written by monitoring/kubernetes/render.py from monitoring/prometheus: do not edit.\n"
 
@@ -45,12 +48,12 @@ spec:
   endpoints:
     - port: http
       path: /metrics
-      interval: 15s
-      scrapeTimeout: 10s
+      interval: {interval}
+      scrapeTimeout: {timeout}
       relabelings:
         # The rules TxninsightDown and TxninsightAbsent go by the name of the job.
         - targetLabel: job
-          replacement: txninsightd
+          replacement: {job}
 """
 
 
@@ -61,7 +64,11 @@ def prometheus_rule() -> str:
 
 def service_monitor() -> str:
     """The ServiceMonitor with the settings of the scrape job in prometheus.yml."""
-    return GENERATED + SERVICE_MONITOR
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    (job,), pace = config["scrape_configs"], config["global"]
+    return GENERATED + SERVICE_MONITOR.format(
+        job=job["job_name"], interval=pace["scrape_interval"], timeout=pace["scrape_timeout"]
+    )
 
 
 def groups(path: Path) -> str:

@@ -31,12 +31,6 @@ def test_the_rule_resource_has_every_group_unchanged() -> None:
     assert loaded("prometheusrule.yaml")["spec"] == {"groups": written}
 
 
-def test_expressions_keep_their_lines() -> None:
-    source = (RULES / "alerts.yml").read_text()
-    assert "\n          and " in source
-    assert "\n            and " in (HERE / "prometheusrule.yaml").read_text()
-
-
 def test_the_monitor_scrapes_as_the_scrape_config_does() -> None:
     (endpoint,) = loaded("servicemonitor.yaml")["spec"]["endpoints"]
     config = scrape_config()
