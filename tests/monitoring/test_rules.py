@@ -183,9 +183,17 @@ def test_each_metric_is_documented() -> None:
 
 def test_runbook_links_lead_somewhere() -> None:
     broken = [
-        (path.name, target)
+        (path.name, target, anchor)
         for path in [ROOT / "docs" / "monitoring.md", *sorted(RUNBOOKS.glob("*.md"))]
-        for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", path.read_text())
-        if not (path.parent / target).exists()
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", path.read_text())
+        if not leads_somewhere(path.parent / target if target else path, anchor)
     ]
     assert broken == []
+
+
+def leads_somewhere(page: Path, anchor: str) -> bool:
+    """Whether the page is there, and has a heading of which the anchor is made as GitHub makes it."""
+    if not page.exists():
+        return False
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return not anchor or anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
