@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.dashboards import ROOT, RULES, rules
-from txninsightd.expose.catalogue import CATALOGUE, MetricType
+from tests.monitoring.dashboards import METRIC, ROOT, RULES, SUFFIXES, rules
+from txninsightd.expose.catalogue import CATALOGUE
 
 CASES = Path(__file__).parent / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -26,13 +26,6 @@ HANG_GUARD_S = 120.0
 
 ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
-SUFFIXES = {
-    MetricType.COUNTER: ("",),
-    MetricType.GAUGE: ("",),
-    MetricType.HISTOGRAM: ("_bucket", "_sum", "_count"),
-    MetricType.GAUGE_HISTOGRAM: ("_bucket", "_gcount", "_gsum"),
-}
-METRIC = re.compile(r"(?<![\w:/.-])(?:\w+:)?txninsight_[a-z0-9_]*(?::\w+)?")
 LABELS_WITH_A_CAUSE = {"TxninsightTransactionsStuck", "TxninsightTransactionsStillStuck"}
 OF_A_TYPE = re.compile(r"stuck_|finished|objective|oldest_open|abort_ratio")
 
