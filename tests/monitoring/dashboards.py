@@ -5,9 +5,10 @@ Besides, what else is compared with them: the rules, and the names by which a me
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import yaml
 
@@ -18,6 +19,7 @@ GRAFANA = ROOT / "monitoring" / "grafana"
 RULES = ROOT / "monitoring" / "prometheus" / "rules"
 
 METRIC = re.compile(r"(?<![\w:/.-])(?:\w+:)?txninsight_[a-z0-9_]*(?::\w+)?")
+_LABEL = re.compile(r"\$\{__(?:field\.labels|data\.fields)\.(\w+)(:percentencode)?\}")
 SUFFIXES = {
     MetricType.COUNTER: ("",),
     MetricType.GAUGE: ("",),
@@ -86,6 +88,31 @@ def annotations(dashboard: Json) -> list[Json]:
     return [a for a in dashboard["annotations"]["list"] if "expr" in a]
 
 
+def links_of(target: Target, labels: Mapping[str, str]) -> list[str]:
+    """The addresses behind the values of one series of a query; an override may replace those of the panel."""
+    config = target.panel.json["fieldConfig"]
+    links = config["defaults"].get("links", [])
+    for override in config["overrides"]:
+        if _matches(override["matcher"], target, labels):
+            links = next((each["value"] for each in override["properties"] if each["id"] == "links"), links)
+    return [link["url"] for link in links]
+
+
+def labels_in(url: str) -> set[str]:
+    """The labels that a link names."""
+    return {name for name, _ in _LABEL.findall(url)}
+
+
+def resolved(url: str, labels: Mapping[str, str]) -> str:
+    """A link as Grafana makes it for a series with these labels; what the series lacks stays as it is written."""
+
+    def value(match: re.Match[str]) -> str:
+        found = labels.get(match[1], match[0])
+        return quote(found, safe="") if match[2] and match[1] in labels else found
+
+    return _LABEL.sub(value, url)
+
+
 def rules() -> list[Json]:
     """Every recording and alerting rule."""
     files = [yaml.safe_load(path.read_text()) for path in sorted(RULES.glob("*.yml"))]
@@ -100,6 +127,16 @@ def series_of(definition: Definition) -> set[str]:
 def metrics_in(expression: str) -> set[str]:
     """The names of our metrics, and of series that our rules record."""
     return set(METRIC.findall(expression))
+
+
+def _matches(matcher: dict[str, str], target: Target, labels: Mapping[str, str]) -> bool:
+    """Whether an override is meant for this series: by its legend, or in a table by its column."""
+    column = f"Value #{target.json['refId']}" if len(target.panel.json["targets"]) > 1 else "Value"
+    legend = re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), target.json["legendFormat"])
+    name = column if target.json["format"] == "table" else legend
+    if matcher["id"] == "byRegexp":
+        return re.search(matcher["options"].strip("/"), name) is not None
+    return matcher["options"] == name
 
 
 def _strings(value: Any) -> Iterator[str]:

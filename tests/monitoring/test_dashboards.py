@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from itertools import combinations
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -17,8 +18,11 @@ from tests.monitoring.dashboards import (
     Target,
     annotations,
     dashboards,
+    labels_in,
+    links_of,
     metrics_in,
     panels,
+    resolved,
     rules,
     series_of,
     targets,
@@ -127,14 +131,13 @@ class TestPanel:
             assert target[1] != panel.dashboard or "var-txn_type=" in link["url"]
             assert target[1] is None or "${datasource:queryparam}" in link["url"] or "${__all_variables}" in link["url"]
 
-    def test_links_name_labels_that_its_series_have(self, panel: Panel) -> None:
-        kept = [_kept_labels(target["expr"]) for target in panel.json["targets"]]
-        wanted = {
-            label
-            for link in _data_links(panel.json["fieldConfig"])
-            for label in re.findall(r"\$\{__(?:field\.labels|data\.fields)\.(\w+)", link["url"])
-        }
-        assert not wanted or any(labels is None or wanted <= labels for labels in kept), (wanted, kept)
+    def test_links_ask_for_the_very_name_however_odd(self, panel: Panel) -> None:
+        odd = "a b&c=d/é"
+        for link in _data_links(panel.json["fieldConfig"]):
+            names = labels_in(link["url"]) - {"instance"}
+            url = resolved(link["url"], {**dict.fromkeys(names, odd), "instance": "host:9840"})
+            asked = parse_qs(urlsplit(url).query)
+            assert [asked.get(name) or asked.get(f"var-{name}") for name in names] == [[odd] for _ in names]
 
     def test_its_queries_have_letters_of_their_own(self, panel: Panel) -> None:
         letters = [target["refId"] for target in panel.json["targets"]]
@@ -150,6 +153,12 @@ class TestTarget:
         assert target.json["legendFormat"]
         if target.json["format"] == "time_series" and kept is not None:
             assert kept <= named, (kept, named)
+
+    def test_links_name_labels_that_its_series_have(self, target: Target) -> None:
+        kept = _kept_labels(target.expr)
+        if kept is not None:
+            wanted = set().union(*map(labels_in, links_of(target, dict.fromkeys(kept, ""))))
+            assert wanted <= kept
 
     def test_it_asks_only_for_what_was_chosen(self, target: Target) -> None:
         """Each selector of ours names the variables; those of series by type also txn_type."""

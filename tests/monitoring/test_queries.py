@@ -22,7 +22,17 @@ import yaml
 from tests.broker.daemon import HANG_GUARD_S, Daemon, http_status
 from tests.broker.scenarios import PROGRAMS, ROOT
 from tests.monitoring.asking import Prometheus, Series, one_of, substituted
-from tests.monitoring.dashboards import Target, annotations, dashboards, panels, rules, targets, variables
+from tests.monitoring.dashboards import (
+    Target,
+    annotations,
+    dashboards,
+    links_of,
+    panels,
+    resolved,
+    rules,
+    targets,
+    variables,
+)
 from tests.monitoring.filled import AT_ZERO, EMPTY, FILLED, MESSY, PAYMENTS, QUIET, SCENARIOS
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -240,7 +250,8 @@ def test_links_of_values_are_answered_by_the_daemon(watched: Watched) -> None:
     followed = set()
     for target in TARGETS:
         for series in watched.seen(target.expr):
-            followed |= {_resolved(url, series.labels) for url in _api_links(target, series.labels)}
+            urls = [url for url in links_of(target, series.labels) if url.startswith("http://")]
+            followed |= {resolved(url, series.labels) for url in urls}
     assert any("cause=" in url for url in followed)
     assert not any("${" in url for url in followed)
     assert {url: status for url in sorted(followed) if (status := http_status(url)) not in (200, 503)} == {}
@@ -284,32 +295,3 @@ def _offered(watched: Watched, definition: str) -> set[str]:
     match = re.fullmatch(r"label_values\((.*), (\w+)\)", definition)
     assert match
     return {series.labels[match[2]] for series in watched.seen(match[1]) if match[2] in series.labels}
-
-
-def _api_links(target: Target, labels: dict[str, str]) -> list[str]:
-    """The links to the daemon of one series of a query, which an override may replace."""
-    config = target.panel.json["fieldConfig"]
-    links = config["defaults"].get("links", [])
-    for override in config["overrides"]:
-        if _matches(override["matcher"], target, labels):
-            links = next((each["value"] for each in override["properties"] if each["id"] == "links"), links)
-    return [link["url"] for link in links if link["url"].startswith("http://")]
-
-
-def _matches(matcher: dict[str, str], target: Target, labels: dict[str, str]) -> bool:
-    """Whether an override is meant for this series: by its legend, or in a table by its column."""
-    column = f"Value #{target.json['refId']}" if len(target.panel.json["targets"]) > 1 else "Value"
-    legend = re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), target.json["legendFormat"])
-    name = column if target.json["format"] == "table" else legend
-    if matcher["id"] == "byRegexp":
-        return re.search(matcher["options"].strip("/"), name) is not None
-    return matcher["options"] == name
-
-
-def _resolved(url: str, labels: dict[str, str]) -> str:
-    """A link of a value, with the labels of its series."""
-    return re.sub(
-        r"\$\{__(?:field\.labels|data\.fields)\.(\w+)(?::percentencode)?\}",
-        lambda match: labels.get(match[1], match[0]),
-        url,
-    )
