@@ -48,7 +48,7 @@ def business(stage: Stage) -> None:
     too_old = stage.begin("TxninsightOpenTransactionTooOld", "business", "old", frozenset(old))
     transactional = TransactionalWriter(stage.broker)
     transactional.aborted(stage.topics["business"], *wholes(aborted, "aborting"))
-    stage.write("business", *opens(stalled, "stalled"), *wholes(late, "late", took_s=60), *opens(old, "old", 65))
+    stage.write("business", *opens(stalled, "stalled"), *wholes(late, "late", took_s=60), *opens(old, "old", 3900))
     stage.end(fast, slow, stuck)  # no more of them become slow or stuck
     stage.await_fired(stuck, aborts, fast, slow, too_old)
     transactional.committed(stage.topics["business"], *wholes(ids("committed", 100), "aborting"))

@@ -27,7 +27,7 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 ABSENT = "lonely"
-PATIENT = {"idle_after_s": 3600, "commit_pending_after_s": 3600}
+PATIENT = {"idle_after_s": 3600, "overdue_after_s": 86400, "commit_pending_after_s": 3600}
 SOON_STUCK = {"idle_after_s": 1}
 SUPERVISE = {
     "heartbeat_timeout_s": 3600,  # a reader is stopped, an aggregator throttled
