@@ -62,7 +62,8 @@ def _check_coverage(coverage: Coverage) -> None:
     for ranges in (coverage.runs, coverage.gaps):
         _require(not len(ranges) % 2, "a range without an end")
         _require(all(low <= high for low, high in pairwise(ranges)), "ranges out of order")
-    _require(isfinite(coverage.decided_at), "coverage without a time")
+    _require(abs(coverage.decided_at) <= LATEST_S, "coverage without a time")
+    _require(coverage.as_of <= LATEST_S, "coverage of a time that never comes")
 
 
 def check_transaction(txn: Transaction) -> None:
