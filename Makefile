@@ -25,7 +25,7 @@ BIN := .venv/bin
 STACK := $(BIN)/python -m txninsightd.tools.stack
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down watch test test-fast test-full check fix bench soak docs dashboards clean lock kafka-sums
+.PHONY: help venv demo up down watch test test-fast test-full check fix bench soak docs generated clean lock kafka-sums
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -77,8 +77,9 @@ soak: venv ## a steady load (SOAK_MINUTES, SOAK_RATE): does anything grow, and h
 docs: venv ## write docs/lifecycle.md anew from the tables in the code
 	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md
 
-dashboards: venv ## write monitoring/grafana/dashboards anew from the code beside them
+generated: venv ## write the dashboards and the rules for Kubernetes anew, after a change of what they come from
 	@$(BIN)/python -m monitoring.grafana
+	@$(BIN)/python monitoring/kubernetes/render.py
 
 clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
 	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo log monitoring kafka-data prometheus-data alertmanager-data grafana-data state supervisord.conf supervisord.pid txninsight.yaml || true
