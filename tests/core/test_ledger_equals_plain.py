@@ -90,6 +90,7 @@ def test_very_many_worlds(style: str) -> None:
     print(f"{style}: 1,500 worlds, {compared} comparisons of a transaction, {settled} settled")
 
 
+@pytest.mark.slow
 def test_the_worlds_have_everything_in_them() -> None:
     """A property holds of what was tried: every outcome, cause, anomaly and way to settle turns up, and soon."""
     wanted = {*Outcome, *Cause, *Anomaly, "timed out"} - {Cause.BLOCKED, Outcome.EVICTED, Outcome.FORGOTTEN}

@@ -455,6 +455,7 @@ def fallen(before: Numbers, after: Numbers) -> dict[tuple[str, ...], tuple[float
     return {key: (v, after.get(key, -1)) for key, v in before.items() if after.get(key, -1) < v}
 
 
+@pytest.mark.slow
 def test_several_scrapers_at_once_each_see_counters_rise_only(path: Path) -> None:
     world = World(exposed=Exposed(path, "s1", Began.ANEW))
     last: Numbers = {}

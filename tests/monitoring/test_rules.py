@@ -57,6 +57,7 @@ def series_names() -> set[str]:
 # --- promtool ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CASES.glob("*.yml")), ids=lambda path: path.stem)
 def test_the_rules_do_what_the_cases_say(path: Path) -> None:
     said = promtool("test", "rules", path)
