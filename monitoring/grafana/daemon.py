@@ -17,20 +17,18 @@ from monitoring.grafana.parts import (
     Look,
     Query,
     dashed,
-    host_of_label,
     override,
     stat,
     state_timeline,
     time_series,
-    to_api,
     to_dashboard,
+    to_readiness,
     words,
 )
 
 CHILD = "{{child}} {{instance}} {{cluster}}"
 BY_CHILD = f"{DAEMON}, child"
 TO_OVERVIEW, TO_KAFKA = to_dashboard("Overview", OVERVIEW), to_dashboard("Kafka view", KAFKA)
-READINESS = to_api("What is missing", host_of_label(), "/readyz")
 
 
 def dashboard() -> Json:
@@ -69,7 +67,7 @@ def condition() -> Json:
             limits=[Limit(1, GREEN)],
             mappings=[words(("no", RED), ("yes", GREEN))],
             overrides=[warming],
-            data_links=[READINESS],
+            data_links=[to_readiness()],
         ),
     )
 

@@ -21,13 +21,13 @@ from monitoring.grafana.parts import (
     time_series,
     to_api,
     to_dashboard,
+    to_readiness,
     to_transactions,
 )
 
 BY_TOPIC = f"{DAEMON}, topic"
 TO_OVERVIEW, TO_DAEMON = to_dashboard("Overview", OVERVIEW), to_dashboard("The daemon itself", DAEMON_ITSELF)
 PARTITIONS = to_api("Partitions, and what waits in them", host_of_label(), "/api/v1/partitions")
-READINESS = to_api("What is missing", host_of_label(), "/readyz")
 
 
 def dashboard() -> Json:
@@ -80,7 +80,7 @@ def view_age() -> Json:
         "s",
         [Query(expr, "{{view}} {{instance}} {{cluster}}")],
         [TO_DAEMON],
-        Look(limits=[Limit(10, YELLOW), Limit(120, RED)], data_links=[READINESS]),
+        Look(limits=[Limit(10, YELLOW), Limit(120, RED)], data_links=[to_readiness()]),
     )
 
 

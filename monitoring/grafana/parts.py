@@ -59,6 +59,7 @@ class Look(NamedTuple):
 
 
 PLAIN = Look()
+LATEST: Json = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 
 # --- Links ------------------------------------------------------------------------------------------------------------
 
@@ -99,6 +100,11 @@ def cell_of(name: str) -> str:
 def host_of_label() -> str:
     """The host and port of the daemon that a series comes from."""
     return "${__field.labels.instance}"
+
+
+def to_readiness() -> Json:
+    """A link of a value to what the daemon that it comes from lacks, in words."""
+    return to_api("What is missing", host_of_label(), "/readyz")
 
 
 OVERVIEW, TYPE, KAFKA, DAEMON_ITSELF = "txninsight-overview", "txninsight-type", "txninsight-kafka", "txninsight-daemon"
@@ -159,7 +165,7 @@ def stat(
         "graphMode": "none",
         "justifyMode": "auto",
         "orientation": "auto",
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "reduceOptions": LATEST,
         "textMode": text,
     }
     config = _field_config(unit, look)
@@ -235,7 +241,7 @@ def bar_gauge(
     options = {
         "displayMode": "basic",
         "orientation": "horizontal",
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "reduceOptions": LATEST,
         "showUnfilled": True,
     }
     config = _field_config(unit, look)

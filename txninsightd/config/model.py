@@ -139,13 +139,10 @@ class StateConfig(msgspec.Struct, frozen=True):
         return Path(self.directory, CONTROL_SOCKET)
 
 
-class TypeConfig(msgspec.Struct, frozen=True):
-    """What holds for one transaction type: its thresholds, as in `Thresholds`, and its objective."""
+class TypeConfig(Thresholds, frozen=True):
+    """What holds for one transaction type: its thresholds and its objective."""
 
-    idle_after_s: float
-    overdue_after_s: float
-    commit_pending_after_s: float
-    objective: Objective
+    objective: Objective = Objective()
 
     @property
     def thresholds(self) -> Thresholds:

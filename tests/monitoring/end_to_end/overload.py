@@ -6,10 +6,11 @@ late, or there is more to run than the CPUs can do by far.
 """
 
 import os
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.monitoring.end_to_end.beside import Beside
 
 TICK_S = 0.2
 LATE_S = 1.0
@@ -30,13 +31,12 @@ class Tick(NamedTuple):
         return self.late_s > LATE_S or self.load > LOAD_PER_CPU * (os.cpu_count() or 1)
 
 
-class Overload:
+class Overload(Beside):
     """Watches within `with`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._ticks: list[Tick] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="overload", daemon=True)
 
     def between(self, since: float, until: float) -> bool:
         """Whether there was a sign of it; epoch seconds."""
@@ -48,17 +48,9 @@ class Overload:
         late_s, load = max(tick.late_s for tick in self._ticks), max(tick.load for tick in self._ticks)
         return f"at most {late_s:.1f} s late, load at most {load:.1f} on {os.cpu_count()} CPUs"
 
-    def __enter__(self) -> "Overload":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         due = time.monotonic() + TICK_S
-        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+        while not self.stopping.wait(max(0.0, due - time.monotonic())):
             load = float(Path("/proc/loadavg").read_text().split()[0])
             self._ticks.append(Tick(time.time(), time.monotonic() - due, load))
             due = time.monotonic() + TICK_S

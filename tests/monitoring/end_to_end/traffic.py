@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from tests.broker.contract import Writer
+from tests.monitoring.end_to_end.beside import Beside
 from txninsightd.tools.stack.broker import Broker
 
 PULSE_EVERY_S = 1.0
@@ -33,15 +34,14 @@ def wholes(txn_ids: list[str], txn_type: str, took_s: float = 0.0) -> list[str]:
     return opens(txn_ids, txn_type, took_s) + closes(txn_ids, txn_type)
 
 
-class Pulse:
+class Pulse(Beside):
     """Ordinary business: a transaction of type `pulse` in each topic, again and again, until the topic is silenced."""
 
     def __init__(self, broker: Broker, topics: list[str]) -> None:
+        super().__init__()
         self._topics = set(topics)
         self._changing = threading.Lock()
-        self._stopping = threading.Event()
         self._writer = Writer(broker)
-        self._thread = threading.Thread(target=self._run, name="pulse")
 
     def silence(self, topic: str) -> None:
         """From now on nothing comes in this topic."""
@@ -53,17 +53,9 @@ class Pulse:
         with self._changing:
             self._topics.add(topic)
 
-    def __enter__(self) -> "Pulse":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         for i in itertools.count():
-            if self._stopping.wait(PULSE_EVERY_S):
+            if self.stopping.wait(PULSE_EVERY_S):
                 return
             with self._changing:
                 for topic in self._topics:

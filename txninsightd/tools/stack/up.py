@@ -8,7 +8,8 @@ process that carries the stack's mark, so nothing is left even when supervisord 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -52,6 +53,7 @@ def up(settings: Settings, *extra: Program) -> Supervisor:
         machine.require_free(settings.ports)
     try:
         _start(settings, supervisor, broker, scenario, None if was_up else config)
+        _start_watchers(supervisor, watchers)
     except BaseException:
         down(settings)
         raise
@@ -142,16 +144,14 @@ def _start(settings: Settings, supervisor: Supervisor, broker: Broker, scenario:
     broker.await_ready(lambda: supervisor.require_alive(KAFKA))
     _create_missing(settings, {name: topic.partitions for name, topic in scenario.topics.items()})
     supervisor.start(DAEMON)
-    _await_daemon(settings, supervisor)
-    _start_watchers(settings, supervisor)
+    _await(supervisor, DAEMON, partial(_lack_of_daemon, settings.url))
 
 
-def _start_watchers(settings: Settings, supervisor: Supervisor) -> None:
-    watchers = monitoring.services(settings)
+def _start_watchers(supervisor: Supervisor, watchers: list[monitoring.Service]) -> None:
     for service in watchers:
         supervisor.start(service.program.name)
     for service in watchers:
-        _await_answer(service, supervisor)
+        _await(supervisor, service.program.name, partial(_lack_of_answer, service.ready_url))
 
 
 def _create_missing(settings: Settings, partitions: Mapping[str, int]) -> None:
@@ -161,29 +161,21 @@ def _create_missing(settings: Settings, partitions: Mapping[str, int]) -> None:
         create_topics(settings.bootstrap, missing)
 
 
-def _await_daemon(settings: Settings, supervisor: Supervisor) -> None:
-    """Until it is ready, and has lived for long enough to be started again by supervisor should it die."""
+def _await(supervisor: Supervisor, name: str, lack: Callable[[], str | None]) -> None:
+    """Until it lacks nothing, and has lived for long enough to be started again by supervisor should it die."""
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while (missing := _missing(settings.url)) != [] or supervisor.state(DAEMON) == "STARTING":
-        supervisor.require_alive(DAEMON)
-        if time.monotonic() > deadline:
-            reason = ", ".join(missing) if missing else "it does not answer"
-            raise StackError(f"the daemon is not ready after {READY_TIMEOUT_S:.0f} s: {reason}")
-        time.sleep(ASK_EVERY_S)
-
-
-def _await_answer(service: monitoring.Service, supervisor: Supervisor) -> None:
-    """Until it answers, and has lived for long enough to be started again by supervisor should it die."""
-    name = service.program.name
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while not _answers(service.ready_url) or supervisor.state(name) == "STARTING":
+    while (lacking := lack()) is not None or supervisor.state(name) == "STARTING":
         supervisor.require_alive(name)
         if time.monotonic() > deadline:
+            reason = lacking or "it is being started again"
             raise StackError(
-                f"{name} does not answer at {service.ready_url} after {READY_TIMEOUT_S:.0f} s: "
-                f"see {supervisor.log_file(name)}"
+                f"{name} is not ready after {READY_TIMEOUT_S:.0f} s: {reason}; see {supervisor.log_file(name)}"
             )
         time.sleep(ASK_EVERY_S)
+
+
+def _lack_of_answer(url: str) -> str | None:
+    return None if _answers(url) else f"it does not answer at {url}"
 
 
 def _answers(url: str) -> bool:
@@ -196,12 +188,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _missing(url: str) -> list[str] | None:
-    """What the daemon lacks to be ready, in its words; None when it does not answer."""
+def _lack_of_daemon(url: str) -> str | None:
+    """What the daemon lacks to be ready, in its words."""
     try:
         with urlopen(f"{url}/readyz", timeout=5):
-            return []
+            return None
     except HTTPError as error:
-        return list(json.load(error)["missing"])
+        return ", ".join(json.load(error)["missing"])
     except (OSError, HTTPException):
-        return None
+        return "it does not answer"
