@@ -140,6 +140,7 @@ def run_reader(config: Config, view: View, index: int, descriptor: int, multipro
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
     from txninsightd.expose.worker_health import WorkerHealth
     from txninsightd.ingest.assembly import make_reader
+    from txninsightd.ingest.reader import ClientLost
     from txninsightd.ingest.settings import UnusableClient
 
     try:
@@ -148,7 +149,11 @@ def run_reader(config: Config, view: View, index: int, descriptor: int, multipro
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
         sys.exit(EXIT_UNUSABLE)
-    reader.run(stopping=lambda: bool(stops))
+    try:
+        reader.run(stopping=lambda: bool(stops))
+    except ClientLost as lost:
+        log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
+        sys.exit(1)
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------

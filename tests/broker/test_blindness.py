@@ -35,6 +35,8 @@ BROKER_HANGS_S = 17.0
 BROKER_DOWN_S = 10.0
 LOOK_EVERY_S = 0.25
 
+SESSION_TIMEOUT = "broker.session.timeout.ms"
+
 IDLE_AFTER_S = 5.0
 OVERDUE_AFTER_S = 8.0
 COMMIT_PENDING_AFTER_S = 4.0
@@ -161,8 +163,9 @@ def is_slow(began: float, ended: float, limit_s: float, outages: list[Outage]) -
 
 @pytest.fixture(scope="module")
 def frail(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker that hangs and dies."""
-    running = Broker(tmp_path_factory.mktemp("frail"), kafka_libs, *machine.free_ports(2))
+    """The broker that hangs and dies. It is not fenced for hanging: that may end its clients (test_lifeline.py)."""
+    session = {SESSION_TIMEOUT: str(int(2 * BROKER_HANGS_S * 1000))}
+    running = Broker(tmp_path_factory.mktemp("frail"), kafka_libs, *machine.free_ports(2), properties=session)
     running.start()
     yield running
     running.kill()
@@ -212,6 +215,7 @@ def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
     frozen.broker.kill()
     frozen.broker_is_down()
     hold(watches, BROKER_DOWN_S)
+    frozen.broker.properties.pop(SESSION_TIMEOUT)  # so long would it wait for the one that is dead
     frozen.broker.start()
     frozen.broker_is_up()
     hold(watches, RETRY_GRACE_S + 2)

@@ -16,6 +16,7 @@ from tests.broker.contract import (
     TransactionalWriter,
     Writer,
     add_partitions,
+    ask_until,
     delete_before,
     delete_topic,
     set_topic_config,
@@ -28,7 +29,7 @@ from txninsightd.ingest import topics
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.settings import admin_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Place, Verdict, View
+from txninsightd.vocabulary import Discovery, Place, Verdict, View
 
 EARLIEST, LATEST, HALF_AN_HOUR_AGO = Start("earliest"), Start("latest"), Start("ago", 1800)
 COMMITTED = Verdict.COMMITTED
@@ -226,6 +227,40 @@ def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, to
     assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
     allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])
+
+
+# --- Who is to blame --------------------------------------------------------------------------------------------------
+
+
+class StoppedMeanwhile(AdminClient):
+    """Its process is stopped in the midst of the first question, for longer than the question may take."""
+
+    def __init__(self, settings: dict[str, Any], stops: int) -> None:
+        super().__init__(settings)
+        self._stops = stops
+        self.stopped_s = 0.0
+
+    def list_topics(self, *args: Any, **kwargs: Any) -> Any:
+        if self._stops:
+            self._stops -= 1
+            self.stopped_s += 20.0
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return super().list_topics(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("stops", "blamed"), [(1, False), (2, True)])
+def test_whoever_was_stopped_asks_again_before_the_cluster_is_blamed(
+    broker: Broker, topic: MakeTopic, stops: int, blamed: bool
+) -> None:
+    name = topic()
+    config = config_for(broker, name)
+    admin = StoppedMeanwhile(admin_settings(config.kafka.client), stops)
+    scout = PartitionScout(admin, config, lambda: clock.now() + admin.stopped_s)
+    scout.start([], {}, looked=False)
+    first: list[Discovery] = []
+    ask_until(lambda: first.extend(filter(None, [scout.news()])) or first, "its first word")
+    scout.stop()
+    assert any("does not answer" in text for text in first[0].problems) == blamed
 
 
 # --- What asking leaves behind ----------------------------------------------------------------------------------------

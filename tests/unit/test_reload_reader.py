@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from txninsightd.ingest.identity import Identity
+from txninsightd.ingest.lifeline import Lifeline
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
 from txninsightd.vocabulary import Mapping, Place, Retune
@@ -94,7 +95,8 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
     made: Any = outside
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
     identity = Identity(made, lambda: NOW)
-    reader = Reader(lambda: made, builder, made, identity, made, made, lambda: NOW, batch_records=100, queue_batches=64)
+    lifeline = Lifeline(newcomer=lambda: False)
+    reader = Reader(lambda: made, builder, made, identity, lifeline, made, made, lambda: NOW, 100, 64)
     monkeypatch.setattr(reader, "_sort", lambda records: {})
     reader.step()
     assert outside.asked_for == [RETUNE.batch_records - 1]

@@ -10,6 +10,7 @@ from txninsightd.ingest.complaints import Complaints, client_logger
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.identity import Identity
+from txninsightd.ingest.lifeline import Lifeline, admin_finds, newcomer_finds
 from txninsightd.ingest.reader import Health, Reader
 from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
@@ -20,8 +21,14 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
     """A reader that is ready to run. Raises UnusableClient."""
     require_safe_client()
     logger = client_logger(now)
+
+    def make_admin() -> AdminClient:
+        return AdminClient(admin_settings(config.kafka.client), logger=logger)
+
     try:
-        admin = AdminClient(admin_settings(config.kafka.client), logger=logger)
+        admin = make_admin()
+        lifeline = Lifeline(lambda: newcomer_finds(make_admin))
+        lifeline.watch("admin", lambda: admin_finds(admin))
         settings = consumer_settings(config.kafka.client, view, config.limits.prefetch_bytes)
         scouts = view is View.MONITOR and index == 0
         return Reader(
@@ -29,6 +36,7 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
             builder=make_builder(config, view, now),
             questions=EndQuestions(admin, view, now),
             identity=Identity(admin, now),
+            lifeline=lifeline,
             line=line,
             health=health,
             now=now,

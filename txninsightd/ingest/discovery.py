@@ -25,6 +25,10 @@ from txninsightd.config import Config
 from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks, topic_ids
 from txninsightd.vocabulary import Discovery, Found, Place
 
+STOOD_STILL_S = ANSWER_WITHIN_S + 1.0
+"""A failure that took so long may be our own: who was stopped in the midst of a question asks once more before the
+cluster is blamed."""
+
 log = structlog.get_logger()
 
 
@@ -68,13 +72,17 @@ class PartitionScout:
             self._stop.wait(self._config.discovery.every_s)
 
     def _look(self) -> Discovery:
-        asked_at = self._now()
-        try:
-            return self.look(asked_at)
-        except KafkaException as failure:
-            text = f"the cluster does not answer: {failure.args[0].str()}"
-        except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
-            text = f"looking for partitions failed: {failure!r}"
+        for may_ask_again in (True, False):
+            asked_at = self._now()
+            try:
+                return self.look(asked_at)
+            except KafkaException as failure:
+                if may_ask_again and self._now() - asked_at > STOOD_STILL_S:
+                    continue
+                text = f"the cluster does not answer: {failure.args[0].str()}"
+            except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
+                text = f"looking for partitions failed: {failure!r}"
+            break
         log.warning("discovery_failed", error=text)
         return Discovery(asked_at, found=[], present={}, problems=[text], complete=False)
 

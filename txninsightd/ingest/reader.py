@@ -14,6 +14,7 @@ The reader decides nothing about transactions. When its line to the aggregator e
 """
 
 import select
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -25,11 +26,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from txninsightd import logs
 from txninsightd.ingest.ends import Answer, EndQuestions
 from txninsightd.ingest.identity import Identity
+from txninsightd.ingest.lifeline import Lifeline, consumer_finds
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, Retune, ToReader
 
 POLL_S = 0.05
 POLL_S_WHILE_HOLDING = 0.005
+HUNGRY_AFTER_S = 5.0
 HELD_SHARE = 4
 """Once what is held for the broker's word on its topic fills so great a part of the queue, the broker is asked at once:
 otherwise that alone would look as if the aggregator were slow."""
@@ -49,6 +52,14 @@ UNREADABLE = frozenset(
 """Errors after which the same fetch would only fail again: retention, truncation, damage, too large to fetch."""
 
 log = structlog.get_logger()
+
+
+class ClientLost(Exception):
+    """These Kafka clients of the process will find no broker any more, though there is one: it must be replaced."""
+
+    def __init__(self, clients: list[str]) -> None:
+        super().__init__(", ".join(clients))
+        self.clients = clients
 
 
 class Scout(Protocol):
@@ -83,6 +94,7 @@ class Reader:
         builder: ViewBuilder,
         questions: EndQuestions,
         identity: Identity,
+        lifeline: Lifeline,
         line: Line,
         health: Health,
         now: Callable[[], float],
@@ -95,6 +107,7 @@ class Reader:
         self._builder = builder
         self._questions = questions
         self._identity = identity
+        self._lifeline = lifeline
         self._line = line
         self._health = health
         self._now = now
@@ -105,15 +118,23 @@ class Reader:
         self._aside: dict[Place, Found] = {}
         self._held: set[Place] = set()
         self._paused = False
+        self._took_at = now()
+        self._consumer_stays = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until `stopping` says so or the line ends, then send what is left."""
+        """Work until `stopping` says so or the line ends, then send what is left. Raises ClientLost."""
+        self._lifeline.watch("consumer", self._consumer_finds)
+        self._lifeline.start()
         while not stopping() and not self._line.closed:
             self.step()
+            if self._lifeline.lost:
+                raise ClientLost(self._lifeline.lost)
+        self._lifeline.stop()
         if self._scout is not None:
             self._scout.stop()
-        self._consumer.close()
+        with self._consumer_stays:
+            self._consumer.close()
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
             self._line.flush()
@@ -190,9 +211,18 @@ class Reader:
 
     def _renew_consumer(self) -> None:
         self._health.working()
-        self._consumer.close()
-        self._consumer = self._make_consumer()
+        with self._consumer_stays:
+            self._consumer.close()
+            self._consumer = self._make_consumer()
         self._consume(self._progress)
+
+    def _consumer_finds(self) -> bool:
+        """For the lifeline, on its thread. Who is fed, or has nothing to read, is not asked: it costs all metadata."""
+        behind = any(progress.frontier < progress.tracker.end_offset for progress in list(self._progress.values()))
+        if not behind or self._now() - self._took_at < HUNGRY_AFTER_S:
+            return True
+        with self._consumer_stays:
+            return consumer_finds(self._consumer)
 
     def _commit(self, positions: list[Found]) -> None:
         """Let lag tools see how far a restart would not go back. Nobody depends on it: what fails is only logged."""
@@ -242,6 +272,7 @@ class Reader:
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
+        self._took_at = self._now()
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
 
     def _sort(self, records: list[Any]) -> dict[Place, list[Any]]:

@@ -31,14 +31,17 @@ SOCKET_TIMEOUT_MS = 10_000
 """How long a connection that died without a word (a broker's host without power) goes unnoticed; librdkafka's own 60 s
 would be as long a blindness."""
 
+RECONNECT_WITHIN_MS = 2_000
+"""How much longer than an outage we are blind at the most; librdkafka's own 10 s would be five times that."""
+
 GROUP = "txninsightd"
 """Nobody joins it: under it, and the view's name, lag tools are told how far a restart would not go back."""
 
 
 def client_settings(client: Mapping[str, Any]) -> dict[str, Any]:
-    """What all clients need: our default, and over it the operator's properties, as plain values."""
+    """What all clients need: our defaults, and over it the operator's properties, as plain values."""
     plain = {name: str(value) if isinstance(value, str) else value for name, value in client.items()}
-    return {"socket.timeout.ms": SOCKET_TIMEOUT_MS, **plain}
+    return {"socket.timeout.ms": SOCKET_TIMEOUT_MS, "reconnect.backoff.max.ms": RECONNECT_WITHIN_MS, **plain}
 
 
 def admin_settings(client: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +82,6 @@ def consumer_settings(client: Mapping[str, Any], view: View, prefetch_bytes: int
         "fetch.queue.backoff.ms": 5,
         "queued.min.messages": 100_000,
         "queued.max.messages.kbytes": prefetch_bytes // 1024,
-        "reconnect.backoff.max.ms": 2_000,
         "topic.metadata.refresh.interval.ms": 30_000,
         **client_settings(client),
         "group.id": f"{client.get('group.id', GROUP)}-{view}",

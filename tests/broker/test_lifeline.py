@@ -1,0 +1,140 @@
+"""A Kafka client that gave up for ever is told from an outage, and the reader that holds it is replaced.
+
+A broker is made to be fenced again and again: its heartbeats are further apart than the controller's patience. What it
+then answers (topics, and not one broker) may be the end of a librdkafka client (its issue 5301); with
+`metadata.recovery.strategy=none` it is for certain, so that is what the clients here are given.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from confluent_kafka import Consumer, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.broker.conftest import OwnBroker
+from tests.broker.contract import ask_until
+from tests.broker.daemon import Daemon
+from tests.broker.traffic import publish, write_transactions
+from txninsightd.ingest import lifeline
+from txninsightd.ingest.lifeline import IN_VAIN, Lifeline, admin_finds, consumer_finds, newcomer_finds
+from txninsightd.ingest.settings import admin_settings, consumer_settings
+from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.vocabulary import View
+
+FENCED_NOW_AND_THEN = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "5000"}
+GIVES_UP = {"metadata.recovery.strategy": "none"}
+TOPIC = "orders"
+QUIET = logging.getLogger("txninsightd.tests.lifeline")
+QUIET.propagate = False
+QUIET.addHandler(logging.NullHandler())
+
+Client = TypeVar("Client", AdminClient, Consumer)
+
+
+@pytest.fixture
+def fenced(own_broker: OwnBroker) -> Broker:
+    """A broker that is fenced for some seconds, and is not for some, and so on."""
+    broker = own_broker(properties=FENCED_NOW_AND_THEN)
+    create_topics(broker.bootstrap, {TOPIC: 2})
+    return broker
+
+
+def mend(broker: Broker) -> None:
+    """From now on it is not fenced any more."""
+    broker.stop()
+    broker.properties.clear()
+    broker.start()
+
+
+def named(client: AdminClient | Consumer) -> int | None:
+    """How many brokers an answer names; None: no answer."""
+    try:
+        return len(client.list_topics(timeout=1).brokers)
+    except KafkaException:
+        return None
+
+
+def given_up(make_client: Callable[[], Client]) -> Client:
+    """A client that knew a broker, was told of none, and finds none any more."""
+    client = make_client()
+    for awaited in (1, 0, None):
+        ask_until(lambda awaited=awaited: named(client) == awaited, f"a client that is told of {awaited} brokers")
+    return client
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not answer at once does not answer."""
+    monkeypatch.setattr(lifeline, "ANSWER_WITHIN_S", 1.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -> None:
+    settings = {"bootstrap.servers": fenced.bootstrap}
+    admin = given_up(lambda: AdminClient(admin_settings({**settings, **GIVES_UP}), logger=QUIET))
+    consumer = given_up(lambda: Consumer(consumer_settings({**settings, **GIVES_UP}, View.MONITOR), logger=QUIET))
+    mend(fenced)
+    living = AdminClient(admin_settings(settings), logger=QUIET)
+    watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
+    watching.watch("admin", lambda: admin_finds(admin))
+    watching.watch("consumer", lambda: consumer_finds(consumer))
+    watching.watch("living", lambda: admin_finds(living))
+    for _ in range(IN_VAIN):
+        assert watching.lost == []
+        watching.look()
+    assert watching.lost == ["admin", "consumer"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
+    broker = own_broker()
+    settings = {"bootstrap.servers": broker.bootstrap}
+    admin, consumer = (
+        AdminClient(admin_settings(settings), logger=QUIET),
+        Consumer(consumer_settings(settings, View.VALIDATOR), logger=QUIET),
+    )
+    watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
+    watching.watch("admin", lambda: admin_finds(admin))
+    watching.watch("consumer", lambda: consumer_finds(consumer))
+    watching.look()
+    broker.kill()
+    for _ in range(IN_VAIN + 1):
+        watching.look()
+        assert watching.lost == []
+    assert not admin_finds(admin)
+    broker.start()
+    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer), "they find it again")
+
+
+def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: Broker, tmp_path: Path) -> None:
+    sections = {
+        "topics": [TOPIC],
+        "kafka": {"client": GIVES_UP},
+        "discovery": {"every_s": 0.2},
+        "state": {"retry_grace_s": 0.5},
+    }
+    daemon = Daemon(tmp_path, fenced.bootstrap, sections).start()
+    try:
+        publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
+        daemon.await_that(lambda: daemon.status("/healthz") == 200, "it serves")
+        daemon.await_that(lambda: "T" in daemon.transactions(state="open"), "it sees what is open")
+        daemon.await_that(lambda: any(line["event"] == "discovery_failed" for line in daemon.log()), "it gives up")
+        mend(fenced)
+        written = write_transactions(fenced.bootstrap, TOPIC, "after", 8)
+        daemon.await_read(time.time())
+        daemon.await_that(
+            lambda: daemon.total("txninsight_transactions_finished_total") == written.closed + written.aborted,
+            "all end",
+        )
+        lost = [line["process"] for line in daemon.log() if line["event"] == "kafka_client_lost"]
+        assert "monitor-0" in lost
+        assert daemon.total("txninsight_child_restarts_total") == len(lost)
+        assert daemon.transactions(state="open").keys() == {"T"}
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
