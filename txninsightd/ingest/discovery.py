@@ -25,9 +25,8 @@ from txninsightd.config import Config
 from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks, topic_ids
 from txninsightd.vocabulary import Discovery, Found, Place
 
-STOOD_STILL_S = ANSWER_WITHIN_S + 1.0
-"""A failure that took so long may be our own: who was stopped in the midst of a question asks once more before the
-cluster is blamed."""
+STOOD_STILL_S = 2 * ANSWER_WITHIN_S
+"""A failure that took so long is our own: this process was stopped meanwhile, and the cluster is not to blame."""
 
 log = structlog.get_logger()
 
@@ -72,24 +71,20 @@ class PartitionScout:
             self._stop.wait(self._config.discovery.every_s)
 
     def _look(self) -> Discovery:
-        for may_ask_again in (True, False):
-            asked_at = self._now()
-            try:
-                return self.look(asked_at)
-            except KafkaException as failure:
-                if may_ask_again and self._now() - asked_at > STOOD_STILL_S:
-                    continue
-                text = f"the cluster does not answer: {failure.args[0].str()}"
-            except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
-                text = f"looking for partitions failed: {failure!r}"
-            break
+        asked_at = self._now()
+        try:
+            return self.look(asked_at)
+        except KafkaException as failure:
+            text = f"the cluster does not answer: {failure.args[0].str()}"
+        except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
+            text = f"looking for partitions failed: {failure!r}"
         log.warning("discovery_failed", error=text)
         return Discovery(asked_at, found=[], present={}, problems=[text], complete=False)
 
     def look(self, asked_at: float) -> Discovery:
         """Ask the cluster once. Raises KafkaException when it does not answer."""
         self._problems = []
-        topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
+        topics = self._topics()
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
         refusals = self._checks.refusals(wanted)
@@ -108,6 +103,17 @@ class PartitionScout:
             self._forget(self._known - places)
         found = [msgspec.structs.replace(f, topic_id=ids[f.topic]) for f in found]
         return Discovery(asked_at, found, present, self._problems, ids, complete)
+
+    def _topics(self) -> dict[str, Any]:
+        """All topics of the cluster. Who was stopped in the midst of the question asks once more."""
+        asked_at = self._now()
+        try:
+            topics: dict[str, Any] = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
+        except KafkaException:
+            if self._now() - asked_at < STOOD_STILL_S:
+                raise
+            topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
+        return topics
 
     def _forget_made_anew(self, ids: Mapping[str, str]) -> list[str]:
         made_anew = [name for name, topic_id in ids.items() if self._ids.get(name, topic_id) != topic_id]
