@@ -51,8 +51,8 @@ watch: venv ## the live view of the running daemon
 test: venv ## all tests, those on a real Kafka broker included
 	@$(BIN)/pytest -m "not full"
 
-test-fast: venv ## the tests that need no broker
-	@$(BIN)/pytest -m "not broker and not slow and not full"
+test-fast: venv ## the tests that need no broker, on all processors
+	@$(BIN)/pytest -n auto --dist worksteal -m "not broker and not slow and not full"
 
 test-full: venv ## all tests in their long form
 	@$(BIN)/pytest
