@@ -19,8 +19,9 @@ from confluent_kafka.admin import AdminClient
 from tests.broker.conftest import OwnBroker
 from tests.broker.contract import ask_until
 from tests.broker.daemon import Daemon
+from tests.broker.in_process import config_for, daemon_in_process
 from tests.broker.traffic import publish, write_transactions
-from txninsightd.ingest import lifeline
+from txninsightd.ingest import assembly, lifeline
 from txninsightd.ingest.lifeline import IN_VAIN, Lifeline, admin_finds, consumer_finds, newcomer_finds
 from txninsightd.ingest.settings import admin_settings, consumer_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -82,7 +83,7 @@ def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -
     living = AdminClient(admin_settings(settings), logger=QUIET)
     watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
     watching.watch("admin", lambda: admin_finds(admin))
-    watching.watch("consumer", lambda: consumer_finds(consumer))
+    watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
     watching.watch("living", lambda: admin_finds(living))
     for _ in range(IN_VAIN):
         assert watching.lost == []
@@ -100,7 +101,7 @@ def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
     )
     watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
     watching.watch("admin", lambda: admin_finds(admin))
-    watching.watch("consumer", lambda: consumer_finds(consumer))
+    watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
     watching.look()
     broker.kill()
     for _ in range(IN_VAIN + 1):
@@ -108,7 +109,24 @@ def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
         assert watching.lost == []
     assert not admin_finds(admin)
     broker.start()
-    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer), "they find it again")
+    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer, TOPIC), "they find it again")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_consumer_is_asked_when_it_is_hungry(fenced: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = consumer_settings({"bootstrap.servers": fenced.bootstrap, **GIVES_UP}, View.MONITOR)
+    consumer = given_up(lambda: Consumer(settings, logger=QUIET))
+    mend(fenced)
+    monkeypatch.setattr(assembly, "Consumer", lambda *_, **__: consumer)
+    with daemon_in_process(fenced, config_for(fenced, TOPIC), View.MONITOR) as running:
+        monitor = running.work[View.MONITOR].reader
+        running.until(lambda: running.found(TOPIC), "the partitions")
+        assert monitor._consumer_finds(), "there is nothing to read"
+        publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
+        running.until(lambda: not monitor._consumer_finds(), "it is hungry, and nobody answers it")
+        for _ in range(IN_VAIN):
+            monitor._lifeline.look()
+        assert monitor._lifeline.lost == ["consumer"]
 
 
 def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: Broker, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
     outside = Outside(RETUNE)
     made: Any = outside
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
-    identity = Identity(made, lambda: NOW)
+    identity = Identity(made, made, lambda: NOW)
     lifeline = Lifeline(newcomer=lambda: False)
     reader = Reader(lambda: made, builder, made, identity, lifeline, made, made, lambda: NOW, 100, 64)
     monkeypatch.setattr(reader, "_sort", lambda records: {})

@@ -12,6 +12,7 @@ from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.identity import Identity
 from txninsightd.ingest.lifeline import Lifeline, admin_finds, newcomer_finds
 from txninsightd.ingest.reader import Health, Reader
+from txninsightd.ingest.refresh import Refresh
 from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
 from txninsightd.vocabulary import Line, Mapping, View
@@ -27,6 +28,7 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
 
     try:
         admin = make_admin()
+        refresh = Refresh(admin, now)
         lifeline = Lifeline(lambda: newcomer_finds(make_admin))
         lifeline.watch("admin", lambda: admin_finds(admin))
         settings = consumer_settings(config.kafka.client, view, config.limits.prefetch_bytes)
@@ -34,8 +36,8 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
         return Reader(
             make_consumer=lambda: Consumer(settings, logger=logger),
             builder=make_builder(config, view, now),
-            questions=EndQuestions(admin, view, now),
-            identity=Identity(admin, now),
+            questions=EndQuestions(admin, refresh, view, now),
+            identity=Identity(admin, refresh, now),
             lifeline=lifeline,
             line=line,
             health=health,

@@ -4,18 +4,17 @@ The monitor asks for the high watermark, the validator for the last stable offse
 question: whatever the answer, nothing that was in the log then lies beyond it. A question that fails says that the
 broker did not answer; a partition that has no leader just now is answered by that fact, when it was read to its end.
 
-Two ways of librdkafka to be known: a broker that hangs until the time-out gives no error but an offset below 0; and a
-leader epoch that has risen (the broker was restarted) makes every answer a FENCED_LEADER_EPOCH until the client's
-metadata is fetched anew, which it does not do by itself.
+A way of librdkafka to be known: a broker that hangs until the time-out gives no error but an offset below 0.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from txninsightd.ingest.refresh import Refresh
 from txninsightd.vocabulary import Place, View
 
 ASK_EVERY_S = 1.0
@@ -37,15 +36,13 @@ class Answer:
 class EndQuestions:
     """One question under way at a time, about all assigned partitions."""
 
-    def __init__(self, admin: AdminClient, view: View, now: Callable[[], float]) -> None:
+    def __init__(self, admin: AdminClient, refresh: Refresh, view: View, now: Callable[[], float]) -> None:
         self._admin = admin
+        self._refresh = refresh
         self._isolation = IsolationLevel.READ_UNCOMMITTED if view is View.MONITOR else IsolationLevel.READ_COMMITTED
         self._now = now
         self._asked_at = 0.0
         self._under_way: dict[Place, Future[Any]] = {}
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="metadata")
-        self._refreshing: Future[Any] = Future()
-        self._refreshing.set_result(None)
 
     def poll(self, places: Iterable[Place]) -> list[Answer]:
         """The answers that have come; asks anew when it is time."""
@@ -54,7 +51,7 @@ class EndQuestions:
             answers = [self._answer(place, future) for place, future in self._under_way.items()]
             self._under_way = {}
             if any(answer.end_offset is None for answer in answers):
-                self._refresh_metadata()
+                self._refresh.begin()
         now = self._now()
         if not self._under_way and now - self._asked_at >= ASK_EVERY_S:
             self._ask(places, now)
@@ -74,9 +71,3 @@ class EndQuestions:
         except KafkaException as failure:
             return Answer(place, self._asked_at, None, failure.args[0].code() == KafkaError.LEADER_NOT_AVAILABLE)
         return Answer(place, self._asked_at, offset if offset >= 0 else None, leaderless=False)
-
-    def _refresh_metadata(self) -> None:
-        """Beside the work loop, since it waits for the broker; one at a time."""
-        if not self._refreshing.done():
-            return
-        self._refreshing = self._beside.submit(self._admin.list_topics, timeout=ANSWER_WITHIN_S)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from txninsightd.ingest.refresh import Refresh
 from txninsightd.ingest.topics import ask_ids, take_id
 from txninsightd.vocabulary import Coverage, Sightings
 
@@ -52,8 +53,9 @@ class Question(NamedTuple):
 class Identity:
     """Knows which id each topic must have; "": whichever it has at the first answer."""
 
-    def __init__(self, admin: AdminClient, now: Callable[[], float]) -> None:
+    def __init__(self, admin: AdminClient, refresh: Refresh, now: Callable[[], float]) -> None:
         self._admin = admin
+        self._refresh = refresh
         self._now = now
         self._ids: dict[str, str] = {}
         self._held: dict[str, deque[Sightings | Coverage]] = {}
@@ -130,7 +132,10 @@ class Identity:
         try:
             topic_id = take_id(answer.result())
         except KafkaException as failure:
-            return False if failure.args[0].code() in DELETED else None
+            if failure.args[0].code() in DELETED:
+                return False
+            self._refresh.begin()
+            return None
         return self._ids.setdefault(topic, topic_id) == topic_id
 
     def _drop(self, topic: str) -> None:

@@ -1,4 +1,4 @@
-"""Notices that a Kafka client of this process has given up for ever, which an outage alone never makes it do.
+"""Notices that a Kafka client of this process has given up for ever.
 
 A broker that its controller has fenced (it hung for longer than `broker.session.timeout.ms`, or is being rolled) may
 answer a question for metadata with topics and not one broker. librdkafka (2.12 to 2.16 at least, its issue 5301) then
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as NoAnswer
 from contextvars import copy_context
 
+import structlog
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -21,7 +22,9 @@ IN_VAIN = 3
 """So many times in a row a new client finds a broker and ours does not. A living one has tried to connect by then."""
 
 Finds = Callable[[], bool]
-"""Whether a client finds a broker. May wait, `ANSWER_WITHIN_S` or a little more."""
+"""Whether a client finds a broker. May wait, some times `ANSWER_WITHIN_S`."""
+
+log = structlog.get_logger()
 
 
 class Lifeline:
@@ -36,7 +39,12 @@ class Lifeline:
     @property
     def lost(self) -> list[str]:
         """The clients that will find no broker any more."""
-        return sorted(name for name, times in self._in_vain.items() if times >= IN_VAIN)
+        return [name for name, times in self._in_vain.items() if times >= IN_VAIN]
+
+    @property
+    def stopped(self) -> bool:
+        """Nobody needs an answer any more."""
+        return self._stop.is_set()
 
     def watch(self, name: str, finds: Finds) -> None:
         """Ask this client, too."""
@@ -59,32 +67,44 @@ class Lifeline:
 
     def _run(self) -> None:
         while not self._stop.wait(ASK_EVERY_S):
-            self.look()
+            try:
+                self.look()
+            except Exception as failure:  # whatever it is, the thread must go on
+                if not self.stopped:
+                    log.warning("lifeline_failed", error=repr(failure))
 
 
 def admin_finds(admin: AdminClient) -> bool:
-    """Whether anybody answers it."""
-    return _nodes(admin) is not None
+    """Whether anybody answers it. The controller that it knows may be dead: then any broker will do."""
+    return _nodes(admin) is not None or _has_metadata(lambda: admin.list_topics(timeout=ANSWER_WITHIN_S))
+
+
+def consumer_finds(consumer: Consumer, topic: str) -> bool:
+    """Whether anybody answers it. `topic` is one that it reads, since to ask for all may take long."""
+    return _has_metadata(lambda: consumer.list_topics(topic, ANSWER_WITHIN_S))
 
 
 def newcomer_finds(make_admin: Callable[[], AdminClient]) -> bool:
     """Whether an admin client made now is told of a broker; one that is answered by a fenced broker only, is not."""
-    return bool(_nodes(make_admin()))
-
-
-def consumer_finds(consumer: Consumer) -> bool:
-    """Whether anybody answers it."""
     try:
-        consumer.list_topics(timeout=ANSWER_WITHIN_S)
+        newcomer = make_admin()
     except KafkaException:
         return False
-    return True
+    return bool(_nodes(newcomer))
 
 
 def _nodes(admin: AdminClient) -> int | None:
-    """How many brokers an answer names; None: no answer."""
+    """How many brokers the controller names; None: no answer."""
     try:
         cluster = admin.describe_cluster(request_timeout=ANSWER_WITHIN_S).result(ANSWER_WITHIN_S + 1)
     except (KafkaException, NoAnswer):
         return None
     return len(cluster.nodes)
+
+
+def _has_metadata(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except KafkaException:
+        return False
+    return True

@@ -121,15 +121,15 @@ class Reader:
         self._took_at = now()
         self._consumer_stays = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
+        lifeline.watch("consumer", self._consumer_finds)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until `stopping` says so or the line ends, then send what is left. Raises ClientLost."""
-        self._lifeline.watch("consumer", self._consumer_finds)
         self._lifeline.start()
         while not stopping() and not self._line.closed:
             self.step()
-            if self._lifeline.lost:
-                raise ClientLost(self._lifeline.lost)
+            if lost := self._lifeline.lost:
+                raise ClientLost(lost)
         self._lifeline.stop()
         if self._scout is not None:
             self._scout.stop()
@@ -217,12 +217,16 @@ class Reader:
         self._consume(self._progress)
 
     def _consumer_finds(self) -> bool:
-        """For the lifeline, on its thread. Who is fed, or has nothing to read, is not asked: it costs all metadata."""
-        behind = any(progress.frontier < progress.tracker.end_offset for progress in list(self._progress.values()))
-        if not behind or self._now() - self._took_at < HUNGRY_AFTER_S:
+        """For the lifeline, on its thread. Only a hungry consumer is asked: meanwhile it does nothing for the loop.
+
+        Hungry: there is something to read, we want it, and nothing has come for a while.
+        """
+        wanted = [p for place, p in list(self._progress.items()) if place not in self._held]
+        behind = [p.place.topic for p in wanted if p.frontier < p.tracker.end_offset]
+        if not behind or self._paused or self._now() - self._took_at < HUNGRY_AFTER_S:
             return True
         with self._consumer_stays:
-            return consumer_finds(self._consumer)
+            return self._lifeline.stopped or consumer_finds(self._consumer, behind[0])
 
     def _commit(self, positions: list[Found]) -> None:
         """Let lag tools see how far a restart would not go back. Nobody depends on it: what fails is only logged."""
@@ -252,6 +256,7 @@ class Reader:
             log.debug("consumer_paused", queue_depth=depth)
         elif self._paused and depth <= self._queue_batches // 2:
             self._paused = False
+            self._took_at = self._now()
             log.debug("consumer_resumed", queue_depth=depth)
 
     @property

@@ -90,4 +90,5 @@ def consumer_settings(client: Mapping[str, Any], view: View, prefetch_bytes: int
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
+        "allow.auto.create.topics": False,
     }

@@ -1,0 +1,77 @@
+"""The broker dies that admin clients take for the controller; the others live.
+
+What goes to the controller (topics' ids, the question who is in the cluster) is then asked in vain until the client's
+metadata is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from tests.broker.cluster import Cluster
+from tests.broker.contract import HANG_GUARD_S, ask_until
+from txninsightd import clock
+from txninsightd.ingest import lifeline
+from txninsightd.ingest.identity import Identity
+from txninsightd.ingest.lifeline import IN_VAIN, Lifeline, admin_finds, newcomer_finds
+from txninsightd.ingest.refresh import Refresh
+from txninsightd.ingest.settings import admin_settings
+from txninsightd.tools.stack.broker import create_topics
+
+CLIENTS = 12
+NAME = "orders"
+QUIET = logging.getLogger("txninsightd.tests.dead-controller")
+QUIET.propagate = False
+QUIET.addHandler(logging.NullHandler())
+
+
+def controller_of(admin: AdminClient) -> int:
+    """The node that this client takes for the controller."""
+    return int(admin.describe_cluster(request_timeout=HANG_GUARD_S).result().controller.id)
+
+
+def new_admin(cluster: Cluster) -> AdminClient:
+    """As the readers have one."""
+    return AdminClient(admin_settings({"bootstrap.servers": cluster.bootstrap}), logger=QUIET)
+
+
+@pytest.fixture
+def cluster(kafka_libs: Path, tmp_path: Path) -> Iterator[Cluster]:
+    """Three brokers, any of which may die."""
+    running = Cluster(tmp_path, kafka_libs)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+
+
+def test_ids_are_told_again_and_nobody_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifeline, "ANSWER_WITHIN_S", 1.0)
+    create_topics(cluster.bootstrap, {NAME: 1})
+    by_controller: dict[int, list[AdminClient]] = defaultdict(list)
+    for admin in [new_admin(cluster) for _ in range(CLIENTS)]:
+        by_controller[controller_of(admin)].append(admin)
+    dead, group = max(by_controller.items(), key=lambda each: len(each[1]))
+    watched, asking = group[: len(group) // 2], group[len(group) // 2 :]
+    identities = [Identity(admin, Refresh(admin, clock.now), clock.now) for admin in asking]
+
+    def is_told(identity: Identity) -> bool:
+        return NAME in identity.poll([NAME], at_once=True).right
+
+    for identity in identities:
+        ask_until(partial(is_told, identity), "the id")
+    watching = Lifeline(lambda: newcomer_finds(lambda: new_admin(cluster)))
+    for i, admin in enumerate(watched):
+        watching.watch(f"admin-{i}", partial(admin_finds, admin))
+    cluster.nodes[dead].kill()
+    for _ in range(IN_VAIN + 1):
+        watching.look()
+        assert watching.lost == []
+    for identity in identities:
+        ask_until(partial(is_told, identity), "the id, from another node")
