@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "counted as forgotten, and what still comes of it as late. Done when the command returns 0.",
     )
     forgetting.add_argument("txn_id", metavar="TXN_ID", help="its id (after -- if it begins with a -)")
+    # Any other default than SUPPRESS would overwrite a --config that stands before the command.
     forgetting.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="the running daemon's YAML file"
     )

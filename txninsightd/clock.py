@@ -6,6 +6,7 @@ one anchor, taken by the parent before it forks. Setting the wall clock forward 
 
 import time
 
+# BOOTTIME and not MONOTONIC, which stands still while the machine is suspended.
 _ANCHOR = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -64,6 +64,7 @@ def run_daemon(config: Config, path: Path) -> int:
     log.info("configured", config=config.redacted())
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
+    # Once, before any fork: an aggregator that begins anew must mean the same moment by `start` as the one before.
     started_at = clock.now()
     heartbeats = Heartbeats(child_names(reader_counts(config)))
     running = Running(config, path)
@@ -79,6 +80,7 @@ def run_daemon(config: Config, path: Path) -> int:
 
     lock = DirectoryLock(Path(config.state.directory))
     try:
+        # Before any fork, never let go: all children hold it with the parent, and the next daemon waits for the last.
         lock.acquire()
         notifier = Notifier.from_environment(os.environ)
         programs, counts = Programs(aggregator, reader), reader_counts(config)
@@ -137,6 +139,7 @@ def run_reader(config: Config, view: View, index: int, descriptor: int, multipro
     name = reader_name(view, index)
     stops: list[None] = []
     become(name, on_terminate=lambda: stops.append(None))
+    # Before the imports, since prometheus_client looks for it at its own.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
     from txninsightd.expose.worker_health import WorkerHealth
     from txninsightd.ingest.assembly import make_reader
@@ -202,6 +205,7 @@ async def _aggregate(
     await orders.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     await _tick(aggregator, Reporter(control), stopping, tick_s)
+    # An order is answered once a checkpoint holds what came of it, so no order may come after the last checkpoint.
     await orders.stop()
     aggregator.tick()
     aggregator.close()
@@ -237,6 +241,8 @@ def _resume(
         beat=beat,
         heartbeat_ages_s=heartbeats.ages_s,
     )
+    # A restored ledger judges by the rules of its checkpoint until it adopts those of the file; thresholds that have
+    # changed wait until both views have caught up.
     aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
     return aggregator, exposed
 
@@ -250,6 +256,7 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
             await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else tick_s)
         except TimeoutError:
             continue
+        # Once `stopping` is set, the wait above is none: without this the loop would spin until the lines end.
         await asyncio.sleep(0.02)
 
 

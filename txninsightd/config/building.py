@@ -95,5 +95,6 @@ def _source(source: str | Tree) -> Tree:
             return {"type": "key"}
         case {"header": name}:
             return {"type": "header", "name": name}
+        # What is left is a path: bare, or as the one key of a mapping.
         case {"path": path} | path:
             return {"type": "path", "names": str(path).split(".")}

@@ -40,6 +40,7 @@ def check(reading: Reading) -> None:
     for rule in _RULES:
         faults.extend(rule(sound))
     for path, message in dict.fromkeys(faults):
+        # A placeholder was not written by the operator, so nothing is said of it.
         if not _is_around(reading.unread, path):
             reading.fault(path, message)
 
@@ -66,6 +67,7 @@ def _is_number(checker: Any, value: Any) -> bool:
 
 def _pattern(_validator: Any, pattern: str, value: Any, _schema: Tree) -> Iterator[ValidationError]:
     """The keyword as ECMA means it: `$` is the end, where Python's also stands before a last line break."""
+    # In the schema's patterns each $ is an anchor: none is escaped, none stands in a class.
     if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
         yield ValidationError("does not match")
 
@@ -85,6 +87,7 @@ def _starts(value: object) -> bool:
 
 @cache
 def _validator() -> Any:
+    # A format judges texts alone; that the value must be one is for `type` to say.
     formats = FormatChecker(formats=())
     formats.checks("listen")(_is_listen)
     formats.checks("regex", raises=(re.error, RecursionError, OverflowError))(_compiles)
@@ -117,6 +120,7 @@ def _faults_of(error: Any, path: KeyPath) -> Iterator[Fault]:
             yield path, "expected exclude only beside a pattern (found it alone)"
         case "not":
             yield path, node["x-expected"]
+        # Here the instance is a key, not a value.
         case _ if "propertyNames" in error.absolute_schema_path:
             yield (*path, value), f"expected {_expectation(node)} (found another key)"
         case _:

@@ -225,6 +225,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def topic_for(self, topic: str) -> Topic | None:
         """Give the entry that covers a topic: one that names it, else the first pattern, else None."""
+        # Of those that sort alike, min() keeps the first.
         return min((entry for entry in self.topics if entry.matches(topic)), key=_patterns_last, default=None)
 
     def redacted(self) -> dict[str, Any]:

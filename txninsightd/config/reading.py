@@ -30,12 +30,15 @@ class _Scalar(NamedTuple):
 
 
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+# In the order in which they are tried: what is an int would be a float, too. A form is tried only on texts that begin
+# with one of its characters; "" is the empty text.
 _SCALARS = {
     f"{_TAG}null": _Scalar(re.compile(r"(?:~|null|Null|NULL|)\Z"), [*"~nN", ""], lambda _: None),
     f"{_TAG}bool": _Scalar(
         re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), [*"tTfF"], lambda text: text.lower() == "true"
     ),
     f"{_TAG}int": _Scalar(re.compile(r"[-+]?[0-9]+\Z"), [*"-+0123456789"], int),
+    # YAML writes .inf and .nan, float() takes them without the dot; 1.e5 is 1e5.
     f"{_TAG}float": _Scalar(
         re.compile(rf"(?:{_FLOAT})\Z"), [*"-+.0123456789"], lambda text: float(re.sub(r"\.(?=[A-Za-z])", "", text))
     ),
@@ -46,6 +49,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's parser with YAML 1.2's core scalars."""
 
 
+# Emptied, or PyYAML's own forms, which are YAML 1.1's, would be tried as well.
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _scalar in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, _scalar.form, _scalar.first_characters)
@@ -108,6 +112,7 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
             node: yaml.Node | None = loader.get_single_node()
             return node
         finally:
+            # For errors that say no line themselves: as far as the parser has come.
             line = loader.line + 1
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -194,6 +199,7 @@ class _Walk:
         if node.tag == f"{_TAG}str":
             return self._string(node, path)
         scalar = _SCALARS.get(node.tag)
+        # Only a tag that was written out can disagree with its text: !!int x.
         if scalar is None or not scalar.form.match(node.value):
             return self._unread(node, path, "expected plain YAML (found a tag: !...)")
         try:

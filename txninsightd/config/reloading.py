@@ -67,6 +67,7 @@ def merge(running: Config, wanted: Config) -> Reloaded:
     changed = list(_differences(running, wanted, ()))
     applied = [path for path in changed if effect_of(path) is Effect.LIVE]
     merged = running
+    # A section is a struct, of which one key can be replaced; transaction_types is a dict, and taken over whole.
     for path in {path[:2] if path[0] != "transaction_types" else path[:1] for path in applied}:
         merged = _with(merged, wanted, path)
     waiting = [one_line(key_name(path)) for path in changed if effect_of(path) is Effect.RESTART]

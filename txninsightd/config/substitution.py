@@ -54,6 +54,7 @@ class Substitution:
     def _file(self, name: str) -> str:
         path = self._folder / name
         try:
+            # To open a pipe could wait for ever.
             if not path.is_file():
                 raise SubstitutionError(f"expected a file to read at {name!r} (found none)")
             with path.open("rb") as stream:
@@ -69,6 +70,7 @@ def _text(name: str, content: bytes) -> str:
         raise SubstitutionError(f"expected at most {_FILE_BYTES} bytes in {name!r} (found more)")
     try:
         text = content.decode()
+    # Raised without its cause, which carries the bytes of what may be a secret.
     except UnicodeDecodeError:
         raise SubstitutionError(f"expected UTF-8 text in {name!r} (found other bytes)") from None
     return text.removesuffix("\n").removesuffix("\r")

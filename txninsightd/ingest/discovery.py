@@ -40,6 +40,7 @@ class PartitionScout:
         self._now = now
         self._known: set[Place] = set()
         self._ids: dict[str, str] = {}
+        # None: nobody has looked yet.
         self._at_first_look: set[Place] | None = None
         self._checks = TopicChecks(admin, now)
         self._news: SimpleQueue[Discovery] = SimpleQueue()
@@ -89,15 +90,19 @@ class PartitionScout:
         self._name_missing(topics)
         refusals = self._checks.refusals(wanted)
         self._problems += refusals.values()
+        # Before the offsets are asked for. A topic that is made anew in between is found under its old id: the readers
+        # hear of another one, tell nothing of it and set it aside, and the next look sees the new id.
         ids = topic_ids(self._admin, wanted)
         made_anew = self._forget_made_anew(ids)
         present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
         places = {Place(name, partition) for name, partitions in present.items() for partition in partitions}
+        # Kept, also where no start could be learnt: these partitions are of the first look at the next one, too.
         if self._at_first_look is None:
             self._at_first_look = set(places)
         found = self._starts({p for p in places - self._known if p.topic in ids and p.topic not in made_anew})
         self._known.update(Place(f.topic, f.partition) for f in found)
         unsure = self._unsure(wanted, places, refusals)
+        # What has no start yet is not read, and could carry events: the look must not move the horizon.
         complete = places <= self._known and not unsure
         if complete:
             self._forget(self._known - places)
@@ -140,6 +145,8 @@ class PartitionScout:
     def _unsure(self, topics: Mapping[str, Any], places: set[Place], refusals: Mapping[str, str]) -> set[Place]:
         """Partitions that were known, and are missing although their topic is there: half an answer."""
         missing = {place for place in self._known - places if place.topic in topics}
+        # Of a topic that is known to be compacted, partitions are missing for good; of one whose policy was never
+        # learnt, only until it answers.
         return {place for place in missing if place.topic not in refusals or not self._checks.knows(place.topic)}
 
     def _name_missing(self, topics: dict[str, Any]) -> None:
@@ -159,6 +166,8 @@ class PartitionScout:
             return found + self._ask(first, OffsetSpec.latest())
         moment_ms = int((self._now() - start.ago_s) * 1000)
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
+        # No record since that moment. A consumer would take this answer for the end at the time of its assignment,
+        # which is another one in each view: so both begin at the last stable offset of one moment.
         beyond_end = {Place(f.topic, f.partition) for f in at_moment if f.start_offset == OFFSET_END}
         found += [f for f in at_moment if f.start_offset != OFFSET_END]
         return found + self._ask(beyond_end, OffsetSpec.latest())
@@ -179,6 +188,7 @@ class PartitionScout:
             except KafkaException as failure:
                 self._problems.append(f"partition {tp.topic}/{tp.partition}: {failure.args[0].str()}")
                 continue
+            # OFFSET_END (-1) answers a question for a moment; a broker that hangs gives -1001, and no error.
             if offset >= 0 or offset == OFFSET_END:
                 found.append(Found(tp.topic, tp.partition, offset))
             else:

@@ -59,6 +59,7 @@ class EndQuestions:
 
     def _ask(self, places: Iterable[Place], now: float) -> None:
         wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
+        # Does not count as asked: about the first partitions that are assigned, the question goes out at once.
         if not wanted:
             return
         self._asked_at = now

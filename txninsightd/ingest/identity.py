@@ -98,6 +98,7 @@ class Identity:
         now = self._now()
         if not self._asked and (at_once or now >= self._next_at):
             topics = {topic for topic, held in self._held.items() if held}
+            # Of what is set aside nothing is read, so to ask about it now and then is enough.
             if now >= self._in_vain_at:
                 topics.update(also)
                 self._in_vain_at = now + ASK_IN_VAIN_EVERY_S
@@ -115,13 +116,16 @@ class Identity:
         took_s = self._now() - self._asked_at
         self._next_at = self._asked_at + min(max(ASK_EVERY_S, SHARE_OF_TIME * took_s), ASK_EVERY_S_AT_MOST)
         told = Told([], [], [])
+        # Emptied first, since `_drop` takes from it.
         asked, self._asked = self._asked, {}
         for topic, question in asked.items():
             is_right = self._is_right(topic, question.answer)
             if is_right:
                 told.right.append(topic)
+                # The first so many are those of then: whatever else takes from it (`_drop`) takes the question along.
                 held = self._held.get(topic)
                 told.messages.extend(held.popleft() for _ in range(question.held) if held)
+            # No answer says nothing: what is held goes on waiting, and the topic is asked about again.
             elif is_right is not None:
                 told.wrong.append(topic)
                 self._drop(topic)

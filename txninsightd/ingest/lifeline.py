@@ -63,6 +63,7 @@ class Lifeline:
         """Ask each of them once."""
         silent = [name for name, finds in self._clients.items() if not finds()]
         outage = bool(silent) and not self._newcomer()
+        # Who found somebody begins at 0 again, in an outage all. A new dict, since the work loop reads it meanwhile.
         self._in_vain = {name: self._in_vain.get(name, 0) + 1 for name in silent if not outage}
 
     def _run(self) -> None:

@@ -31,6 +31,7 @@ from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import Assign, Discovery, Durable, Found, Line, Pause, Place, Retune, ToReader
 
 POLL_S = 0.05
+# The word on a topic's id is only heard when the loop comes round, and what is held back waits for it.
 POLL_S_WHILE_HOLDING = 0.005
 HUNGRY_AFTER_S = 5.0
 HELD_SHARE = 4
@@ -114,11 +115,13 @@ class Reader:
         self._batch_records = batch_records
         self._queue_batches = queue_batches
         self._scout = scout
+        # The keys of these three have no incarnation: a record or a Pause names topic and partition, nothing more.
         self._progress: dict[Place, Progress] = {}
         self._aside: dict[Place, Found] = {}
         self._held: set[Place] = set()
         self._paused = False
         self._took_at = now()
+        # Held by the lifeline's thread while it asks the consumer, and here while the consumer is closed or replaced.
         self._consumer_stays = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
         lifeline.watch("consumer", self._consumer_finds)
@@ -130,11 +133,14 @@ class Reader:
             self.step()
             if lost := self._lifeline.lost:
                 raise ClientLost(lost)
+        # Before the lock is taken: whoever waits for it on the lifeline's thread then leaves the closed consumer alone.
         self._lifeline.stop()
         if self._scout is not None:
             self._scout.stop()
         with self._consumer_stays:
             self._consumer.close()
+        # What is still held back stays unsaid, and is read again by the next reader here. The rest goes out for as long
+        # as the parent bears it, which kills a reader that has not ended in half of `stop_timeout_s`.
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
             self._line.flush()
@@ -167,6 +173,7 @@ class Reader:
             self._commit(command.positions)
         elif isinstance(command, Retune):
             self._retune(command)
+        # `Known` is left, which only the first monitor is sent.
         elif self._scout is not None:
             self._scout.start(command.places, command.topic_ids, command.looked)
 
@@ -177,6 +184,8 @@ class Reader:
 
     def _assign(self, starts: list[Found]) -> None:
         """Read these, from now on from there."""
+        # Of a topic made anew all goes that was read under the old id, partitions that are not named here too, and a
+        # Pause of the old one with it.
         anew = {s.topic for s in starts if self._identity.expect(s.topic, s.topic_id)}
         if anew:
             self._leave([place for place in (*self._progress, *self._aside) if place.topic in anew])
@@ -205,15 +214,18 @@ class Reader:
         """Have the consumer fetch these, which it does not yet, from their frontiers."""
         starts = [TopicPartition(p.topic, p.partition, self._progress[p].frontier) for p in places]
         self._consumer.incremental_assign(starts)
+        # What the aggregator has paused stays so; a new consumer does not know of it.
         held = self._partitions(self._held.intersection(places))
         if held:
             self._consumer.pause(held)
 
     def _renew_consumer(self) -> None:
+        # Not hung: the lifeline may hold the lock for as long as one question takes, and closing takes its time.
         self._health.working()
         with self._consumer_stays:
             self._consumer.close()
             self._consumer = self._make_consumer()
+        # All partitions, from their frontiers: what the old consumer had prefetched is fetched again.
         self._consume(self._progress)
 
     def _consumer_finds(self) -> bool:
@@ -221,6 +233,7 @@ class Reader:
 
         Hungry: there is something to read, we want it, and nothing has come for a while.
         """
+        # A copy, since the loop may change the dict meanwhile.
         wanted = [p for place, p in list(self._progress.items()) if place not in self._held]
         behind = [p.place.topic for p in wanted if p.frontier < p.tracker.end_offset]
         if not behind or self._paused or self._now() - self._took_at < HUNGRY_AFTER_S:
@@ -242,6 +255,7 @@ class Reader:
         if held == (place in self._held):
             return
         (self._held.add if held else self._held.discard)(place)
+        # One that is not read just now is paused when it is assigned.
         if place in self._progress:
             (self._consumer.pause if held else self._consumer.resume)(self._partitions([place]))
 
@@ -272,12 +286,15 @@ class Reader:
     def _take_batch(self) -> list[Any]:
         wait_s = POLL_S_WHILE_HOLDING if self._identity.depth else POLL_S
         if self._paused:
+            # A line with nothing to write can always be written to: to wait for it would make the loop spin.
             select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
             return []
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
         self._took_at = self._now()
+        # consume() alone would wait until the batch is full or its time over. So poll() waits for one record, and this
+        # takes what has come with it.
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
 
     def _sort(self, records: list[Any]) -> dict[Place, list[Any]]:
@@ -288,6 +305,7 @@ class Reader:
         for record in records:
             if record.error() is not None:
                 self._take_error(record, by_place, lost)
+                # The error may have made its place `lost`, so whatever comes next looks its list up anew.
                 last_partition = -1
                 continue
             topic, partition = record.topic(), record.partition()
@@ -296,11 +314,14 @@ class Reader:
                 last_topic, last_partition, current = topic, partition, [] if place in lost else by_place[place]
             current.append(record)  # type: ignore[union-attr]
         touched = [place for place in by_place if place in self._progress]
+        # Every abort rests on this order: first the batch is noted, then the position is asked for, on the same thread.
+        # All delivered below it is then in the notes. -1001 (nothing read since the assignment) loses to the others.
         for position in self._consumer.position(self._partitions(touched)) if touched else ():
             place = Place(position.topic, position.partition)
             progress = self._progress[place]
             progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
             if by_place[place] and place not in lost:
+                # A record came through: the next damage is felt out from one offset again.
                 progress.stride = 1
         return {place: by_place[place] for place in touched}
 
@@ -317,6 +338,7 @@ class Reader:
             progress.eof_offset = record.offset()
             by_place[place]  # touched, though nothing arrived
         elif error.code() in UNREADABLE:
+            # The good records before the damage count: the frontier is not behind them yet, and the gap begins there.
             if by_place[place]:
                 progress.frontier = max(progress.frontier, by_place[place][-1].offset() + 1)
             self._resume_after_loss(place, progress, str(error))
@@ -337,6 +359,7 @@ class Reader:
             low, high = self._consumer.get_watermark_offsets(partition, timeout=5)
         except KafkaException as failure:
             log.error("position_lost", topic=place.topic, partition=place.partition, error=str(failure))
+            # Where the log begins and ends is not known: no gap is told, and the same offset is tried again.
             low = high = progress.frontier
         if progress.frontier > high:
             log.error(
@@ -360,6 +383,7 @@ class Reader:
             to_offset=resume_at,
             error=error,
         )
+        # An end that was told before must not lift the frontier over what is fetched from here on.
         progress.eof_offset = -1
         progress.add_gap(progress.frontier, resume_at)
         self._consumer.incremental_unassign([partition])
@@ -371,21 +395,26 @@ class Reader:
 
     def _report(self, batch: dict[Place, list[Any]]) -> None:
         """While the outbox is full, what is not a record waits in the progress: the outbox stays bounded."""
+        # After `_sort` has read the frontiers: `decided_at` may be late, for which settlement waits, never early.
         now = self._now()
         for place, progress in self._progress.items():
+            # Before `has_news`, which looks at the `as_of` that this may move.
             progress.tracker.reached(progress.frontier)
             records = batch.get(place)
             if records or (progress.has_news and not self._paused):
                 self._health.working()
                 self._identity.hold(self._builder.message(progress, records or [], now))
+                # After the message, which begins where the one before it ended (`reported`).
                 progress.put_into_words()
 
     def _take_answer(self, answer: Answer) -> None:
         progress = self._progress.get(answer.place)
+        # Asked before this life of the partition began, it may be about the topic that bore the name before.
         if progress is None or answer.asked_at < progress.begun_at:
             return
         if answer.end_offset is not None:
             progress.tracker.answered(answer.asked_at, answer.end_offset)
+        # Without a leader nobody can write: it ends where it ended when that was last known.
         elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
             progress.tracker.answered(answer.asked_at, progress.tracker.end_offset)
         else:
@@ -413,5 +442,6 @@ class Reader:
             (offset, as_of), incarnation = self._progress[place].told, self._progress[place].place.incarnation
             aside[place] = Found(*place[:2], offset, as_of, incarnation, self._identity.id_of(place.topic))
         self._leave(places)
+        # After `_leave`, which forgets what is set aside, too.
         self._aside.update(aside)
         log.warning("topics_set_aside", topics=sorted({place.topic for place in places}), partitions=len(places))

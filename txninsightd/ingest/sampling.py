@@ -11,6 +11,7 @@ class Sampler:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        # Keys are few (a topic and a result, a facility), so none is forgotten.
         self._next_at: dict[Hashable, float] = {}
         self._unsaid: Counter[Hashable] = Counter()
 

@@ -53,6 +53,7 @@ class TopicChecks:
                 self._compacted[resource.name] = "compact" in future.result()["cleanup.policy"].value
                 self._ask_at[resource.name] = self._now() + ASK_AGAIN_S
             except (KafkaException, KeyError) as failure:
+                # A policy that was learnt once goes on holding. `_ask_at` stays as it was, so the next look asks again.
                 if resource.name not in self._compacted:
                     unknown[resource.name] = (
                         f"topic {resource.name} is not read, since its cleanup.policy cannot be learnt ({failure}): "
@@ -72,6 +73,8 @@ def ask_ids(admin: AdminClient, topics: Iterable[str], within_s: float) -> "dict
 
 def take_id(description: TopicDescription) -> str:
     """The topic's id, out of an answer that came a moment ago; takes away the reference that the client lost in it."""
+    # Exactly one too many. A client that loses none, or is wrong in another way, is left alone: a reference too few
+    # would free what is still in use.
     if _references(description) == _REFERENCES + 1:
         ctypes.pythonapi.Py_DecRef(ctypes.py_object(description.topic_id))
     return str(description.topic_id)

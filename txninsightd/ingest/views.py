@@ -106,6 +106,7 @@ class MonitorBuilder:
         """Larger values than this are oversized, events further ahead of their records clamped."""
         self._value_bytes = value_bytes
         self._future_tolerance_s = future_tolerance_s
+        # A decoder keeps the bounds that it was made with.
         self._decoders: dict[str, Decoder] = {}
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings:
@@ -122,6 +123,7 @@ class MonitorBuilder:
             columns.results[RecordResult.OK.value] = len(columns.offsets)
         gaps = progress.take_gaps()
         if gaps:
+            # Ends less starts, since gaps are flat pairs.
             columns.results[RecordResult.GAP.value] = sum(gaps[1::2]) - sum(gaps[::2])
         tracker = progress.tracker
         return Sightings(
@@ -192,6 +194,8 @@ class _Columns:
         """Append one sighting."""
         self.offsets.append(offset)
         self.txn_ids.append(event.txn_id)
+        # By identity: decoders intern, and equal ones that are two objects cost an entry more. `signatures` keeps each
+        # alive, so that no id is used twice.
         index = self._index_of.get(id(event.signature))
         if index is None:
             index = self._index_of[id(event.signature)] = len(self.signatures)
@@ -214,6 +218,7 @@ class ValidatorBuilder:
         return Coverage(
             topic=progress.place.topic,
             partition=progress.place.partition,
+            # The end of the message before: coverage has no holes but the gaps that it names.
             from_offset=progress.reported,
             to_offset=progress.frontier,
             decided_at=now,

@@ -16,6 +16,7 @@ class Backoff:
     def died(self, now: float) -> float:
         """A death at `now`; gives the seconds to wait before the next start."""
         self._deaths.append(now)
+        # Deaths of long ago count no more, and the waits become short again.
         while now - self._deaths[0] > self._window_s:
             self._deaths.popleft()
         return float(min(self._max_s, self._initial_s * 2 ** (len(self._deaths) - 1)))

@@ -17,8 +17,10 @@ from typing import Any
 import msgspec
 
 READ_BYTES = 1 << 20
+# A wish: the kernel grants what net.core.wmem_max allows.
 BUFFER_BYTES = 4 << 20
 LENGTH = struct.Struct(">I")
+# The other end is gone; the second, when it left something of ours unread.
 BROKEN = (BrokenPipeError, ConnectionResetError)
 
 
@@ -29,6 +31,7 @@ class Channel:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._encode = msgspec.msgpack.Encoder().encode
+        # Of the first frame in it, `_written` bytes are in the pipe already: the rest must follow before any other.
         self._outbox: deque[bytes] = deque()
         self._written = 0
         self._inbox = bytearray()
@@ -88,6 +91,7 @@ class Channel:
             (length,) = LENGTH.unpack_from(inbox, start)
             end = start + LENGTH.size + length
             if len(inbox) < end:
+                # The rest comes later, or never, if its writer was killed: then Kafka still has what was in it.
                 break
             frames.append(bytes(inbox[start + LENGTH.size : end]))
             start = end
@@ -106,6 +110,7 @@ def descriptor_pair() -> tuple[int, int]:
 def _detach(connection: "Connection[Any, Any]") -> int:
     descriptor = os.dup(connection.fileno())
     connection.close()
+    # A second descriptor of the same socket, which this `with` closes; the option stays with the socket.
     with socket.socket(fileno=os.dup(descriptor)) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     return descriptor

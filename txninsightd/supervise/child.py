@@ -26,8 +26,10 @@ def become(name: str, on_terminate: Callable[[], None] | None) -> None:
     assert parent is not None
     assert parent.pid is not None
     die_with(parent.pid)
+    # What the parent has made is no garbage here, and to look at it would copy its pages.
     gc.freeze()
     gc.set_threshold(*COLLECTOR)
+    # The pipe is the parent's: a signal that reaches this process must not wake it.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -35,5 +37,6 @@ def become(name: str, on_terminate: Callable[[], None] | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: on_terminate())
+    # After the handlers: what has come since the fork finds these, and not copies of the parent's.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     logs.bind(name)

@@ -14,6 +14,7 @@ import structlog
 
 from txninsightd.vocabulary import FromAggregator, FromParent, Report
 
+# The kernel would cut a longer message without a word; a test sends the longest that there is.
 MOST_BYTES = 1 << 17
 REPORT_EVERY_S = 2.0
 MOST_STATUS_CHARS = 1000
@@ -32,6 +33,7 @@ def tell(
 ) -> bool:
     """Send one message; says whether there was anybody left to take it. Waits no longer than `patience_s`."""
     body = msgspec.msgpack.encode(message)
+    # Set at each call: `hear` makes the same socket one that never waits.
     end.settimeout(patience_s)
     try:
         if descriptor is None:
@@ -49,6 +51,7 @@ def hear(end: socket.socket) -> tuple[bytes, int | None]:
     end.setblocking(False)
     try:
         body, descriptors, _, _ = socket.recv_fds(end, MOST_BYTES, 1)
+    # The other end went, and left something unread that was sent from here.
     except ConnectionResetError:
         return b"", None
     for descriptor in descriptors:
@@ -83,6 +86,7 @@ class Reporter:
     def report(self, status: str, serving: bool = True) -> None:
         """Whether the aggregator serves, and its line for the operator."""
         report, now = Report(serving, status[:MOST_STATUS_CHARS]), self._now()
+        # Whether it serves is told at once: systemd's READY=1 waits for it.
         changed = self._told is None or report.serving != self._told.serving
         if report == self._told or (now < self._next_at and not changed):
             return

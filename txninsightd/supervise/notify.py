@@ -67,6 +67,7 @@ class Notifier:
         self._tell("STOPPING=1")
 
     def _tell(self, message: str) -> bool:
+        # Nobody listens, which counts as delivered: nothing has to be said again.
         if self._address is None:
             return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address

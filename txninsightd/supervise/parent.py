@@ -78,6 +78,7 @@ class Slot:
         self.index = index
         self.backoff = backoff
         self.process: BaseProcess | None = None
+        # The first start is no restart.
         self.restarts = -1
         self.start_at = 0.0
 
@@ -111,6 +112,7 @@ class Parent:
         self._notifier = notifier
         self._report = NO_REPORT
         self._ready = False
+        # Process ids of those that were killed for their silence, so that each is told once.
         self._hung: set[int | None] = set()
         self._now = now
         self._context = get_context("fork")
@@ -124,6 +126,7 @@ class Parent:
         self._hangups: list[int] = []
         self._reload = reload
         self._reloads = Reloads()
+        # A config that the aggregator which lives was not told of yet.
         self._untold: bytes | None = None
         self._woken, self._wake = os.pipe()
         self._told: Family | None = None
@@ -135,6 +138,7 @@ class Parent:
         log.info("daemon_started", pid=os.getpid(), readers=len(self._slots))
         try:
             while not self._signals:
+                # Before the starts, so that whoever is forked below goes by the new config already.
                 self._reload_if_asked()
                 self._start_what_is_due()
                 self._tell_config()
@@ -145,6 +149,7 @@ class Parent:
                 if verdict:
                     self._kill_all()
                     return verdict
+                # After the burial: the dead fall silent, too.
                 self._kill_the_hung()
         except BaseException:
             self._kill_all()
@@ -159,6 +164,8 @@ class Parent:
     def _listen_to_signals(self) -> None:
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
+        # A handler alone does not end `wait`, which goes on waiting after it (PEP 475); the byte in this pipe does. One
+        # that is full wakes just as well.
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGHUP, lambda number, _: self._hangups.append(number))
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -173,7 +180,9 @@ class Parent:
     def _reload_if_asked(self) -> None:
         if not self._hangups:
             return
+        # Before the file is read: who asks meanwhile may have changed it again.
         self._hangups.clear()
+        # Until the service is ready, the READY=1 that is to come is that of its start, not of a reload.
         if self._ready:
             self._notifier.reloading()
         config, counts = self._reload(), self._reloads
@@ -208,6 +217,7 @@ class Parent:
     def _fork(self, name: str, program: Callable[[], None]) -> BaseProcess:
         """Fork with the stop signals blocked, so that none is lost before the child has its own handlers."""
         process = self._context.Process(target=program, name=name)
+        # Before the fork: the first beat of the child must not be overwritten.
         self._watch.forked(name)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -221,6 +231,7 @@ class Parent:
         ours, theirs = control_pair()
 
         def program() -> None:
+            # With a copy of the parent's end in it, the aggregator would never hear that the parent is gone.
             ours.close()
             self._programs.aggregator(theirs)
 
@@ -229,6 +240,7 @@ class Parent:
         self._aggregator_restarts += 1
         theirs.close()
         self._control = ours
+        # A new aggregator has not heard of the family, and was forked with the newest config.
         self._told = None
         self._untold = None
 
@@ -243,6 +255,7 @@ class Parent:
         slot.process = self._fork(slot.name, program)
         slot.restarts += 1
         os.close(theirs)
+        # Where this fails, nobody has the other end once ours is closed: the reader hears that, and ends.
         tell(control, Attach(slot.view, slot.index), ours)
         os.close(ours)
 
@@ -251,6 +264,7 @@ class Parent:
     def _wait(self) -> None:
         """Until something happens: a signal, a death, a word from the aggregator, a restart or a look that is due."""
         due = [self._aggregator_start_at] if self._aggregator is None else []
+        # While the aggregator dies slowly, readers that are due are not started, and must not make this loop spin.
         if self._control is not None:
             due += [s.start_at for s in self._slots if s.process is None]
         timeout = max(0.0, min(due) - self._now()) if due else math.inf
@@ -276,6 +290,7 @@ class Parent:
 
     def _bury_the_dead(self) -> int:
         """Plan a restart for every child that has died; gives an exit code when there is no hope."""
+        # First, since it takes the readers along: that they end, too, is no death that counts against them.
         if self._aggregator is not None and not self._aggregator.is_alive():
             return self._bury_aggregator()
         for slot in self._slots:
@@ -308,6 +323,7 @@ class Parent:
         if self._aggregator_backoff.hopeless:
             log.error("gave_up", child="aggregator")
             return EXIT_GAVE_UP
+        # At the first start it is for the operator to mend; what has worked before may work again.
         first = self._aggregator_restarts == 0
         return code if code == EXIT_UNUSABLE or (code in (EXIT_CANNOT_LISTEN, EXIT_STATE) and first) else 0
 
@@ -319,6 +335,7 @@ class Parent:
         self._watch.look()
         hung = [process for process in self._living() if self._watch.is_hung(process.name)]
         for process in hung:
+            # Whom the kernel does not let go of (D, disk sleep) stays hung, and the watchdog unfed.
             if process.pid not in self._hung:
                 self._hung.add(process.pid)
                 silence_s = round(self._watch.silence_s(process.name), 1)
@@ -335,6 +352,7 @@ class Parent:
         """Ready, once: the aggregator serves and every work loop comes round. Whether Kafka answers is not asked."""
         waits_for = [name for name in self._names if not self._watch.has_beaten(name)]
         if not self._ready and self._report.serving and not waits_for:
+            # Where it could not be delivered, the next turn says it again.
             self._ready = self._notifier.ready()
         self._notifier.status(self._status(waits_for))
 
@@ -375,6 +393,7 @@ class Parent:
         readers = [slot.process for slot in self._slots if slot.process is not None]
         for process in readers:
             process.terminate()
+        # A list, no generator; and below, the call before the `and`: each is awaited, whatever became of the others.
         orderly = all([self._await(process, deadline - stop_timeout_s / 2) for process in readers])
         for slot in self._slots:
             self._kill(slot)

@@ -42,6 +42,7 @@ class Running:
                 keys=reloaded.needs_restart,
                 advice="restart txninsightd for these; until then they stay as they were",
             )
+        # Not by msgspec, whose encoders refuse a Secret. The bytes go through memory alone (`in_memory`).
         return pickle.dumps(self.config)
 
 
