@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 
+# The values of these enums, Kind's numbers too, stand in checkpoints (core/state.py) or in labels of metrics.
 class Kind(IntEnum):
     """The four kinds of event."""
 
@@ -109,6 +110,7 @@ class RecordResult(StrEnum):
 class Place(NamedTuple):
     """One partition of one topic. A topic that is deleted and made anew is another one: its `incarnation` is higher."""
 
+    # Their order is the order of places wherever events are ordered (core/events.py), and how a checkpoint has them.
     topic: str
     partition: int
     incarnation: int = 0
@@ -216,6 +218,7 @@ class Line(Protocol):
         """Give the descriptor back."""
 
 
+# gc=False: no part of a cycle, so nothing that the collector need walk through; these and Coverage are very many.
 class Sightings(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     """What a monitor saw of one partition since its last message, as columns of equal length.
 
@@ -249,6 +252,7 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     `decided_at` is the validator's clock when it read this frontier.
     """
 
+    # What waits for the monitor stands in checkpoints, by position: a new field goes to the end, with a default.
     topic: str
     partition: int
     from_offset: int

@@ -29,6 +29,7 @@ def runs_of(offsets: list[int]) -> list[int]:
     """Ascending offsets as flat pairs of half-open runs: [3, 4, 5, 8] -> [3, 6, 8, 9]."""
     if not offsets:
         return []
+    # Ascending and without a hole, as most batches are: one run, no loop.
     if offsets[-1] - offsets[0] == len(offsets) - 1:
         return [offsets[0], offsets[-1] + 1]
     runs = [offsets[0]]
@@ -65,6 +66,7 @@ class EndTracker:
         """The broker, asked at `asked_at`, says the log ends at `end_offset`."""
         if asked_at <= self._answered_at:
             return
+        # Where nobody answered before, this is 0 all the same: when that outage began is not known, so it is none.
         outage_from = self._answered_at if self._failed else 0.0
         self.end_offset, self._answered_at, self._failed = end_offset, asked_at, False
         if len(self._ahead) >= self.MOST_KEPT:
@@ -85,6 +87,7 @@ class EndTracker:
 
         It goes on from there once that outage was taken.
         """
+        # A message has room for one outage, the one that its `as_of` ends.
         while self._ahead and self._ahead[0][1] <= position and not self.outage_from:
             self.as_of, self.reached_offset, self.outage_from = self._ahead.popleft()
 
@@ -189,6 +192,7 @@ class PartitionState:
 
     def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int, read_at: float) -> None:
         """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""
+        # Batches are told apart by their first and last offset, so none may be empty.
         if offsets:
             self._sighted.append(Sighted(offsets, txn_ids))
             self.undecided += len(offsets)
@@ -205,6 +209,7 @@ class PartitionState:
         if coverage.to_offset <= before:
             return {}
         self._waiting.append(coverage)
+        # A range takes room even where nothing was delivered in it.
         self.waiting_runs += 1 + len(coverage.runs) // 2
         self.validator_offset = coverage.to_offset
         self.waiting_since = coverage.decided_at if self.monitor_offset > self.validator_offset else 0.0
@@ -218,6 +223,7 @@ class PartitionState:
             upto = min(coverage.to_offset, self.monitor_offset)
             if upto <= self.decided_offset:
                 break
+            # Only up to the monitor: beyond it sightings may still come, and what has no sighting can get no verdict.
             undelivered = list(self._undelivered(coverage, self.decided_offset, upto))
             self.decided_offset = upto
             if upto == coverage.to_offset:
@@ -227,11 +233,13 @@ class PartitionState:
         self._forget_decided()
 
     def _undelivered(self, coverage: Coverage, start: int, end: int) -> Iterator[Undelivered]:
+        # Between the range before and this one the validator never looked: unknown, never aborted.
         if start < coverage.from_offset:
             skipped = min(coverage.from_offset, end)
             for offset, txn_id in self._sightings_in(start, skipped):
                 yield Undelivered(offset, txn_id, Verdict.UNKNOWN, coverage.decided_at)
             start = skipped
+        # Runs decide first: what was delivered is committed, even where a gap is told over it.
         for low, high in _holes(coverage.runs, start, end):
             for offset, txn_id in self._sightings_in(low, high):
                 verdict = Verdict.UNKNOWN if _inside(coverage.gaps, offset) else Verdict.ABORTED
@@ -274,6 +282,7 @@ class PartitionState:
         drop(close)
         close.txn = None
         self.closes_given_up += 1
+        # To take one out of the midst of a deque is to walk through it, so they go together.
         if self.closes_given_up > LEAST_COMPACTED + len(self.pending_closes) // 2:
             self.pending_closes = deque(c for c in self.pending_closes if c.txn is not None)
             self.closes_given_up = 0
@@ -281,6 +290,7 @@ class PartitionState:
 
 def _holes(runs: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
     """The parts of [start, end) that no run covers."""
+    # Runs begin at even places: the one that `start` lies in, else the first behind it.
     i = bisect_right(runs, start) & ~1
     while start < end and i < len(runs):
         if runs[i] > start:

@@ -50,6 +50,7 @@ class Wheel:
         if bucket is None:
             bucket = self._buckets[second] = Bucket(second, self._buckets)
             heappush(self._order, second)
+            # Seconds without a bucket leave the heap once they come first, far ones never. A sorted list is a heap.
             if len(self._order) > 2 * len(self._buckets) + MOST_STALE:
                 self._order = sorted(self._buckets)
         return bucket
@@ -104,6 +105,7 @@ class Deadlines(Wheel, Generic[T]):
             for item in bucket:
                 item.bucket = None
                 (taken if item.due_at < now else later).append(item)
+        # Not within the loop: what is due later in the second of `now` would come up again and again.
         for item in later:
             self._put(item, floor(item.due_at))
         return taken

@@ -71,6 +71,7 @@ class Decoder:
             words = (word, step, txn_type, status, kept_time)
             signatures = self._signatures.get(words)
             if signatures is None:
+                # Before labels, ts and id are checked: what is no event of ours is foreign, not malformed.
                 kind = self._kinds.get(word)
                 if kind is None:
                     return RecordResult.FOREIGN
@@ -80,13 +81,16 @@ class Decoder:
             if at > record_ts + self._future_tolerance_s:
                 return Decoded(txn_id, signatures[1], record_ts)
             return Decoded(txn_id, signatures[0], at)
+        # ValueError is the base of msgspec's errors and of bad UTF-8; RecursionError comes of deep nesting.
         except (_Unreadable, ValueError, RecursionError, OverflowError):
             return RecordResult.MALFORMED
 
     def _sign(self, kind: Kind, words: "Words") -> tuple[Signature, Signature]:
         """The signature of these words, and that of an event that has them but is stamped in the future."""
         _, step, txn_type, status, kept_time = words
+        # Labels are checked first: what is too long is refused before anything is kept of it.
         said = (kind, _label(step), _label(txn_type), _label(status))
+        # Words without end would fill it; those in use are back with their next record.
         if len(self._signatures) >= MOST_SIGNATURES:
             self._signatures.clear()
         self._signatures[words] = signatures = (Signature(*said, False, kept_time), Signature(*said, True, kept_time))
@@ -100,6 +104,7 @@ class Decoder:
         elif isinstance(source, FromKey):
             found = key.decode() if key is not None else None
         elif isinstance(source, FromHeader):
+            # A header may be there twice: the last counts, as with `Headers.lastHeader` of Kafka's own client.
             values = [value for name, value in headers or () if name == source.name and value is not None]
             found = values[-1].decode() if values else None
         txn_id = _text(found, MOST_ID_CHARS)
@@ -110,6 +115,7 @@ class Decoder:
     def _seconds(self, ts: float | str) -> float:
         if isinstance(ts, str):
             moment = msgspec.convert(ts, datetime)
+            # Without a zone it names no moment.
             if moment.tzinfo is None:
                 raise _Unreadable
             seconds = moment.timestamp()
@@ -161,6 +167,7 @@ class _Shape:
         if rest:
             attribute, branch = self._branches.setdefault(name, (f"branch_{len(self._branches)}", _Shape()))
             return f"{attribute}.{branch._add_path(tuple(rest), kind)}"
+        # Two fields may be read from one place (say, ts and txn_id): the type must allow for both.
         attribute, known = self._leaves.get(name, (f"field_{len(self._leaves)}", kind))
         self._leaves[name] = (attribute, known | kind)
         return attribute
@@ -174,6 +181,7 @@ class _Shape:
             names[attribute] = name
         for name, (attribute, branch) in self._branches.items():
             nested = branch.struct()
+            # A branch that is missing reads like one with nothing in it.
             fields.append((attribute, nested, nested()))
             names[attribute] = name
         return msgspec.defstruct("Record", fields, rename=names, namespace=self._constants, frozen=True, gc=False)

@@ -57,6 +57,7 @@ class LabelCap:
         label = self._known.get(value)
         if label is not None:
             return label
+        # The two of UNNAMED take no room.
         if value is None or len(self._known) - 2 >= self._most:
             self.cut += 1
             return OVERFLOW
@@ -103,6 +104,7 @@ class PairCap:
 
     def _name(self, first: str, value: str | None) -> str:
         label = self._second(value)
+        # What is cut is not kept, here or below: of that there is no end.
         if label == OVERFLOW:
             return label
         if len(self._known) >= self._most:
@@ -165,6 +167,7 @@ class Figures:
         self.replayed: Counter[tuple[str, str]] = Counter()
         self.objective_missed: Counter[str] = Counter()
         self.stuck: Counter[tuple[str, str]] = Counter()
+        # All at 0 from the start: of a series that begins at 1, Prometheus sees no increase.
         self.anomalies: Counter[str] = Counter({a.value: 0 for a in Anomaly})
         self.records: Counter[tuple[str, str, str]] = Counter()
         self.limit_hits: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))
@@ -201,6 +204,7 @@ class Figures:
         if shown.opened_s is not None:
             seconds = self.opened_seconds[shown.txn_type]
             seconds[shown.opened_s] += by
+            # Else every second in which ever one was opened would stay, with a 0.
             if not seconds[shown.opened_s]:
                 del seconds[shown.opened_s]
 

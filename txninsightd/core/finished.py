@@ -54,9 +54,11 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 def is_plain(txn: Transaction, colocated: bool) -> bool:
     """Whether a closed transaction went as it should: all committed (the caller knows), one close, and no more."""
+    # Of what is committed only closes have notes: more than one note, more than one close.
     if txn.doubtful or txn.future or txn.given_up_steps or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
         return False
     events = txn.events
+    # Identity will do: a partition's events share its Place, and where they do not, `finish` comes to the same result.
     return not colocated or (
         events[-1].signature.kind == Kind.TRANSACTION_CLOSE and all(event.place is events[0].place for event in events)
     )
@@ -65,6 +67,7 @@ def is_plain(txn: Transaction, colocated: bool) -> bool:
 def finish_plain(txn: Transaction, now: float) -> Finished:
     """Evaluate a transaction of which `is_plain` holds."""
     kpis = measure(in_order(txn.events), txn.sighted_open, txn.partial)
+    # Its open may lie before the moment at which reading began.
     if txn.early:
         kpis.anomalies.discard(Anomaly.CLOSE_WITHOUT_OPEN)
     [note] = txn.notes.values()
@@ -77,6 +80,7 @@ def finish(
 ) -> Finished:
     """Evaluate a transaction whose outcome is final. What lies beyond the close that ended it counts for nothing."""
     counted = list(up_to_first_close(life)) if colocated else life
+    # All that the events beyond the close had a say in is worked out anew: they are late, sighted in time or not.
     if len(counted) < len(life):
         txn.events = [j.event for j in counted]
         txn.txn_type = type_of(txn.events)
@@ -84,6 +88,7 @@ def finish(
         txn.early = any(event.ts < start_at for event in txn.events)
     partial = txn.partial
     outcome = outcome_of(counted, partial, retry_maybe_unread or txn.given_up_steps > 0)
+    # Where steps were not kept, the k-th open and the k-th done that are left need not belong together.
     measured = [j for j in counted if j.kind not in STEP_KINDS] if txn.given_up_steps else counted
     kpis = kpis_of(measured, partial) if outcome is Outcome.CLOSED else no_kpis()
     kpis.anomalies.update(common_anomalies(counted, colocated, txn.late_retry))
@@ -96,6 +101,7 @@ def finish(
 
 def give_up(txn: Transaction, life: list[Judged], outcome: Outcome, now: float) -> Finished:
     """End a transaction whose outcome will never be known: evicted, or forgotten. Nothing is measured of it."""
+    # It may have passed `settle_max_s` and then waited for a verdict: that is no settlement to be counted.
     txn.overtime = False
     return Finished(txn, life, outcome, attempts_of(life), no_kpis(), None, 0, now)
 
@@ -109,6 +115,7 @@ def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
     close = first_committed_close(life)
     if close is None:
         return None
+    # Each reader notes when it came by, and the validator may be the first of the two: hence not below 0.
     note = txn.notes[close.event.place, close.event.offset]
     return max(0.0, note.decided_at - note.sighted_at)
 
@@ -172,9 +179,11 @@ class Archive:
     def add(self, finished: Finished, now: float) -> None:
         """Keep a settled transaction."""
         txn_id = finished.txn.txn_id
+        # Remembered from its settlement on, not from when it leaves the archive: `was_aborted` asks the memory alone.
         forgotten = self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
         if forgotten:
             self._limit_hits["remembered_ids"] += forgotten
+        # Another life of the id (a late retry) goes to the end: those settled first stand first, which `_drop` goes by.
         before = self.lingering.pop(txn_id, None)
         if before is not None:
             self.kept_events -= len(before.txn.events)

@@ -46,6 +46,7 @@ class Domain:
         else:
             self.gaps.append(Gap(place, passed_at, seen_before))
         if len(self.gaps) > MOST_GAPS:
+            # Merged, they cover more than both did: too many may be suspended, never too few.
             one, other = self.gaps[:2]
             self.gaps[:2] = [
                 Gap(one.place, max(one.passed_at, other.passed_at), min(one.seen_before, other.seen_before))
@@ -68,6 +69,7 @@ class Horizon:
         """A partition that may carry events from now on; of a topic made anew, it takes the old one's part."""
         place = _whichever(partition.place)
         self._partitions[place] = partition
+        # A domain outlives the topic that is made anew: its `as_of` must not fall, and transactions stand in its wheel.
         if place not in self._domains:
             self._domains[place] = Domain() if self._colocated else self._everywhere
 
@@ -117,6 +119,7 @@ class Horizon:
 
     def seen_everywhere(self) -> float:
         """The smallest monitor `as_of` of all partitions as of now, not beyond the last discovery. May fall."""
+        # Of no partition no silence was seen.
         present = [p.monitor_as_of for p in self._partitions.values() if not p.gone]
         return min(self.discovered_at, *present) if present else UNSEEN
 
@@ -133,6 +136,7 @@ class Horizon:
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed something in this partition that it could not read."""
+        # When it was not there yet, nothing in it was unread either.
         self._domain(partition.place).add_gap(
             partition.place, passed_at, max(partition.monitor_as_of, partition.absent_at)
         )
@@ -149,6 +153,7 @@ class Horizon:
         domains = {id(d): d for d in (self._domain(e.place) for e in txn.events)} if self._colocated else None
         for domain in domains.values() if domains is not None else (self._everywhere,):
             if domain.gaps:
+                # Gaps are rare: only where there is one are the events gone through.
                 began = min(event.record_ts for event in txn.events)
                 yield from (gap for gap in domain.gaps if began <= gap.passed_at + self.settle_max_s)
 
@@ -158,6 +163,7 @@ class Horizon:
         merged = Outage(min([began, *(o.began for o in known)]), max([ended, *(o.ended for o in known)]))
         if known == [merged]:
             return False
+        # In the order of time, apart from each other: `due_after` goes through them once.
         self.outages = sorted([o for o in self.outages if o not in known] + [merged])[-MOST_OUTAGES:]
         return True
 

@@ -13,6 +13,7 @@ import msgspec
 from txninsightd.core.events import Event, Judged, Life, event_order
 from txninsightd.vocabulary import Anomaly, Kind, Verdict
 
+# In the order in which Kind names them.
 OPEN, STEP_OPEN, STEP_DONE, CLOSE = map(int, Kind)
 
 StepFigure = tuple[str | None, float]
@@ -64,6 +65,7 @@ def measure(events: list[Event], open_sighted: bool, partial: bool) -> Kpis:
         before = ts
     anomalies: set[Anomaly] = set()
     durations = _step_durations(opened, done, anomalies)
+    # Events are in order, so the first of each list is the earliest; a closed life has a close.
     duration = None if partial or not opens else closes[0].ts - opens[0]
     if duration is not None and duration < 0:
         anomalies.add(Anomaly.NEGATIVE_GAP)
@@ -103,6 +105,7 @@ def common_anomalies(life: Life, colocated: bool, late_retry: bool) -> set[Anoma
     found: set[Anomaly] = set()
     if any(j.event.signature.future for j in life):
         found.add(Anomaly.FUTURE_TIMESTAMP)
+    # Without the incarnation: a topic made anew is no other place for a key.
     if colocated and len({(j.event.place.topic, j.event.place.partition) for j in life}) > 1:
         found.add(Anomaly.NOT_COLOCATED)
     if late_retry:

@@ -179,6 +179,7 @@ class Ledger:
         self.caught_up = False
         self.horizon = Horizon(rules.colocated, rules.settle_max_s)
         self.settlement = Settlement(rules.colocated, rules.settle_max_s, self.horizon)
+        # Dicts as ordered sets: who is looked at first follows from the messages, not from where objects lie in memory.
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
         self._idlest = Idlest()
@@ -203,6 +204,7 @@ class Ledger:
         """Reading begins, or goes on, at `now`: nothing new is called stuck before both views have seen beyond that."""
         self._resumed_at = now
         for partition in self.partitions.values():
+            # After a clock was set back, `as_of` would lie in the future, and silence unseen would count as seen.
             partition.monitor_as_of = min(partition.monitor_as_of, now)
             partition.validator_as_of = min(partition.validator_as_of, now)
         self.horizon.not_beyond(now)
@@ -230,8 +232,10 @@ class Ledger:
 
     def discovered(self, message: Discovery) -> list[Found]:
         """Take in which partitions there are: lost ones are no longer waited for. Gives what to begin, and where."""
+        # First, since what begins bears the number of the topic that is there now.
         for topic, topic_id in message.topic_ids.items():
             self._identify(topic, topic_id, message.asked_at)
+        # Before `discovered_at` moves: what begins now was not there at the look before this one (see Horizon.gap).
         begun = [found for each in message.found if (found := self._begin(each)) is not None]
         if message.complete:
             self._note_absent(message)
@@ -270,12 +274,14 @@ class Ledger:
             if absent and partition.gone and not partition.void:
                 self._void(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
             partition.gone = absent or partition.void
+            # Where events are colocated, some wait for this partition alone, in which nothing will ever be read.
             if partition.void and absent:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
     def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
         """It was deleted: what has no verdict yet never gets one. `unread`: part of it may never have been read."""
         place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
+        # As if the validator had told of a gap: the usual walk then finds all that pends to be unknown.
         unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
         self._decide(partition)
@@ -294,6 +300,7 @@ class Ledger:
         partition = self._partition_of(message)
         if partition is None:
             return
+        # Asked before `monitor_offset` moves. Flat pairs: the last number is the end of the last gap.
         gap_is_new = bool(message.gaps) and message.gaps[-1] > partition.monitor_offset
         if message.to_offset > partition.monitor_offset:
             self.figures.count_records("monitor", message.topic, message.results)
@@ -302,9 +309,13 @@ class Ledger:
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
         if gap_is_new:
+            # Before `as_of` moves: up to where it stands now, the partition was seen without the gap.
+            # Only the stuck are looked at: who waits is asked about gaps when it falls due.
             self.horizon.gap(partition, message.read_at)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
+        # Before `as_of` passes the outage: who falls due by that must be judged with the outage known.
         self._note_outage(message)
+        # 0 is larger than UNSEEN, and yet no moment that was seen.
         if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
             partition.monitor_as_of = message.as_of
             self._dirty.update(dict.fromkeys(self.horizon.advance(partition)))
@@ -324,6 +335,7 @@ class Ledger:
 
     def tick(self, now: float) -> None:
         """What depends on the wall clock alone: settlement that waited for too long, and forgetting."""
+        # While warming up, the time in which nobody read would pass for waiting; but that may not last for ever.
         if now > self._resumed_at + self.rules.settle_max_s or not self.warming_up:
             self.settlement.overdue(now)
             self.archive.age(now)
@@ -362,6 +374,7 @@ class Ledger:
         yield from self.archive.keep(rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, now)
         if self.judged_by is not None:
             return
+        # Those of now: who comes later is judged by the new rules anyway.
         live = iter(list(self.live.values()))
         yield
         while portion := list(islice(live, REJUDGED_A_STEP)):
@@ -410,6 +423,7 @@ class Ledger:
         signatures = [self.shared(Signature(*s)) for s in message.signatures]
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
+        # With too many undecided, all but a first event is past a limit; `_has_room` still lets in opens and closes.
         most = self.rules.most_events_each if self.undecided < self.rules.most_undecided else 1
         late, passed_over, lived = 0, [], len(live)
         for offset, txn_id, index, ts, record_ts in zip(*columns, strict=True):
@@ -429,6 +443,7 @@ class Ledger:
             if moment > txn.last_at:
                 txn.last_at = moment
             if ts < start_at:
+                # Not simple: the gauge of partial ones is to be told, which only an evaluation does.
                 txn.early = True
                 txn.simple = False
             txn_type = types[index]
@@ -436,6 +451,7 @@ class Ledger:
                 if txn.txn_type is None:
                     txn.txn_type = txn_type
                 else:
+                    # Which type holds is up to the order of the events, not of their arrival; `_evaluate` finds out.
                     txn.retype = True
                 txn.simple = False
             if not (txn.simple and plain[index]):
@@ -443,6 +459,7 @@ class Ledger:
                 if not plain[index]:
                     self._note_end(partition, txn, event, message.read_at)
         kept = (columns[0], columns[1]) if not passed_over else _without(passed_over, columns[0], columns[1])
+        # Late events are in the columns, and in no transaction.
         self.kept_events += len(kept[0]) - late
         self._admitted += len(live) - lived
         return kept
@@ -504,6 +521,7 @@ class Ledger:
             txn.sighted_open = True
             txn.opened_at = min(txn.opened_at, event.ts)
         elif kind == Kind.TRANSACTION_CLOSE:
+            # Sightings come by ascending offset, so these stand in the order in which verdicts will come.
             partition.pending_closes.append(txn.await_verdict(event.place, event.offset, event.record_ts, sighted_at))
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
@@ -511,6 +529,8 @@ class Ledger:
     def _note_outage(self, message: Sightings) -> None:
         """The broker did not answer for a while: the stuck, and who waits to be settled as aborted, get more time."""
         if message.outage_from and self.horizon.outage(message.outage_from, message.as_of):
+            # Who stands in a wheel needs no look: it falls due as before, and then waits for longer. But when an abort
+            # may settle stands in its ending.
             self._dirty.update(dict.fromkeys(self.stuck.values()))
             self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
 
@@ -531,10 +551,12 @@ class Ledger:
         present = [p.both_as_of for p in self.partitions.values() if not p.gone]
         seen = min(present, default=UNSEEN)
         if self.warming_up and seen > self._resumed_at:
+            # First, or `_set_cause` would withhold them again.
             self._resumed_at = NOT_KNOWN
             self._dirty.update(self._withheld)
             self._withheld = {}
             self._evaluate_dirty()
+        # Last: what is found stuck at the first catch-up of all is shown, and not counted as having become so.
         self.caught_up = self.caught_up or seen > UNSEEN
 
     def _decide(self, partition: PartitionState) -> None:
@@ -544,6 +566,7 @@ class Ledger:
             closes = partition.pending_closes
             while closes and closes[0].offset < decided_offset:
                 close = closes.popleft()
+                # Taken out, so that it is not noted a second time below.
                 verdict = verdicts.pop(close.offset, Verdict.COMMITTED)
                 txn = close.txn
                 if txn is None:
@@ -553,6 +576,8 @@ class Ledger:
                 txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
                 self._dirty[txn] = None
             for u in undelivered:
+                # An event of a life that is over may meet the next life of its id, which then has a note of what it
+                # does not have. That costs it the short ways, and changes no verdict.
                 txn = live.get(u.txn_id) if u.offset in verdicts else None
                 if txn is not None:
                     txn.note(place, u.offset, Note(u.verdict, decided_at))
@@ -577,6 +602,7 @@ class Ledger:
                 self.breathe()
 
     def _evaluate(self, txn: Transaction) -> None:
+        # It may be over since it was made dirty, or its id may live again as another.
         if self.live.get(txn.txn_id) is not txn:
             return
         if txn.retype:
@@ -585,12 +611,14 @@ class Ledger:
         life = self.life(txn) if txn.doubtful else None
         if life is not None:
             txn.opened_at = earliest_open(life)
+        # Which wheel is its own may have changed with its events, or with the `as_of`s.
         drop(txn)
         txn.state = self._state(txn, life)
         self._set_cause(txn, self._stuck(txn, life))
         txn.simple = txn.state is State.OPEN and txn.cause is None and not txn.doubtful
         self._prepare_ending(txn, life)
         self._show(txn)
+        # Whoever is new comes by here at the end of its first message, since it is not simple yet.
         if txn.idle_bucket is None:
             self._idlest.add(txn)
 
@@ -612,6 +640,7 @@ class Ledger:
             if not self._close_waits_too_long(txn, thresholds.commit_pending_after_s):
                 return None
             return self._cause(txn, life, thresholds)
+        # And for good, since what lay in a gap is never read: no wheel.
         if self.horizon.maybe_unread(txn):
             return None
         if txn.state is State.OPEN:
@@ -620,6 +649,7 @@ class Ledger:
             stuck = None
             if self.horizon.of(txn) > min(idle_at, overdue_at):
                 stuck = self._cause(txn, life, thresholds)
+            # Idle is the first of all causes: nothing that falls due can change it. The overdue may become idle.
             if stuck is None or stuck.cause is not Cause.IDLE:
                 self.horizon.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
             return stuck
@@ -630,6 +660,7 @@ class Ledger:
         if stuck is None:
             due_at = self._due_after(latest_abort(life), self.rules.retry_grace_s)
             if self.horizon.of(txn) > due_at:
+                # The monitor has seen enough; how far the validator has come, for what still pends, no wheel can tell.
                 self._await_validator[txn] = None
             else:
                 self.horizon.wheel(txn).set(txn, due_at)
@@ -674,6 +705,7 @@ class Ledger:
                 txn.since = stuck.since
             return
         if self.warming_up and txn.cause is None:
+            # It may stand in no wheel now, as the stuck do not: it is looked at again when both views have caught up.
             self._withheld[txn] = None
             return
         change = StuckChange(txn.txn_id, txn.txn_type, txn.cause, cause, stuck.since if stuck is not None else 0.0)
@@ -706,9 +738,11 @@ class Ledger:
 
     def _prepare_ending(self, txn: Transaction, life: list[Judged] | None) -> None:
         ending = None
+        # Colocated, the first decided close ends it, though another may pend.
         if txn.deciding is not None and (txn.state in ENDED or self.rules.colocated):
             record_ts, _, _, decided_at = txn.deciding
             ending = Ending(record_ts + self.rules.settle_lateness_s, decided_at, wholly_aborted=False)
+        # An abort with something left behind has no ending: it stays until it is retried, forgotten or evicted.
         elif life is not None and not any(j.stands for j in life):
             decided_at = latest_abort(life)
             ending = Ending(self._due_after(decided_at, self.rules.retry_grace_s), decided_at, wholly_aborted=True)
@@ -717,6 +751,7 @@ class Ledger:
 
     def _finish(self, txn: Transaction, now: float) -> Finished:
         assert txn.ending is not None
+        # Before `finish`, which cuts off what lies beyond the close.
         events = len(txn.events)
         if txn.committed_close and is_plain(txn, self.rules.colocated):
             finished = finish_plain(txn, now)
@@ -771,6 +806,7 @@ class Ledger:
         """The limit that the live transactions exceed."""
         if len(self.live) > self.rules.most_open:
             return "open_transactions"
+        # Live ones alone: as long as it is only both together, what lingers goes.
         return "kept_events" if self.kept_events > self.rules.most_events else None
 
     def _evict(self, txn: Transaction, limit: str, now: float) -> Finished:

@@ -40,6 +40,7 @@ def retried_since(close: Judged, life: Life) -> bool:
     for j in life:
         if j.verdict is Verdict.ABORTED:
             what = (j.kind, j.event.signature.step)
+            # Of several aborted copies the first: from its ts on, a standing one may be its retry.
             aborted[what] = min(aborted.get(what, NEVER), j.event.ts)
     for j in life:
         if not j.stands:
@@ -98,6 +99,7 @@ def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_
     Whoever could not write during the outage also gets `grace_s` after it.
     """
     due = reference + wait_s
+    # They come in the order of time: a wait that one has lengthened may run into the next.
     for outage in outages:
         if outage.began < due and outage.ended > reference:
             due = max(due + outage.ended - max(outage.began, reference), outage.ended + grace_s)
@@ -154,6 +156,7 @@ def latest_abort(life: Life) -> float:
 def _idle(s: Situation) -> float | None:
     if s.state is not State.OPEN or s.maybe_unread:
         return None
+    # `last_at` knows of the steps that were not kept.
     since = s.due_after(max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s)
     return since if s.horizon > since else None
 
@@ -161,6 +164,7 @@ def _idle(s: Situation) -> float | None:
 def _overdue(s: Situation) -> float | None:
     if s.state is not State.OPEN or s.maybe_unread:
         return None
+    # Without a standing open this is NEVER, too.
     since = s.due_after(earliest_open(s.life), s.thresholds.overdue_after_s)
     return since if s.horizon > since else None
 
@@ -262,6 +266,7 @@ def up_to_first_close(life: Life) -> Life:
     if not decided:
         return life
     first = min(decided, key=lambda j: (j.event.place, j.event.offset)).event
+    # In other partitions (a breach) no offset tells before from after: all of theirs count.
     return [j for j in life if j.event.place != first.place or j.event.offset <= first.offset]
 
 

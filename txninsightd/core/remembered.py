@@ -65,6 +65,8 @@ class Remembered:
         self._remember_s = remember_s
         self._most = most
         self._most_each = max(1, most // GENERATIONS)
+        # The oldest go, and room for a generation is left: the young are sealed at the next `add`, and would be
+        # forgotten all at once if they alone were more than `most`.
         self._young = dict(islice(self._young.items(), max(0, len(self._young) + self._most_each - most), None))
         self._forget_the_oldest()
 
@@ -82,6 +84,7 @@ class Remembered:
         if bit is not None:
             return bool(bit)
         for generation in reversed(self._sealed):
+            # The bit of `wanted` is 0, so this finds the hash with either bit.
             i = bisect_left(generation.hashes, wanted)
             if i < len(generation.hashes) and generation.hashes[i] | 1 == wanted | 1:
                 return bool(generation.hashes[i] & 1)

@@ -120,11 +120,13 @@ class Settlement:
         self._colocated = colocated
         self.settle_max_s = settle_max_s
         self._horizon = horizon
+        # Not colocated, the closed stand in both, and leave by the one that is ripe first.
         self._by_decided = Cohorts()
         self._by_key = Cohorts()
         self._aborted: dict[Place | None, Queue] = {}
         self._ready: list[tuple[Transaction, Ending]] = []
         self._parked: dict[Place, Queue] = {}
+        # Breaks ties in the heaps, where transactions cannot be compared.
         self._serial = count()
         self.given_up = 0
         self._compact_at = LEAST_COMPACTED
@@ -133,6 +135,7 @@ class Settlement:
 
     def await_ending(self, txn: Transaction, ending: Ending | None) -> None:
         """Let the transaction wait for this ending (None: it lives on) instead of a former one."""
+        # An equal ending stays the object that it is: queues tell the present one from former ones by identity.
         if ending != txn.ending:
             self.release(txn)
             txn.ending = ending
@@ -166,6 +169,7 @@ class Settlement:
             self._ready.append((txn, ending))
         else:
             self._by_decided.at(ending.decided_at).add(txn, ending)
+            # Rounded up: somewhat later, and far fewer cohorts.
             self._by_key.at(ceil(ending.key)).add(txn, ending)
 
     def overdue(self, now: float) -> None:
@@ -191,6 +195,7 @@ class Settlement:
         for txn, ending in self._final(partitions):
             if txn.ending is not ending:
                 continue
+            # Wholly aborted, nothing pends; colocated, what pends lies beyond the close, or is a breach.
             pending = None if ending.wholly_aborted or self._colocated else _own_pending(txn, partitions)
             if pending is None:
                 yield txn
@@ -203,6 +208,7 @@ class Settlement:
         yield from ready
         for place, queue in self._aborted.items():
             as_of = self._horizon.seen_everywhere() if place is None else self._horizon.seen_in(place)
+            # Those that nobody waits for go along, and are passed over in `ripe`.
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
         if not self._colocated:
@@ -223,6 +229,7 @@ class Settlement:
         yield from self._by_decided.take_before(seen.as_ofs[0])
         while (first := self._by_key.first()) is not None:
             key, cohort = first
+            # A later cohort that was decided earlier might be ripe; it can wait, and the queue is not searched.
             if key >= seen.read_past_where_not_seen(cohort.decided_at):
                 return
             yield from self._by_key.take_first()
@@ -230,6 +237,7 @@ class Settlement:
     def _seen(self, partitions: Mapping[Place, PartitionState]) -> Seen:
         discovered_at = self._horizon.discovered_at
         steps = sorted((p.monitor_as_of, p.read_past) for p in partitions.values() if not p.gone)
+        # The one added stands for partitions that nobody found yet: seen up to the last look, and read past nothing.
         steps = sorted([(min(as_of, discovered_at), past) for as_of, past in steps] + [(discovered_at, UNSEEN)])
         return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
 
@@ -238,6 +246,7 @@ def _own_pending(txn: Transaction, partitions: Mapping[Place, PartitionState]) -
     """The first of its sightings that has no verdict yet."""
     place, decided_offset = None, 0
     for event in txn.events:
+        # Mostly all lie in one partition, which is then looked up once.
         if event.place is not place:
             place = event.place
             decided_offset = partitions[place].decided_offset

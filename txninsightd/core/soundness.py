@@ -36,9 +36,11 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _check_judging(ledger: Ledger) -> None:
+    # By position: all but the last two are seconds.
     *waits, stuck, stuck_by_type = ledger.rules.judging
     each: list[Thresholds] = [stuck, *stuck_by_type.values()]
     waits += [s for t in each for s in (t.idle_after_s, t.overdue_after_s, t.commit_pending_after_s)]
+    # Said so that what is not a number fails: no comparison holds for it. So below.
     _require(all(0 <= wait < LATEST_S for wait in waits), "rules with an impossible time")
 
 

@@ -38,6 +38,7 @@ from txninsightd.vocabulary import Anomaly, Cause, Coverage, Kind, Outcome, Plac
 VERSION = 1
 TRANSACTIONS_A_CHUNK = 10_000
 
+# The place is the bit in checkpoints that exist: a new one goes to the end.
 FLAGS = (
     "committed_close",
     "unknown_close",
@@ -279,6 +280,7 @@ def dump(ledger: Ledger) -> Iterator[bytes]:
     """The state in chunks. Only between two messages, after `settle`; the ledger must not change until the last."""
     encode = msgspec.msgpack.Encoder().encode
     yield encode(_head(ledger))
+    # The order in which the head lists them, by which `_restore` counts.
     numbers = {place: i for i, place in enumerate(ledger.partitions)}
     final = ledger.settlement.final()
     to_look_at = ledger.to_look_at()
@@ -342,6 +344,7 @@ def _saved_memory(ledger: Ledger) -> SavedMemory:
 
 
 def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: bool) -> Rest:
+    # What `simple` does not say. PLAIN is told by identity: only who is something else gets a record of its own.
     if txn.simple and not (txn.causes or txn.given_up_steps or look_at):
         return PLAIN
     rest = _verdicts(txn, numbers)
@@ -443,9 +446,11 @@ def restore(chunks: Iterable[bytes], ledger: Ledger) -> None:
     reaches as far. Raises Unusable when the bytes cannot be read (the ledger is then spoilt), and OtherColocation.
     """
     collecting = gc.isenabled()
+    # Millions of objects come, and all of them stay: the collector would walk through them over and over.
     gc.disable()
     try:
         _restore(iter(chunks), ledger)
+    # These say nothing against the bytes.
     except (OSError, MemoryError, OtherColocation):
         raise
     except Exception as failure:  # whatever else goes wrong comes of what the bytes say
@@ -461,6 +466,8 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
         raise OtherColocation(head.colocated)
     ledger.start_at, ledger.caught_up, ledger.topics = head.start_at, head.caught_up, head.topics
     ledger.judge_as_before(head.judging, head.judged)
+    # Before the horizon, whose domains they make, and in the order in which they came: of the topics of one name the
+    # latest counts there.
     for saved in head.partitions:
         _restore_partition(ledger, saved)
     ledger.horizon.resume(head.discovered_at, head.outages, [(d.place, d.as_of, d.gaps) for d in head.domains])
@@ -476,6 +483,7 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
     if (len(ledger.live), len(ledger.archive.lingering)) != (head.live, head.lingering):
         raise ValueError(f"{len(ledger.live)} of {head.live} live transactions")
     for partition in ledger.partitions.values():
+        # They came transaction by transaction, and verdicts go by offset.
         partition.order_pending_closes()
     ledger.recount()
     check(ledger)
@@ -531,6 +539,7 @@ def _numbers(kind: str, data: bytes) -> "array[Any]":
 
 def _moments(data: bytes) -> "array[float]":
     moments = _numbers("d", data)
+    # What is not a number slips through min() and max(), but not through a sum.
     if moments and not (isfinite(sum(moments)) and -LATEST_S <= min(moments) <= max(moments) <= LATEST_S):
         raise ValueError("a moment that cannot be")
     return moments
@@ -564,8 +573,10 @@ def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[E
     ends = list(accumulate(counts))
     if not len(ends) == len(chunk.txn_ids) or (ends and ends[-1] != len(events)) or 0 in counts:
         raise ValueError("columns of different lengths")
+    # Whether a close has its verdict or awaits one stands in a Rest, and only those are checked (check_transaction).
     closing = {i for i, signature in enumerate(signatures) if signature.kind == Kind.TRANSACTION_CLOSE}
     closes = (i for i, number in enumerate(signature_numbers) if number in closing) if closing else ()
+    # As many transactions end at or before event `i` as come before its own.
     if any(bisect_right(ends, i) not in chunk.rest for i in closes):
         raise ValueError("a close in a transaction that is open")
     for start, end in zip([0, *ends], ends, strict=False):
@@ -575,6 +586,7 @@ def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[E
 def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[tuple[Transaction, Rest]]:
     """The transactions of a chunk, without what has to do with others."""
     types = [intern(name) if name is not None else None for name in chunk.txn_types]
+    # Few combinations occur: each is taken apart once, not once a transaction.
     flags = {number: _flags_set(number) for number in set(_numbers("I", chunk.flags))}
     rest = chunk.rest
     columns = zip(
@@ -654,6 +666,7 @@ def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Pl
     if txn.cause is not None:
         ledger.stuck[txn.txn_id] = txn
     if rest.look_at:
+        # Whether it awaited the validator or was withheld: the look will tell.
         ledger.look_at(txn)
     check_transaction(txn)
     if rest.ending is not None:

@@ -55,12 +55,14 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     wholly_aborted: bool
 
 
+# Compared as tuples. That never comes to the last number, since no two closes share place and offset.
 Deciding = tuple[float, Place, int, float]
 """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset); its decided_at."""
 
 MOST_CAUSES = 100
 """As many of the causes that a transaction was stuck for are kept, the latest."""
 
+# Shared by all who have none, and never added to: whoever needs one gets its own first.
 NO_NOTES: dict[tuple[Place, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 
