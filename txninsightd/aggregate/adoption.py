@@ -50,6 +50,7 @@ class Adoption:
 
     def want(self, rules: Rules) -> None:
         """Adopt these rules as soon as may be."""
+        # The latest word counts: what waits is of an older config.
         self._waiting = None
         if self._warming_up() and rules.judging != self._ledger.rules.judging:
             self._waiting = rules
@@ -65,15 +66,18 @@ class Adoption:
 
     def _begin(self, rules: Rules) -> None:
         gc.freeze()  # a collection in the midst of it would walk through all that lives
+        # Whatever is evaluated goes by them from here on; only what waits is judged anew, in the steps.
         self._steps = self._ledger.adopt(rules, self._now())
         if self._ledger.judged_by is None:
             log.info("judging_anew", live=len(self._ledger.live))
         self._loop.call_soon(self._slice, self._steps)
 
     def _slice(self, steps: Iterator[None]) -> None:
+        # Other rules came meanwhile: this callback is of the former ones, whose steps nobody takes any more.
         if steps is not self._steps:
             return
         until = perf_counter() + SLICE_S
+        # The steps give None; `self`, which they never give, says that there are no more.
         while (left := next(steps, self) is not self) and perf_counter() < until:
             pass
         self._after_slice()

@@ -88,6 +88,7 @@ class Checkpoints:
         """From now on as often as this."""
         self._every_s = every_s
         self.health = self.health._replace(every_s=every_s)
+        # Never later than it was due by the former interval.
         self._next_at = min(self._next_at, self._now() + every_s)
 
     def request(self, then: Then | None = None) -> None:
@@ -103,6 +104,7 @@ class Checkpoints:
         if self._writer is None:
             if now >= self._next_at:
                 self._begin(now)
+        # It hangs. Killed, it leaves its pipe, and `_reported` counts the failure.
         elif now - self._writer.begun_at > LONGEST_WRITE_S:
             os.kill(self._writer.pid, signal.SIGKILL)
 
@@ -110,6 +112,7 @@ class Checkpoints:
         """End the writer that runs, if any, and write the last checkpoint here, for all who wait. Failure is logged."""
         waiting = self._take_waiting()
         if self._writer is not None:
+            # What they wait for is in the last one as well. The pid is still the writer's: only `_bury` waits for it.
             waiting += self._writer.waiting
             os.kill(self._writer.pid, signal.SIGKILL)
             self._bury(self._writer)
@@ -126,10 +129,12 @@ class Checkpoints:
     def _take_waiting(self) -> list[Then]:
         """Who is to be told of the checkpoint that is begun now."""
         waiting, self._waiting = self._waiting, []
+        # It looks at the ledger, so nothing may be applied between this and the fork (or the dump).
         follower = self.on_begin()
         return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
+        # First of all, so that a fork that fails is not tried again at each tick.
         self._next_at = now + self._every_s
         waiting = self._take_waiting()
         report, theirs = os.pipe()
@@ -143,6 +148,7 @@ class Checkpoints:
             return
         if pid == 0:
             _write_and_exit(self._store, self._ledger, theirs, aggregator)
+        # Else the pipe would not end with the writer.
         os.close(theirs)
         self._writer = Writer(pid, report, now, waiting, bytearray())
         self._loop.add_reader(report, self._reported, self._writer)
@@ -154,6 +160,7 @@ class Checkpoints:
             writer.answer.extend(more)
             return
         try:
+            # Who was killed has said nothing, or half of it.
             answer = json.loads(writer.answer or b"{}")
         except ValueError:
             answer = {}
@@ -163,11 +170,14 @@ class Checkpoints:
         else:
             text = answer.get("error", "the process that wrote it was killed")
             self._failed(OSError(answer.get("errno", 0), text), writer.waiting)
+        # They asked while this one was written, and may miss in it what they want on disk: the next one comes at once,
+        # after a failure a little later.
         if self._waiting:
             self._next_at = self._now() + (0.0 if "bytes" in answer else RETRY_S)
         self.tick()
 
     def _bury(self, writer: Writer) -> None:
+        # Before it is closed, for then its number may be another's.
         self._loop.remove_reader(writer.report)
         os.close(writer.report)
         os.waitpid(writer.pid, 0)
@@ -175,6 +185,7 @@ class Checkpoints:
 
     def _succeeded(self, begun_at: float, size_bytes: int, waiting: list[Then]) -> None:
         now = self._now()
+        # As old as the state in it, not as the file.
         self.health = self.health._replace(written_at=begun_at, bytes=size_bytes, duration_s=now - begun_at)
         if self.problem is not None:
             log.info("checkpoint_written_again")
@@ -186,6 +197,7 @@ class Checkpoints:
     def _failed(self, failure: OSError, waiting: list[Then]) -> None:
         self.health = self.health._replace(failures=self.health.failures + 1)
         problem = f"no checkpoint can be written: {failure.strerror or failure}"
+        # Counted each time, said once for each reason.
         if problem != self.problem:
             log.error("checkpoint_failed", error=problem, advice="see to state.directory: room, rights, a sound disk")
         self.problem = problem
@@ -200,11 +212,14 @@ def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggrega
     """Never returns: nothing of the aggregator's may run twice."""
     try:
         die_with(aggregator)
+        # Its number may be that of the checkpoint's file soon, into which no signal may write.
         signal.set_wakeup_fd(-1)
         _keep_only(report)
         _die_first_of_all()
         os.write(report, _written(store, ledger))
     finally:
+        # Not sys.exit: the exit handlers, the loop and the `finally` blocks that were forked along are the
+        # aggregator's. The code says nothing: the report does.
         os._exit(0)
 
 

@@ -33,6 +33,7 @@ def resume(store: CheckpointStore, new_ledger: Callable[[], Ledger], now: float,
             checkpoint=text,
             advice="the one before it is taken, or none if this was the oldest; what came since is read again",
         )
+    # Also where it begins empty: nothing is called stuck before both views have passed this moment.
     resumed.ledger.resume(now)
     return resumed
 
@@ -48,6 +49,7 @@ def _newest(
         except (Unusable, OSError) as failure:
             store.pass_over(loaded.path, f"cannot be understood: {failure}")
             continue
+        # Nothing is wrong with it, so it is not passed over: to begin anew is for the operator to decide.
         except OtherColocation as other:
             raise StateUnusable(
                 f"the checkpoints in {loaded.path.parent} were written with events.colocated: "

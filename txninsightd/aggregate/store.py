@@ -41,6 +41,7 @@ KEPT = 2
 NAME = re.compile(r"checkpoint-(\d{12,})")
 PREFIX, SUFFIX = "checkpoint-", ".tmp"
 MAGIC = b"txninsightd checkpoint 1\n"  # the number is that of this layout
+# The fields of `Header`; big-endian, without padding.
 HEADER = Struct(f">{len(MAGIC)}sIdQQ")
 CHECKSUM = Struct(">I")
 LENGTH = Struct(">Q")
@@ -124,6 +125,7 @@ class CheckpointStore:
             path = self._path(number)
             try:
                 header = _check(path, self._version, breathe)
+            # Not passed over: it may be sound, and with other rights could be gone on from.
             except PermissionError as failure:
                 raise _unusable(self._directory, failure) from failure
             except OSError as failure:
@@ -140,6 +142,7 @@ class CheckpointStore:
         """
         written_at = self._now()
         self._remove_leftovers()
+        # Above those that were passed over, too: the greatest number is the newest.
         path = self._path(max(self._numbers(), default=0) + 1)
         descriptor, temporary = mkstemp(SUFFIX, PREFIX, self._directory)
         try:
@@ -150,6 +153,7 @@ class CheckpointStore:
             with suppress(OSError):
                 Path(temporary).unlink()
             raise
+        # Only now is the new name durable, and only then may an older one go.
         _sync_directory(self._directory)
         self._remove_old()
         return size_bytes
@@ -190,9 +194,11 @@ class DirectoryLock:
         """Take the lock; waits for those who are about to end. Raises StateUnusable where it cannot be had."""
         _make_usable(self._directory)
         try:
+            # A lock of flock is the open file's: forked children share it; whatever they execute does not.
             descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as failure:
             raise _unusable(self._directory, failure) from failure
+        # The children of a daemon that was killed go with it, but not at once.
         deadline = time.monotonic() + patience_s
         while not self._locked(descriptor):
             if time.monotonic() >= deadline:
@@ -228,9 +234,11 @@ def _make_usable(directory: Path) -> None:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(directory.parent)
+        # To list it, and to write in it, are different rights.
         next(directory.iterdir(), None)
         TemporaryFile(prefix=PREFIX, suffix=SUFFIX, dir=directory).close()
     except OSError as failure:
+        # A full disk keeps nobody from going on with what is there.
         if failure.errno not in NO_ROOM or not directory.is_dir():
             raise _unusable(directory, failure) from failure
 
@@ -273,6 +281,8 @@ def _note_pid(descriptor: int) -> None:
 
 def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[bytes]) -> int:
     """Write and sync one whole checkpoint; gives its bytes. The header comes last, since only then it is known."""
+    # Zeros hold the header's place. Its checksum goes on from that of the body, not the other way round, since what it
+    # says is known last.
     file.write(bytes(HEAD_BYTES))
     checksum = count = body_bytes = 0
     for chunk in chunks:
@@ -298,6 +308,7 @@ def _check(path: Path, newest_version: int, breathe: Callable[[], None]) -> Head
         checksum = _checksum(file, header, breathe)
     if CHECKSUM.pack(crc32(head[: HEADER.size], checksum)) != head[HEADER.size :]:
         raise Damaged("is damaged: its checksum does not fit what it holds")
+    # Only after the checksum: a flipped bit in the version is damage, not a newer txninsightd.
     if header.version > newest_version:
         raise Damaged(f"is too new: version {header.version}, and this txninsightd reads up to {newest_version}")
     return header
@@ -306,6 +317,7 @@ def _check(path: Path, newest_version: int, breathe: Callable[[], None]) -> Head
 def _header(head: bytes, size_bytes: int) -> Header:
     if not head:
         raise Damaged("is empty")
+    # As far as it goes: what ends within the first line is cut short, not foreign.
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
         raise Damaged("is no checkpoint that this txninsightd can read: its first line is another")
     if len(head) < HEAD_BYTES:
@@ -319,10 +331,12 @@ def _header(head: bytes, size_bytes: int) -> Header:
 
 def _checksum(file: "BufferedReader[FileIO]", header: Header, breathe: Callable[[], None]) -> int:
     """Of the chunks and their lengths, block by block; what the header says is not believed yet."""
+    # One buffer for all, so that no chunk is held whole.
     block = memoryview(bytearray(BLOCK_BYTES))
     checksum, left = 0, header.body_bytes
     for _ in range(header.chunks):
         length = file.read(LENGTH.size)
+        # A length that is itself cut off makes `left` negative, just as one that is too large.
         chunk_left = LENGTH.unpack(length)[0] if len(length) == LENGTH.size else left
         left -= LENGTH.size + chunk_left
         if left < 0:
@@ -343,5 +357,6 @@ def _checksum(file: "BufferedReader[FileIO]", header: Header, breathe: Callable[
 def _chunks(path: Path, header: Header) -> Iterator[bytes]:
     with BufferedReader(FileIO(path), BLOCK_BYTES) as file:
         file.seek(HEAD_BYTES)
+        # Nothing is checked any more: `_check` has read it all.
         for _ in range(header.chunks):
             yield file.read(*LENGTH.unpack(file.read(LENGTH.size)))

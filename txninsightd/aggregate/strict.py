@@ -40,4 +40,5 @@ def _or_end(callback: Callable[..., object], *args: object) -> None:
         callback(*args)
     except Exception:
         log.exception("aggregator_failed", effect="it begins again from the last checkpoint")
+        # Not sys.exit: nothing of what runs on the way out may meet a state that is half changed.
         os._exit(EXIT_FAILED)

@@ -58,6 +58,7 @@ class Api:
                 web.get("/", self.index),
                 web.get("/metrics", self.metrics),
                 web.get("/api/v1/transactions", self.transactions),
+                # An id may hold anything, slashes and line breaks included.
                 web.get("/api/v1/transactions/{txn_id:(?s:.+)}", self.transaction),
                 web.get("/api/v1/partitions", self.partitions),
                 web.get("/healthz", self.health),
@@ -90,6 +91,7 @@ class Api:
             selection = await select(ledger, query)
             breath = Breath()
             shown = []
+            # One may settle between two breaths: it is then shown as it last stood.
             for entry in selection.entries:
                 shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
                 await breath.take()
@@ -98,6 +100,7 @@ class Api:
     async def transaction(self, request: web.Request) -> web.Response:
         """One transaction."""
         ledger, txn_id = self._source.ledger, request.match_info["txn_id"]
+        # After a late retry there are both, and the life that goes on is the one to show.
         entry = ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
         if entry is None:
             return json_response({"error": self._absence(txn_id)}, 404)
@@ -105,6 +108,7 @@ class Api:
 
     def _absence(self, txn_id: str) -> str:
         ledger = self._source.ledger
+        # False is an answer, too: over, and not aborted.
         if ledger.archive.was_aborted(txn_id) is not None:
             return (
                 f"transaction '{txn_id}' is over and is no longer shown: settled ones are kept for state.linger_s "
@@ -119,6 +123,7 @@ class Api:
         """All partitions of topics that are there, or were a moment ago."""
         ledger, breath = self._source.ledger, Breath()
         shown: list[PartitionSummary] = []
+        # A list of its own, since partitions may be found between two breaths.
         for partition in [p for p in ledger.partitions.values() if not p.void]:
             shown.append(partition_summary(ledger, partition))
             await breath.take()

@@ -47,6 +47,7 @@ class Definition(NamedTuple):
 
     def family(self) -> Metric:
         """This metric without samples, as prometheus_client wants it."""
+        # OpenMetrics: the samples of a counter end in `_total`, their family does not.
         return Metric(self.name.removesuffix("_total"), self.help, self.type.value, self.unit)
 
 

@@ -88,6 +88,7 @@ class LedgerCollector(Collector):
     def _counted(self, types: list[str]) -> Iterator[Metric]:
         figures = self._source.ledger.figures
         yield simple(catalogue.TRANSACTIONS_OPENED, {(t,): figures.opened.get(t, 0) for t in types})
+        # Which statuses there will be, nobody knows before: the zeros stand at the one without a name.
         unfinished = {(t, outcome.value, UNNAMED): 0 for t in types for outcome in Outcome}
         yield simple(catalogue.TRANSACTIONS_FINISHED, {**unfinished, **figures.finished})
         replayed = {**zeros(types, Outcome), **figures.replayed}
@@ -98,6 +99,7 @@ class LedgerCollector(Collector):
 
     def _objectives(self, types: list[str]) -> Iterator[Metric]:
         missed = self._source.ledger.figures.objective_missed
+        # `__overflow__` stands for many types, which share no objective.
         wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
         durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
         ages = {(t,): o.open_age_s for t, o in wanted.items() if o.open_age_s is not None}
@@ -118,6 +120,7 @@ class LedgerCollector(Collector):
     def _topics(self) -> Iterator[Metric]:
         ledger, figures = self._source.ledger, self._source.ledger.figures
         topics = TopicLabels((place.topic for place in ledger.partitions), self._most_topics)
+        # Counters go on for topics that are gone; lags and ages are of those that are there.
         present = [(topics.label(p.place.topic), p) for p in ledger.partitions.values() if not p.gone]
         yield simple(catalogue.RECORDS, self._records(topics))
         yield simple(catalogue.CONSUMER_LAG, _lags(topics, present))
@@ -149,6 +152,7 @@ class LedgerCollector(Collector):
 
     def _view_age_s(self, view: View) -> float:
         present = [as_of(p, view) for p in self._source.ledger.partitions.values() if not p.gone]
+        # A view that has not caught up once (UNSEEN is minus infinity) is as blind as the aggregator is old.
         seen = max(min(present, default=0.0), self._source.started_at)
         return max(0.0, self._source.now() - seen)
 
@@ -183,11 +187,13 @@ def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     """The values of the label `txn_type`: the configured types, and all that were seen."""
     seen = (figures.opened, figures.durations, figures.live_partial)
     by_state = (figures.live, figures.finished)
+    # Not a set: while the samples keep their order, exposed.py has little to do.
     return list(dict.fromkeys([*configured, *(t for f in seen for t in f), *(key[0] for f in by_state for key in f)]))
 
 
 def limit_hits(figures: Figures) -> dict[str, int]:
     """What was given up, by the limit's key in the config."""
+    # Two of the limits are counted elsewhere: oversized records with the records, label values at their caps.
     oversized = [n for (_, _, result), n in figures.records.items() if result == RecordResult.OVERSIZED]
     cut = figures.txn_types.cut + figures.steps.cut + figures.statuses.cut
     return {**figures.limit_hits, "label_values": cut, "value_bytes": sum(oversized)}
@@ -235,6 +241,7 @@ def histograms(definition: Definition, values: Mapping[V, Histogram]) -> Metric:
     """A family of histograms, with exemplars where there are some."""
     family = definition.family()
     for labels, histogram in values.items():
+        # The ledger's buckets count each for itself, those of Prometheus all up to their bound.
         cumulative = list(accumulate(histogram.counts))
         exemplars = {
             i: Exemplar({"txn_id": exemplar.txn_id}, exemplar.value, exemplar.at)
@@ -291,8 +298,11 @@ class Ages(NamedTuple):
             return cls([0] * (len(bounds) + 1), 0.0, 0.0)
         seconds = sorted(opened)
         counts = [opened[second] for second in seconds]
+        # before[i]: how many were opened in the first i of these seconds; from `past` on they lie in the future, and
+        # add no age.
         before = [0, *accumulate(counts)]
         past = bisect_right(seconds, now)
         sum_s = before[past] * now - sum(map(mul, seconds[:past], counts))
+        # At most `bound` old: all but those opened before now - bound.
         cumulative = [before[-1] - before[bisect_left(seconds, now - bound)] for bound in bounds]
         return cls([*cumulative, before[-1]], sum_s, max(0.0, now - seconds[0]))

@@ -41,6 +41,7 @@ class ControlServer:
     async def start(self, path: Path) -> None:
         """Listen at this path. Where that fails, the daemon goes on, and takes no orders; the log says so."""
         await self._runner.setup()
+        # By umask, since a chmod would come after a moment in which anybody could connect.
         before = os.umask(ONLY_THE_OWNER)
         try:
             _make_way(path)
@@ -64,6 +65,7 @@ class ControlServer:
             return json_response({"error": 'expected {"txn_id": "..."} in UTF-8'}, 400)
         if not self._source.ledger.forget(txn_id, self._source.now()):
             return json_response({"error": self._absence(txn_id)}, 404)
+        # From here on it is over, whatever becomes of the checkpoint: who asks again is told so.
         log.info("transaction_forgotten", txn_id=txn_id)
         try:
             await self._source.durable()

@@ -69,11 +69,13 @@ class Exposed:
         self._kept = True
         self._families = {name: _Family(definition) for name, definition in COUNTED.items()}
         self._load(began)
+        # On disk before anything is counted: a checkpoint of this life must never be met by a file without its bases.
         self._changed = True
         self._keep()
 
     def raised(self, families: Iterable[Metric]) -> Iterator[Metric]:
         """The families of one scrape, raised one by one as they come; at their end the table is on disk."""
+        # One for each scrape: several may be under way, since the loop gets its turns between families.
         absent = dict(self._families)
         for metric in families:
             family = absent.pop(metric.name, None)
@@ -81,6 +83,8 @@ class Exposed:
                 self._changed |= family.raise_to_shown(metric)
             yield metric
         yield from [family.as_shown() for family in absent.values() if family.keys]
+        # Whoever renders this has its text together only after the end, so the table is on disk before any of it
+        # leaves. A scrape that is broken off has shown nothing.
         self._keep()
         kept = COUNTERS_KEPT.family()
         kept.add_sample(COUNTERS_KEPT.name, {}, int(self._kept))
@@ -101,18 +105,21 @@ class Exposed:
     def _load(self, began: Began) -> None:
         try:
             kept = exposed_file.read(self._path)
+            # What the catalogue has no more is dropped.
             for name in kept.families.keys() & self._families.keys():
                 self._families[name].load(kept.families[name])
         except FileNotFoundError:
             return
         except (OSError, Unreadable) as e:
             log.warning("exposed_values_ignored", path=str(self._path), error=str(e), effect="counters begin again")
+            # Also those that were loaded before the fault was found: the file is believed as a whole, or not at all.
             self._families = {name: _Family(definition) for name, definition in COUNTED.items()}
             return
         for family in self._families.values():
             if _counts_from_zero(family.definition, began, kept.session != self._session):
                 family.add_to_shown()
             elif family.definition.counted is Counted.STATE and began is Began.ANEW:
+                # The base of an earlier life at the latest end would come on top of what is read again.
                 family.add_to_nothing()
 
     def _keep(self) -> None:
@@ -162,6 +169,7 @@ def _name(figures: Figures, labels: dict[str, str]) -> None:
     if txn_type is None:
         return
     if txn_type != OVERFLOW:
+        # To ask a cap for a label is to give the value its place.
         figures.txn_types(_said(txn_type))
     for label, cap in (("step", figures.steps), ("status", figures.statuses)):
         value = labels.get(label, OVERFLOW)
@@ -196,16 +204,20 @@ class _Family:
     def raise_to_shown(self, metric: Metric) -> bool:
         """Raise the samples, and add those that were exposed once and did not come. Whether the rows have changed."""
         samples = metric.samples
+        # By position (0 name, 1 labels, 2 value), the faster way: it is done for every sample of every scrape. The
+        # labels of a family come in the same order each time, `le` last.
         keys = [(sample[0], *sample[1].values()) for sample in samples]
         aligned = keys == self.keys[: self._came]
         if not aligned:
             self._align(keys, _label_names(samples) if samples else self._labels)
         own = [sample[2] for sample in samples]
+        # `base` and `shown` go on behind those that came; `map` ends with the shorter row.
         counted = list(map(add, self._base, own)) if self._base else own
         raised = list(map(max, self._shown, counted))
         moved = raised != self._shown[: self._came]
         if moved:
             self._shown[: self._came] = raised
+        # As a rule nothing is raised, and the samples stay what they are.
         if raised != own:
             metric.samples = [s if v == s[2] else _with(s, v) for s, v in zip(samples, raised, strict=True)]
         metric.samples += self._samples(self._came)
@@ -222,6 +234,7 @@ class _Family:
         return [Sample(key[0], self._named(key), value) for key, value in rows]
 
     def _named(self, key: Key) -> dict[str, str]:
+        # Only a bucket has something left for `le`.
         return dict(zip((*self._labels, "le"), key[1:], strict=False))
 
     def counted_labels(self) -> Iterator[dict[str, str]]:
@@ -235,6 +248,7 @@ class _Family:
 
         A series that came without some of its buckets has other bounds than before: those are dropped.
         """
+        # Another metric under the same name: what it showed says nothing of this one.
         if labels != self._labels:
             self._forget(labels)
         base = self._base or [0.0] * len(self.keys)
@@ -254,6 +268,7 @@ class _Family:
         """Raise a bucket that is new among those of its series to the one before it, where that is higher."""
         for i in range(1, len(row)):
             before, key = self.keys[i - 1], self.keys[i]
+            # The buckets of a series are neighbours, the bounds rising: such keys differ in the last part alone.
             if self._is_bucket(key) and before[:-1] == key[:-1]:
                 row[i] = max(row[i], row[i - 1])
         return row
@@ -290,11 +305,13 @@ class _Family:
         """Take the rows from the file. Raises Unreadable."""
         self.keys = [(self._name + key[0], *key[1:]) for key in exposed_file.keys_of(kept)]
         self._labels, self._shown, self._base = kept.labels, kept.shown, kept.base
+        # As if all had come in the last scrape: the first one of this life will align them.
         self._came = len(self.keys)
         self._pack()
 
     def _pack(self) -> None:
         start = len(self._name)
+        # Packed when they change, not at each write. The family's name, with which each begins, is left out.
         self._packed_keys = exposed_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
 
 

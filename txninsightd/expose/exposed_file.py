@@ -59,6 +59,7 @@ def keys_of(family: KeptFamily) -> list[tuple[str, ...]]:
         raise Unreadable(f"it is damaged: {e}") from e
     if len(family.shown) != len(keys) or len(family.base) not in (0, len(keys)):
         raise Unreadable("it is damaged: numbers are missing")
+    # Infinity is never passed, and nothing is greater than what is no number: neither would ever go away.
     if not all(map(isfinite, chain(family.shown, family.base))):
         raise Unreadable("it is damaged: a number is none")
     plain = 1 + len(family.labels)

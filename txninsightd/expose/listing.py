@@ -51,6 +51,7 @@ class Query(NamedTuple):
             state, cause, txn_type = entry.outcome.value, None, entry.txn.txn_type
         else:
             state, cause, txn_type = entry.state.value, entry.cause, entry.txn_type
+        # A settled one is not stuck, whatever causes it has passed through.
         if self.only_stuck and cause is None:
             return False
         return (
@@ -92,6 +93,7 @@ def _one_of(name: str, allowed: tuple[str, ...], value: str | None) -> str | Non
 
 
 def _limit(value: str) -> int:
+    # isdigit and int also take the digits of other scripts.
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MOST_LISTED):
         raise BadParameter(f"'limit' must be a whole number from 1 to {MOST_LISTED}; not '{value}'")
     return int(value)
@@ -111,7 +113,10 @@ async def select(ledger: Ledger, query: Query) -> Selection:
         for entry in reversed(candidates[-LOOKED_AT_ONCE:]):
             if query.wants(entry):
                 matched += 1
+                # -matched is another each time, so entries are never compared, and of equal ranks the younger comes
+                # first.
                 _keep_best(best, (rank(entry), -matched, entry), query.limit)
+        # From the end, which moves nothing.
         del candidates[-LOOKED_AT_ONCE:]
         await breath.take()
     return Selection([entry for _, _, entry in sorted(best, reverse=True)], matched)
@@ -129,6 +134,7 @@ def _candidates(ledger: Ledger, query: Query) -> list[Entry]:
 def _keep_best(best: list[Ranked], ranked: Ranked, limit: int) -> None:
     if len(best) < limit:
         heappush(best, ranked)
+    # Of equal ranks who is there stays: it is the younger.
     elif ranked[0] > best[0][0]:
         heapreplace(best, ranked)
 

@@ -55,6 +55,7 @@ async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> b
     if not gzip:
         return b"".join(pieces)
     breath = Breath()
+    # 16 more: in gzip's frame, not in zlib's own.
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     packed = []
     for piece in pieces:
@@ -86,6 +87,7 @@ def _slices(family: Metric, form: TextFormat) -> Iterator[Metric]:
 
 
 def _without_heading(text: bytes) -> bytes:
+    # Each slice repeats HELP and TYPE, which may stand there once; no sample begins so.
     while text.startswith(b"# "):
         text = text.partition(b"\n")[2]
     return text

@@ -34,6 +34,7 @@ def registry_of(source: Source, config: Config, exposed: Exposed | None = None) 
         registry.register(WorkersCollector(source.multiproc_dir))
     if exposed is None:
         return registry
+    # Around all of it: what the readers count must not fall either.
     raised = CollectorRegistry(support_collectors_without_names=True)
     raised.register(Raised(registry, exposed))
     return raised

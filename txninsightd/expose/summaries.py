@@ -93,6 +93,7 @@ def _fields(ledger: Ledger, entry: Entry, life: Life, now: float) -> dict[str, A
 def _live_fields(txn: Transaction, life: Life, now: float) -> dict[str, Any]:
     close = first_committed_close(life)
     opened_at = _opened_at(txn)
+    # Closed it ages no more, and history that is replayed has no age.
     aged = opened_at is not None and close is None and not txn.replayed
     return {
         **_common_fields(txn),

@@ -189,6 +189,7 @@ BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
 
 
 def _last(life: Life) -> Event:
+    # By the later of both stamps, as silence is measured.
     return max((j.event for j in life), key=lambda e: (max(e.ts, e.record_ts), e.place, e.offset))
 
 
@@ -200,6 +201,7 @@ def _first_standing_open(life: Life) -> Event | None:
 def _pending_close(case: Case, at_frontier: bool) -> Event:
     """The pending close that has waited longest; of several, rather one that lies (not) at the frontier."""
     pending = [j.event for j in closes(case.life, Verdict.PENDING)]
+    # False comes before True: those that lie as is asked, the earliest first.
     return min(pending, key=lambda e: ((e.offset == _frontier(case, e)) != at_frontier, e.record_ts))
 
 

@@ -37,6 +37,7 @@ class WorkerHealth:
         now: Callable[[], float] = clock.now,
     ) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
+        # Each metric looks at this when it is made, so it stands before the first.
         values.ValueClass = _value_class(lambda: slot)
         registry = CollectorRegistry()
         self._last_loop = _gauge(CHILD_LAST_LOOP, registry).labels(slot)
@@ -54,6 +55,7 @@ class WorkerHealth:
         self._heartbeat()
         if paused != self._was_paused:
             self._was_paused = paused
+            # True adds 1 and False 0: a pause counts when it begins.
             self._pauses.inc(paused)
         now = self._now()
         if now < self._next_at:
@@ -69,4 +71,5 @@ class WorkerHealth:
 
 
 def _gauge(definition: Definition, registry: CollectorRegistry) -> Gauge:
+    # A slot has one file, and so one value; this mode shows it without a label for the process.
     return Gauge(definition.name, definition.help, definition.labels, registry=registry, multiprocess_mode="mostrecent")

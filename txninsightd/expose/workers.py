@@ -35,6 +35,7 @@ class WorkersCollector(Collector):
         except (OSError, ValueError, RuntimeError, struct.error) as e:
             log.warning("worker_files_unreadable", directory=str(self._directory), error=str(e))
             return []
+        # The files say nothing of units.
         for family in families:
             family.unit = _UNITS.get(family.name, "")
         return families

@@ -55,6 +55,7 @@ class Header(msgspec.Struct, frozen=True):
     topics: dict[str, TopicFacts] = {}
 
 
+# Tagged, and an array: batches of both kinds of line cross to the process of a producer that will crash (doomed.py).
 class Record(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     """One Kafka record to publish at `at` (seconds). `holds_json`: its timestamps may be shifted."""
 
@@ -129,6 +130,7 @@ def parse_line(text: bytes, plain: PlainEvents, *, header_allowed: bool = False)
     """One line, understood, or why it is not."""
     try:
         return _record_or_control(_written.decode(text))
+    # Sound JSON of another form. It is a ValueError as well, so it stands first.
     except msgspec.ValidationError as error:
         return _other_line(text, plain, header_allowed, str(error))
     except (ValueError, RecursionError) as error:
@@ -163,6 +165,7 @@ def _record_or_control(line: _Written) -> Line | BadLine:
 
 
 def _value(written: msgspec.Raw | UnsetType) -> bytes | None:
+    # No value and null are both a tombstone.
     text = b"null" if written is UNSET else bytes(written)
     return None if text == b"null" else text
 
@@ -176,6 +179,7 @@ def _other_line(text: bytes, plain: PlainEvents, header_allowed: bool, why_no_re
         return BadLine("not a JSON object")
     if line.keys() == {"header"}:
         return _header(line["header"]) if header_allowed else BadLine("a header is only allowed in the first line")
+    # Meant as a record or a control line: what is wrong with that says more.
     if "at" in line and _RECORD_WORDS & line.keys():
         return BadLine(why_no_record)
     return _plain_event(text, line, plain)

@@ -27,6 +27,7 @@ class Answer(NamedTuple):
 def forget(txn_id: str, directory: str, answer_within_s: float = ANSWER_WITHIN_S) -> Answer:
     """End this transaction in the daemon that keeps its state in this directory."""
     connection = _Connection(Path(directory, CONTROL_SOCKET), answer_within_s)
+    # What was put into the config from outside of it is not printed.
     shown = f"{CONTROL_SOCKET} in state.directory" if isinstance(directory, Secret) else str(connection.path)
     try:
         connection.request("POST", "/forget", json.dumps({"txn_id": txn_id}))
@@ -36,6 +37,7 @@ def forget(txn_id: str, directory: str, answer_within_s: float = ANSWER_WITHIN_S
         return Answer(f"no txninsightd listens at {shown}: is it running, and with this --config?", 1)
     except PermissionError:
         return Answer(f"no access to {shown}: only the user that txninsightd runs as, and root, may use it", 1)
+    # It may be done, or not: to ask again does no harm.
     except (OSError, http.client.HTTPException, ValueError) as failure:
         reason = f"no answer within {answer_within_s:g} s" if isinstance(failure, TimeoutError) else str(failure)
         return Answer(f"txninsightd at {shown} did not say that it is done ({reason}): ask again", 1)

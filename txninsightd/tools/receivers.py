@@ -142,6 +142,7 @@ class Receivers(ThreadingHTTPServer):
 
     def take(self, message: Message) -> None:
         """Write down a message and show it."""
+        # Without a buffer a line is one write, so that a reader finds at most the last one incomplete.
         with self._lock, self._record.open("ab", buffering=0) as record:
             record.write(msgspec.json.encode(message) + b"\n")
             print(message.line, flush=True)

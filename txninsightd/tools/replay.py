@@ -39,6 +39,7 @@ from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS
 from txninsightd.tools.replaying.workers import Crew, Worker
 
 DEFAULT_TRANSACTION_TIMEOUT_S = 60.0
+# Timed, a full queue would hold up everybody's lines, so there is room; as fast as it goes, it is what bounds memory.
 QUEUED_BATCHES_TIMED = 10_000
 QUEUED_BATCHES_FAST = 8
 FAST_PROPERTIES = {"linger.ms": "5"}
@@ -118,6 +119,7 @@ class _Replay:
         try:
             conductor.start_first()
             started_at, rewrite = self._start(found)
+            # The same moment by the clock that lines are timed with.
             start = time.monotonic() + started_at - time.time()
             self._file.seek(0)
             conductor.run(read_lines(self._file, self._plain), rewrite, start)
@@ -145,6 +147,7 @@ class _Replay:
     def _hiring(self, found: Survey, timeline: Timeline) -> Callable[[Life, Worker | None], Worker]:
         prefix = self._arguments.transactional_id_prefix
         suffix = f"-{uuid.uuid4().hex[:8]}" if prefix is None else ""
+        # What the operator says goes over ours.
         properties = (TIMED_PROPERTIES if timeline.is_timed else FAST_PROPERTIES) | self._properties
         timeout_s = self._arguments.transaction_timeout or found.header.transaction_timeout_s
         queued = QUEUED_BATCHES_TIMED if timeline.is_timed else QUEUED_BATCHES_FAST
@@ -273,6 +276,7 @@ def _add_topics(group: argparse._ArgumentGroup) -> None:
 
 def _speed(text: str) -> float:
     speed = math.inf if text == "max" else float(text)
+    # Not `<= 0`, which would let NaN pass.
     if not speed > 0:
         raise ValueError
     return speed

@@ -125,6 +125,7 @@ def simulate(options: argparse.Namespace, scenario: Scenario) -> tuple[Truth, Li
         lines.tick = (LINES_PER_TICK, tick)
         try:
             run(play(scenario, seed, limits, lines, truth))
+        # Flows run in a TaskGroup, which wraps what they raise.
         except ExceptionGroup as group:
             raise _first(group) from None
     return truth, lines

@@ -122,6 +122,7 @@ class Client:
     def ask(self, now: float) -> Answers:
         """Everything that the view shows. A why is asked once for each transaction and cause."""
         stuck = sorted(self.list(f"state={STUCK}&limit={LISTED}"), key=lambda seen: -(seen.stuck_since or 0.0))
+        # Made anew each time, out of the last: whoever is not shown any more is forgotten.
         self._whys = {(seen.txn_id, seen.cause): self._why(seen) for seen in stuck[:STUCK_SHOWN]}
         return Answers(
             at=now,
@@ -188,6 +189,7 @@ class Picture:
             self._note(seen, answers.at)
         self._labels = {seen.txn_id: seen.label for seen in answers.transactions}
         self._recent.append(answers)
+        # Two stay, however far apart: a rate needs both.
         while self._recent[-1].at - self._recent[0].at > RATE_WINDOW_S and len(self._recent) > 2:
             self._recent.popleft()
         self.answers = answers

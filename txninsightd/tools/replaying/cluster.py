@@ -70,12 +70,14 @@ class Cluster:
                 "or let the replayer do it with --create-topics [--partitions N]"
             )
         for name, highest in topics.items():
+            # A topic that is missing passes: it is about to be created.
             if highest >= there.get(name, highest + 1):
                 raise Refusal(
                     f"the file names partition {highest} of topic {name}, which has {there[name]}: "
                     "add partitions to the topic, or replay into another cluster"
                 )
         if create is not None:
+            # The whole list is made first: a refusal must come before any topic does.
             self._create([_new_topic(name, topics[name], create[name], config) for name in missing])
         return missing
 
@@ -95,6 +97,7 @@ class Cluster:
             topics = self._admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics
             return {name: len(topic.partitions) for name, topic in topics.items()}
         except KafkaException as error:
+            # Lets `_note_error` hear why, which says more than that time ran out.
             self._admin.poll(0)
             raise Refusal(
                 f"no broker answers at {self._bootstrap} within {ANSWER_TIMEOUT_S:.0f} s "
@@ -110,6 +113,7 @@ class Cluster:
 
 
 def _new_topic(name: str, highest: int, partitions: int, config: Mapping[str, str]) -> NewTopic:
+    # -1: the broker's own number, which is not known here.
     if -1 < partitions <= highest:
         raise Refusal(
             f"the file names partition {highest} of topic {name}, which would be created with {partitions}: "

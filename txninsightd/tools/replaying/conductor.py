@@ -70,6 +70,7 @@ class Conductor:
         show: Callable[[Progress], None],
     ) -> None:
         self._transactional = found.transactional
+        # Those who may be started before their first line; the others are started by their first batch.
         self._ahead = deque(life for life in found.lives if not life.successor and timeline.is_timed)
         self._lives: dict[str, deque[Life]] = defaultdict(deque)
         for life in found.lives:
@@ -102,12 +103,14 @@ class Conductor:
             if isinstance(line, Record | Control):
                 reached = max(reached, line.at)
                 due = start + self._timeline.offset(reached) if self._timeline.is_timed else None
+                # Each line is asked about, once and in order: `_sequence` follows the file as the survey's did.
                 self._take(number, line, None if self._is_misplaced(line) else rewrite.due(due, line))
         self._hand_over()
 
     def _take(self, number: int, line: Record | Control, item: Due | None) -> None:
         """`item` is the line as it is to be published; None when it is misplaced and left out."""
         if item is not None and item.due is not None and item.due > time.monotonic():
+            # What is due must not wait for what is not yet.
             self._hand_over()
             self._wait_until(item.due)
             if self._stopping.is_set():
@@ -116,6 +119,7 @@ class Conductor:
         if item is not None:
             self._batches.setdefault(lives[0], []).append(item)
             self._batched += 1
+        # A record that is left out may be a life's last line; a control line that was refused belongs to none.
         if lives and lives[0].last_line == number:
             self._over.add(lives.popleft())
         self.progress.line, self.progress.at = number, line.at
@@ -129,8 +133,10 @@ class Conductor:
         return line.producer in self._transactional and not self._sequence.inside(line.producer)
 
     def _hand_over(self) -> None:
+        # Nothing of them is left to hand over.
         for life in self._over - self._batches.keys():
             self._crew.leave(life)
+        # In the order of their lines, so a crashed one has left when its successor is hired, and told of it.
         for life, batch in self._batches.items():
             self._crew.put(life, batch)
             if life in self._over:
@@ -160,6 +166,7 @@ class Conductor:
             if self._timeline.offset(self._ahead[0].first_at) > offset_s:
                 return
             life = self._ahead.popleft()
+            # Else it was started by its first batch.
             if life.first_line > self.progress.line:
                 self._early.add(life)
                 yield life

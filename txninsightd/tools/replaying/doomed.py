@@ -53,6 +53,7 @@ class DoomedPublisher:
     def open(self) -> None:
         """Start the child and wait until its producer is ready. Raises Refusal."""
         self._child = subprocess.Popen(
+            # It imports from where we do, and nothing from the working directory.
             [sys.executable, "-P", "-m", "txninsightd.tools.replaying.doomed"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -67,6 +68,7 @@ class DoomedPublisher:
     def publish(self, batch: Sequence[Due]) -> Tally:
         """Have the child publish the lines; after a crash it is dead. Raises Refusal when it has died before."""
         tally = self._ask(_Order(list(batch))).tally
+        # The child answers once the records are on the broker; from here on nobody ends what is open there.
         if any(isinstance(each.line, Control) and each.line.action is Action.CRASH for each in batch):
             self._kill()
             tally.crashes += 1
@@ -124,6 +126,7 @@ def _serve(orders: IO[bytes], answers: IO[bytes]) -> None:
     publisher = Publisher(msgspec.msgpack.decode(settings, type=ProducerSettings), stopping)
     _send(answers, _Answer(Tally(), _try_to_open(publisher)))
     decoder: Any = msgspec.msgpack.Decoder(_Order)
+    # It ends where the orders end: nothing is flushed or aborted then, as after a kill.
     while (frame := _receive(orders)) is not None:
         order: _Order = decoder.decode(frame)
         if order.stopped:

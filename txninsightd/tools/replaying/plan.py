@@ -17,6 +17,7 @@ from txninsightd.tools.events_file import Action, BadLine, Control, Header, Line
 from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS, first_time
 
 NAMED_BAD_LINES = 20
+# Three years: what counts from 0 is below that, what counts from 1970 has passed it in March 1973.
 _EPOCH_SECONDS_ABOVE = 1e8
 
 
@@ -62,6 +63,7 @@ class Sequence:
             if line.producer in self._open:
                 return f"begin, but {line.producer!r} has not ended its Kafka transaction before"
             self._open.add(line.producer)
+        # A crash makes sense whether something is open or not.
         elif line.action is not Action.CRASH and line.producer not in self._open:
             return f"{line.action}, but {line.producer!r} has no Kafka transaction open"
         else:
@@ -171,6 +173,7 @@ class _Surveyor:
         if not self._sequence.inside(line.producer):
             self._strays.setdefault(line.producer, _Stray(number)).count += 1
         partition = -1 if line.partition is None else line.partition
+        # -2: so that -1, which stands for none, is entered as well.
         if partition > found.topics.get(line.topic, -2):
             found.topics[line.topic] = partition
         if found.first_stamp is None and line.payload is not None and line.holds_json:
@@ -179,6 +182,7 @@ class _Surveyor:
         self._count(number, line)
 
     def _take_control(self, number: int, line: Control) -> None:
+        # Even a line that makes no sense says that the producer is transactional.
         self._found.transactional.add(line.producer)
         refusal = self._sequence.refusal(line)
         if refusal is not None:
@@ -197,6 +201,7 @@ class _Surveyor:
         found.last_at = max(found.last_at, line.at)
         life = self._living.get(line.producer)
         if life is None:
+            # Not from line.at: it is due no earlier than the lines before it.
             life = Life(line.producer, number, found.last_at, line.producer in self._crashed)
             self._living[line.producer] = life
             found.lives.append(life)

@@ -28,11 +28,14 @@ STOP_TIMEOUT_S = 10.0
 
 DEFAULTS = {
     "client.id": "txninsight-replay",
+    # As in the Java client.
     "partitioner": "murmur2_random",
+    # The topic decides what is too large, not the client.
     "message.max.bytes": "104857600",
     "enable.idempotence": "true",
     "log_level": "2",
 }
+# What was given up here, not refused by the broker.
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 
 
@@ -92,6 +95,7 @@ class Publisher:
                 self._record(each.line, each.timestamp_ms)
                 self._note_timing(each)
         if self._client is not None:
+            # Failed deliveries are reported from here and from flush, on this thread.
             self._client.poll(0)
         return self._take_tally()
 
@@ -105,6 +109,7 @@ class Publisher:
 
     def _properties(self) -> dict[str, Any]:
         properties: dict[str, Any] = DEFAULTS | self._settings.properties
+        # Only failures: a record is counted when it is handed over, and taken back if it does not arrive.
         properties |= {"delivery.report.only.error": True, "on_delivery": self._not_delivered}
         if self._settings.transactional_id is not None:
             properties["transactional.id"] = self._settings.transactional_id
@@ -117,6 +122,7 @@ class Publisher:
             self._tally.note_late(time.monotonic() - each.due)
 
     def _record(self, record: Record, timestamp_ms: int) -> None:
+        # Its begin has failed, so there is no transaction for it; outside of one the client would refuse it.
         if self._client is None or (self._settings.transactional_id is not None and not self._in_transaction):
             self._tally.delivery_error("left out: its Kafka transaction had failed before")
             return
@@ -124,6 +130,7 @@ class Publisher:
             self._hand_over(self._client, record, timestamp_ms)
         except (KafkaException, ValueError, TypeError) as error:
             self._tally.delivery_error(reason_of(error))
+        # It comes out here only once the replay is stopped.
         except BufferError:
             self._tally.unpublished += 1
         else:
@@ -189,6 +196,7 @@ class Publisher:
 
     def _give_up(self, client: Producer, what: str, error: KafkaError) -> None:
         """A transaction that cannot end as written is aborted where it can be, and its client is given up."""
+        # Cut short by the stop: `finish` aborts what is open.
         if self._stopping.is_set():
             self._tally.unpublished += 1
             return
@@ -201,6 +209,7 @@ class Publisher:
     def _close(self, client: Producer) -> None:
         """Let go of the client; what is still waiting in it is given up, and counted."""
         if len(client):
+            # What is purged is reported to `_not_delivered` by the flush.
             client.purge()
             client.flush(SLICE_S)
         self._client = None
@@ -228,6 +237,8 @@ class Publisher:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
+                # Past its time it fails with an error that may be tried again; the next call goes on where this one
+                # was.
                 call(SLICE_S)
                 return None
             except KafkaException as exception:
@@ -238,6 +249,7 @@ class Publisher:
                     return error
 
     def _not_delivered(self, error: KafkaError, _message: object) -> None:
+        # Perhaps it was counted in a tally that was handed in before: only their sum has to be right.
         self._tally.records -= 1
         if error.code() not in _PURGED:
             self._tally.delivery_error(error.str())

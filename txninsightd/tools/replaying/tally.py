@@ -32,6 +32,7 @@ class Tally(msgspec.Struct):
 
     def note_late(self, late_s: float) -> None:
         """A line was published this long after it was due."""
+        # Bucket i reaches from 1.02 ** (i - 1) to 1.02 ** i; a quantile is told as the middle between them.
         bucket = math.ceil(math.log(max(late_s, _SMALLEST_S)) / _BUCKET_RATIO)
         self.late_s[bucket] = self.late_s.get(bucket, 0) + 1
 
@@ -78,6 +79,7 @@ class Board:
             for bucket, count in tally.late_s.items():
                 self._sum.late_s[bucket] = self._sum.late_s.get(bucket, 0) + count
             for reason, count in tally.reasons.items():
+                # Past the bound new reasons go unnamed; the errors are counted all the same.
                 if reason in self._sum.reasons or len(self._sum.reasons) < _NAMED_REASONS:
                     self._sum.reasons[reason] = self._sum.reasons.get(reason, 0) + count
 

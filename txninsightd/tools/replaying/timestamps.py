@@ -47,6 +47,7 @@ def shift_timestamps(payload: bytes, paths: Sequence[str], shift_s: int) -> byte
         tree = _decode(payload)
     except (ValueError, RecursionError):
         return payload
+    # A list: any() would stop at the first one that was moved.
     moved = [_move(tree, path, shift_s) for path in paths]
     return _encode(tree) if any(moved) else payload
 
@@ -69,6 +70,7 @@ def shifted(timestamp: object, shift_s: int) -> int | float | str | None:
     if number is None:
         return None
     moved = number + (shift_s * 1000 if abs(number) > MILLISECONDS_ABOVE else shift_s)
+    # The sum of two floats has noise beyond the microseconds.
     return moved if isinstance(moved, int) else round(moved, 6)
 
 
@@ -92,6 +94,7 @@ def _shifted_rfc3339(text: str, shift_s: int) -> str | None:
     if not parts:
         return None
     try:
+        # Whole seconds touch neither the fraction nor the zone, so these stay as they are written.
         moved = datetime.fromisoformat(f"{parts['date']}T{parts['time']}") + timedelta(seconds=shift_s)
     except (ValueError, OverflowError):
         return None

@@ -50,6 +50,7 @@ class Worker:
         self._batches: queue.Queue[Sequence[Due] | None] = queue.Queue(queued_batches)
         self._opened = threading.Event()
         self._refusal: Refusal | None = None
+        # A daemon, so that a second Ctrl-C ends the process whatever this thread waits for.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -60,6 +61,7 @@ class Worker:
                 return self._batches.put(batch, timeout=0.2)
             except queue.Full:
                 if self._stopping.is_set():
+                    # The oldest is let go, so that the None at the end still finds its place.
                     self._make_room()
 
     def wait_opened(self) -> None:
@@ -75,9 +77,11 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
+        # It has the same transactional.id: taken up earlier, the one that still works would be fenced.
         if self._predecessor is not None:
             self._predecessor.join()
         self._attempt(self._publisher.open)
+        # Also after a refusal, which `wait_opened` then raises.
         self._opened.set()
         while (batch := self._batches.get()) is not None:
             if self._stopping.is_set():
@@ -145,6 +149,7 @@ class Crew:
         worker.put(None)
         self._leaving.append(worker)
         if life.crashes:
+            # For its successor to wait for.
             self._crashed[life.producer] = worker
         while len(self._leaving) > LEAVING_AT_ONCE:
             self._leaving.popleft().join()

@@ -56,6 +56,7 @@ Band = tuple[float, float]
 
 def clear_of(target: float, earliest: float, bands: Iterable[Band]) -> float:
     """A moment near `target`, not before `earliest`, that lies in none of the bands."""
+    # Rising: who leaves one band at its upper end may be in the next.
     for low, high in sorted(bands):
         if low < target < high:
             target = low if low >= earliest and target - low <= high - target else high
@@ -115,6 +116,7 @@ class World:
         now = self.now()
         partition = self._partition(event.topic, story.txn_id)
         future = ts > now + self.scenario.rules.future_tolerance_s
+        # The line says the ts as it was given; what the daemon makes of it, and so the truth, is clamped.
         record = Record(story, event.kind, event.step, event.status, now if future else ts, now, future, kafka)
         line = RecordLine(now, event.topic, partition.index, story.txn_id, producer)
         said = Said(event.kind, story.txn_id, ts, story.txn_type, event.step, event.status)
@@ -140,8 +142,10 @@ class World:
 
     def hang(self, kafka: KafkaTransaction) -> None:
         """A producer died: the broker aborts what it left open, at its next look after the time-out."""
+        # Nothing was written in it, so the broker knows of nothing to end.
         if kafka.began_at is None:
             return
+        # In the middle of the broker's round: it may look half a round earlier or later.
         slack = self.scenario.timeout_check_s / 2
         at = kafka.began_at - self.scenario.epoch + self.scenario.transaction_timeout_s + slack
         self.truth.hanging[kafka] = at + self.scenario.epoch
@@ -165,6 +169,7 @@ class Pool:
     async def take(self) -> str:
         """A producer of one's own."""
         while not self._free:
+            # One is enough: nobody but the flow itself takes.
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self._free.popleft()
@@ -178,6 +183,7 @@ class Pool:
     def replace(self, dead: str) -> str:
         """A new producer in the place of a dead one."""
         self._lives += 1
+        # A name of its own: with the dead one's transactional.id it would end what that one left hanging.
         return f"{dead.split('~')[0]}~{self._lives}"
 
 
@@ -223,6 +229,7 @@ class Transaction:
     async def _pause(self, pause: Pause) -> None:
         now = self._world.now()
         target = now + pause.seconds
+        # Most pauses end before anything is near, and stay as they were drawn.
         if pause.since_abort or target > self._calm_until:
             target = clear_of(target, now + SHORTEST_PAUSE_S, self._bands(pause))
         await asyncio.sleep(target - now)
@@ -318,6 +325,7 @@ async def run_flow(world: World, name: str, flow: s.Flow, group: asyncio.TaskGro
             return
         txn_type = rng.choices(types, weights)[0]
         story = world.truth.begin(f"{name}-{world.seed}-{n:05d}", txn_type, next(deck))
+        # A stream of its own: what others draw changes nothing of it.
         script = _script(world, flow, story, world.random("transaction", name, n))
         group.create_task(Transaction(world, pool, producer, story).play(script))
 
@@ -344,6 +352,7 @@ async def play(scenario: s.Scenario, seed: int, limits: Limits, lines: Lines, tr
     async with asyncio.TaskGroup() as group:
         for name, flow in scenario.flows.items():
             group.create_task(run_flow(world, name, flow, group))
+    # Without a duration, noise lasts as long as the flows.
     if limits.duration_s is None:
         for task in noise:
             task.cancel()

@@ -25,6 +25,7 @@ class BadScenario(ValueError):
 def complaint(name: str, lines: dict[KeyPath, int], path: KeyPath, words: str) -> str:
     """One fault of the file `name`; a key that has no line of its own is found on that of what holds it."""
     known = path
+    # It ends at (), which has a line.
     while known not in lines:
         known = known[:-1]
     key = ".".join(str(part) for part in path) or "scenario"
@@ -58,6 +59,7 @@ def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], repeated: l
         if below in lines:
             repeated.append(below)
         lines[below] = marked.start_mark.line + 1
+        # An anchor inside itself has no end: whoever parses takes the RecursionError.
         _walk(child, below, lines, repeated)
 
 
@@ -72,6 +74,7 @@ def in_words(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
             if key not in known:
                 yield (*path, key), f"unknown key, expected one of: {', '.join(known)}"
     elif error.validator == "required":
+        # jsonschema names the missing key in its message alone: "'seed' is a required property".
         missing = error.message.split("'")[1]
         yield path, f"expected the key {missing!r}, which is missing"
     else:

@@ -34,6 +34,7 @@ class Delay:
             case "exponential":
                 return rng.expovariate(1.0 / self.a)
             case "lognormal":
+                # The median of what is drawn is 1, so `a` is that of the product.
                 return self.a * rng.lognormvariate(0.0, self.b)
             case _:
                 return self.a

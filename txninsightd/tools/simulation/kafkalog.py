@@ -109,6 +109,7 @@ class Partition:
         record.partition = self
         record.offset = offset = self.end
         self.end += 1
+        # First, so that a transaction's own record finds it open, and waits.
         if record.kafka is not None:
             self._joined(record.kafka, offset, now)
         if not self.open:
@@ -131,6 +132,7 @@ class Partition:
             kafka.began_at = now
 
     def _lso(self) -> int:
+        # In the order in which they came here, so the first holds all others back.
         return next(iter(self.open.values()), self.end)
 
     def ended(self, kafka: KafkaTransaction, now: float, slack_s: float) -> None:
@@ -150,6 +152,7 @@ class Partition:
 
 def end(kafka: KafkaTransaction, ending: str, now: float, slack_s: float = 0.0) -> None:
     """Commit or abort: write its marker into each partition that it touched."""
+    # Before the markers: who hears `all_decided` asks at once what was aborted.
     kafka.ending = ending
     for partition in kafka.firsts:
         partition.ended(kafka, now, slack_s)

@@ -114,6 +114,7 @@ class Shape:
 
     def fill(self, line: RecordLine, said: Said) -> None:
         """Put an event into a line: its value, and the headers where the mapping reads from them."""
+        # In the order of FIELDS, by which paths and headers find them.
         texts = (self._words[said.kind], said.txn_id, self._stamp(said.ts), said.txn_type, said.step, said.status)
         if self._is_plain:
             line.value = {field: text for field, text in zip(FIELDS, texts, strict=True) if text is not None}

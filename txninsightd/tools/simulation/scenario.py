@@ -415,6 +415,7 @@ def _flow_faults(scenario: Scenario, path: KeyPath, flow: Flow) -> Iterator[tupl
             continue
         failure = scenario.failures.get(name)
         if failure is None:
+            # Without the "expected " with which it begins.
             yield (*path, "mix", name), "expected 'healthy' or " + _one_of("failures", scenario.failures)[9:]
         elif flow.kafka.per not in FITS.get(type(failure), (flow.kafka.per,)):
             fits = " or ".join(FITS[type(failure)])

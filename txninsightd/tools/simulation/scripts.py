@@ -130,6 +130,7 @@ def _groups(events: Sequence[Planned], per: s.Per) -> list[Sequence[Planned]]:
 
 
 def _paused(event: Planned) -> Script:
+    # Slot 0 comes when the transaction arrives.
     return [Pause(max(event.pause_s, SHORTEST_PAUSE_S))] if event.slot else []
 
 
@@ -191,6 +192,7 @@ def _slow(part: Part, failure: s.Slow) -> Script:
         for step in steps:
             pause = failure.pace_s.draw(part.rng)
             total += pause
+            # A slot of its own, since a slot has one ts.
             events.append(step._replace(slot=len(events), pause_s=pause))
     if failure.closes:
         events.append(closing._replace(slot=len(events)))
@@ -262,6 +264,8 @@ def _out_of_order(part: Part, failure: s.OutOfOrder) -> Script:
     late = part.events[_last_done(part.events)]
     script: Script = []
     for op in _all(part, [event for event in part.events if event is not late]):
+        # It is stamped where it should have been written; the write itself follows behind the close, before that is
+        # committed.
         if isinstance(op, Pause) and not any(isinstance(o, Stamp) for o in script) and _past(script, late):
             script += [Pause(late.pause_s), Stamp(late)]
         script.append(op)

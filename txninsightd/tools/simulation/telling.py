@@ -95,6 +95,7 @@ class Moment:
 
     def state(self) -> State:
         """The table of states, first match."""
+        # No rule for unknown verdicts: nothing that is injected leaves a gap.
         if closes_of(self.committed):
             return State.CLOSED
         if closes_of(self.pending):
@@ -108,6 +109,7 @@ class Moment:
         return any(self._shows_retry(r, last) for r in self.standing)
 
     def _shows_retry(self, record: Record, close: Record) -> bool:
+        # Within a partition the offset tells what came later. Elsewhere the ts must, and a copy may bear the first's.
         if record.partition is close.partition:
             return record.offset > close.offset
         copies = [r.ts for r in self.aborted if (r.kind, r.step) == (record.kind, record.step)]
@@ -141,6 +143,7 @@ class Moment:
         late = [r for r in closes_of(self.pending) if self._passed(r.at, self.judge.commit_pending_after_s)]
         if not late:
             return None
+        # Undecided comes first in the table: one late close away from the LSO is enough.
         return Cause.COMMIT_PENDING if all(r.at_lso_from <= self.now for r in late) else Cause.UNDECIDED
 
 
@@ -174,6 +177,7 @@ def _settles_at(life: list[Record], judge: Judge, knobs: Knobs) -> float:
     close = _deciding(life)
     if close is not None:
         if judge.colocated:
+            # At once: that can be noticed later, but come no earlier.
             return knobs.decided(close) + max(knobs.shift_s, 0.0)
         return all_decided + SETTLE_S + knobs.shift_s
     if all(r.aborted for r in life):
@@ -189,6 +193,7 @@ def _lives(records: list[Record], judge: Judge, knobs: Knobs) -> tuple[list[list
         life = lives[-1]
         if not life or not _comes_late(record, life, judge, knobs):
             life.append(record)
+        # Only what ended as aborted begins again; wholly aborted without an open it ended as unknown.
         elif record.kind == Kind.TRANSACTION_OPEN and all(r.aborted for r in life) and opens_of(life):
             lives.append([record])
         else:
@@ -198,6 +203,7 @@ def _lives(records: list[Record], judge: Judge, knobs: Knobs) -> tuple[list[list
 
 def _comes_late(record: Record, life: list[Record], judge: Judge, knobs: Knobs) -> bool:
     close = _deciding(life)
+    # Whatever lies behind the close that decides, even if it was written before that was decided.
     if close is not None and judge.colocated:
         return True
     settles_at = _settles_at(life, judge, knobs)
@@ -211,6 +217,7 @@ def _tell_life(life: list[Record], judge: Judge, knobs: Knobs) -> LifeTold:
     stop = min(settles_at, judge.until)
     causes: list[Cause] = []
     cause = None
+    # Between two of these moments nothing changes.
     for now in sorted({m for m in _moments(life, judge, knobs) if m < stop} | {stop}):
         moment = Moment(life, judge, knobs, now)
         was, cause = cause, moment.cause(moment.state())

@@ -96,6 +96,7 @@ class Totals:
         self.opened[txn_type] += bool(opens_of(life.records))
         self.stuck.update((txn_type, cause) for cause in life.causes)
         if life.outcome is not None:
+            # Figures are of the last life: those before it were aborted.
             status = told.figures.status if told.figures is not None and life is told.lives[-1] else None
             self.finished[txn_type, life.outcome, status] += 1
         elif life.cause is not None:
@@ -121,6 +122,7 @@ def _observe(into: dict[Any, list[float]], key: tuple[str | None, ...], seconds:
 
 
 def _rows(counts: Counter[Any], *names: str) -> list[dict[str, Any]]:
+    # With one label the keys are bare.
     keys = sorted((key if isinstance(key, tuple) else (key,) for key in counts), key=str)
     return [dict(zip(names, key, strict=True)) | {"count": counts[key if len(key) > 1 else key[0]]} for key in keys]
 
@@ -162,6 +164,7 @@ class Truth:
 
     def ripe(self, story: Story) -> None:
         """All of it is written and decided: tell it, if nothing that is still to come can change it."""
+        # The run ends no earlier than this; what is settled by then, and not borderline, stays as it is.
         judge = self._judge(story, self._last_at() + self._scenario.observe_after_s)
         told, borderline = _tell_surely(story, judge)
         if told.lives[-1].settled and not borderline:
@@ -169,6 +172,7 @@ class Truth:
 
     def close(self, until: float) -> None:
         """Tell all that is left, and the totals."""
+        # The broker may just have ended these, or not, when all is judged: who waits for them could be either.
         about_to_end = any(
             at - self._scenario.timeout_check_s / 2 - self._scenario.margin_s < until for at in self.hanging.values()
         )
@@ -199,6 +203,7 @@ class Truth:
         line = _line(story, told)
         line["reason"] = self._reason(story, line)
         self._write(line)
+        # Records know their story: cut apart, both are freed at once.
         story.records = []
 
     def _reason(self, story: Story, line: dict[str, Any]) -> str | None:
@@ -234,6 +239,7 @@ class Truth:
 
 
 def _tell_surely(story: Story, judge: Judge) -> tuple[Told, bool]:
+    # Most are calm, and need not be told five times.
     calm = None if story.undecided else calm_state(story.records, judge)
     if calm is not None:
         return tell_calm(story.records, calm, judge), False

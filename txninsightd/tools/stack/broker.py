@@ -182,6 +182,8 @@ class Broker:
         return done.stdout
 
     def _java(self, heap: str) -> list[str]:
+        # Only the quick compiler, and the collector with one thread: a broker with little to do, up soon, in little
+        # memory.
         flags = [heap, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *flags, "-cp", f"{self.libs}/*"]
 

@@ -47,6 +47,7 @@ def demo(settings: Settings, environment: Mapping[str, str]) -> int:
     """Run the demo to its end; returns the exit code. DEMO_SECONDS and DEMO_KEEP are read from `environment`."""
     keep = environment.get("DEMO_KEEP", "0") == "1"
     seconds = _seconds(environment)
+    # Before `simulate`, which empties the directory that a running demo has its data in.
     _refuse_second_stack(settings)
     simulate(settings)
     try:
@@ -111,6 +112,7 @@ class Ending:
 
     def is_over(self) -> bool:
         """To be asked about once a second; raises StackError when the daemon or the replay failed."""
+        # Supervisor starts it again at once: by its state alone it would look well.
         if self._supervisor.pid(DAEMON) != self._daemon_pid:
             raise StackError(f"the daemon died, see {self._supervisor.log_file(DAEMON)}")
         if self._replayed_at is None:

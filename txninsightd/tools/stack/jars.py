@@ -92,6 +92,7 @@ def copy_dependencies(target: Path) -> None:
 
 def _fetch(libs: Path) -> None:
     print(f"fetching Kafka {kafka_version()} from Maven Central (54 MB) ...", file=sys.stderr, flush=True)
+    # In the same directory, so that the rename makes it appear at once and whole.
     scratch = Path(tempfile.mkdtemp(prefix="fetching-", dir=libs.parent))
     try:
         copy_dependencies(scratch)

@@ -45,6 +45,7 @@ def ensure_commands(names: Iterable[str]) -> None:
             f"{' and '.join(lacking)} missing{needed}. "
             f"Install them, on Debian or Ubuntu with: sudo apt-get install {' '.join(packages)}"
         )
+    # First: Debian starts a package's service while it installs it.
     mask_services(packages)
     apt_install(packages)
     still = [name for name in lacking if not is_usable(name)]
@@ -110,6 +111,7 @@ def last_lines(text: str, count: int = 15) -> str:
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of the loopback interface now."""
     with socket.socket() as probe:
+        # As servers do: connections that linger in TIME_WAIT take nothing away.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

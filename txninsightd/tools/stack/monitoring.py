@@ -92,6 +92,7 @@ def _install_grafana(settings: Settings) -> None:
         _write(target / "provisioning" / "datasources" / path.name, adapt_datasources(_read(path), settings))
     for path in sorted((source / "dashboards").glob("*.yml")):
         _write(target / "provisioning" / "dashboards" / path.name, adapt_dashboards(_read(path)))
+    # A path may hold a %.
     config = ConfigParser(interpolation=None)
     config.read_dict(_grafana_ini(settings))
     with (target / "grafana.ini").open("w") as file:

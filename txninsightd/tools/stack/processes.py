@@ -48,6 +48,7 @@ def _open(pids: Iterable[int]) -> list[int]:
     handles = []
     for pid in pids:
         try:
+            # From here on it is this process that is meant, even if its number is given away again.
             handles.append(os.pidfd_open(pid))
         except ProcessLookupError:
             continue

@@ -45,6 +45,7 @@ def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
             "logfile": log_dir / "supervisord.log",
             "pidfile": run_dir / "supervisord.pid",
             "childlogdir": log_dir,
+            # Without it supervisord warns of running as root.
             **({"user": "root"} if os.geteuid() == 0 else {}),
         },
         "supervisorctl": {"serverurl": f"unix://{socket_path(run_dir)}"},
@@ -69,15 +70,18 @@ def _section(name: str, values: Mapping[str, object]) -> str:
 
 
 def _escaped(value: object) -> str:
+    # supervisord expands %(name)s in values.
     return str(value).replace("%", "%%")
 
 
 def _program(program: Program, log_dir: Path) -> dict[str, object]:
     return {
         "command": shlex.join(program.command),
+        # `up` starts them, one after the other.
         "autostart": "false",
         "autorestart": "unexpected" if program.is_service else "false",
         "exitcodes": "0",
+        # What is no service may be done within the second.
         "startsecs": "1" if program.is_service else "0",
         "startretries": "3" if program.is_service else "0",
         "stopsignal": "TERM",

@@ -49,6 +49,7 @@ _TIMED = re.compile(_DURATION)
 _WHOLE = re.compile(f"{_DURATION}|0")
 _OPAQUE = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`""")
 _RANGE = re.compile(rf"\[[^\]]*\]|\boffset\s+-?\s*{_DURATION}")
+# A number that a name or arithmetic follows is a factor (`> 6 * b_seconds`), and no match.
 _COMPARED = re.compile(
     r"(?P<operator>[<>]=?|[=!]=)(?P<space>\s*(?:bool\b\s*)?)(?P<number>\d+(?:\.\d*)?|\.\d+)(?![\w.]|\s*[-+*/%^])"
 )
@@ -91,6 +92,7 @@ def scale_alertmanager(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 def scale_expression(expression: str, factor: float) -> str:
     """A PromQL expression with its lengths of time divided."""
+    # Strings and comments are cut out, with a NUL in the place of each, so that nothing in them is taken for a time.
     pieces = _OPAQUE.split(expression)
     kept = _OPAQUE.findall(expression)
     hidden = "\0".join(_RANGE.sub(lambda found: _scale_durations(found[0], factor), piece) for piece in pieces)
@@ -149,6 +151,7 @@ def _scale_line(line: str, factor: float) -> str:
 def _operand(before: str) -> str:
     """The left side of a comparison: back to the bracket, comparison or set operator that it is not enclosed by."""
     depth = 0
+    # From right to left: brackets closed on the way belong to the operand, an open one encloses it.
     for token in reversed(list(_TOKEN.finditer(before))):
         depth += (token[0] in ")]}") - (token[0] in "([{")
         if depth < 0 or (depth == 0 and token[0] not in "([{"):

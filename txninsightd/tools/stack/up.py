@@ -49,6 +49,7 @@ def up(settings: Settings, *extra: Program) -> Supervisor:
     if was_up:
         _require_same(supervisor, config)
     else:
+        # Programs that a killed supervisord left behind would hold the ports.
         down(settings)
         machine.require_free(settings.ports)
     try:
@@ -71,6 +72,7 @@ def down(settings: Settings) -> list[str]:
     if supervisor.is_up():
         stopped = [*supervisor.running(), "supervisord"]
         supervisor.shut_down()
+        # `found` is from before the order, which supervisord carries out after it has answered.
         processes.await_end(found, STOP_TIMEOUT_S)
     while left := _processes(settings):
         stopped += [f"left-over process {pid}" for pid in left]
@@ -135,6 +137,7 @@ def _require_same(supervisor: Supervisor, config: str) -> None:
 
 
 def _start(settings: Settings, supervisor: Supervisor, broker: Broker, scenario: Scenario, config: str | None) -> None:
+    # None: it runs already, and its files are left alone.
     if config is not None:
         broker.prepare()
         settings.daemon_config.write_text(daemon_yaml(settings, scenario))
@@ -183,6 +186,7 @@ def _answers(url: str) -> bool:
         with urlopen(url, timeout=5):
             return True
     except HTTPError as error:
+        # Prometheus says 503 until it is ready. The receivers know no GET, and to refuse it is an answer.
         return error.code != HTTPStatus.SERVICE_UNAVAILABLE
     except (OSError, HTTPException):
         return False
