@@ -42,6 +42,7 @@ MOST_WAITING_RUNS = 100_000
 
 BLIND_AFTER_S = 15.0
 FIRST_MONITOR = (View.MONITOR, 0)
+# One message can bring thousands: the end of an outage, a partition that catches up.
 MOST_LOGGED_CHANGES = 20
 
 log = structlog.get_logger()
@@ -73,6 +74,7 @@ class Aggregator:
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
+        # A message, or a change of rules, that touches very many may take longer than the parent waits for a beat.
         self.beat = ledger.breathe = beat
         self.heartbeat_ages_s = heartbeat_ages_s
         self.family: list[ChildStatus] = []
@@ -81,7 +83,10 @@ class Aggregator:
         self._counts = counts
         self._discover_every_s = discover_every_s
         self._lines: dict[tuple[View, int], Line] = {}
+        # Where the validator was told to pause.
         self._held: set[Place] = set()
+        # What was restored is read once the broker has confirmed that the topics are still the same
+        # (docs/decisions/identity.md).
         self._not_begun = set(ledger.partitions)
         self._not_durable: set[Place] = set()
         self._checkpoints: Checkpoints | None = None
@@ -98,14 +103,17 @@ class Aggregator:
     def attach(self, view: View, index: int, line: Line) -> None:
         """A reader lives. Whatever its predecessor left in its line is taken in first; then it is told what to read."""
         old = self._lines.get((view, index))
+        # Before positions are looked at: the new reader begins behind all that the old one has told.
         if old is not None:
             self._drain(view, index, old)
         self._lines[view, index] = line
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
+        # The scout lives in this one, and a new scout knows nothing of what its predecessor found.
         if (view, index) == FIRST_MONITOR:
             known = [place for place, p in self.ledger.partitions.items() if not p.void]
             line.send(Known(known, self.ledger.topic_ids(), looked=self.ledger.horizon.discovered_at != UNSEEN))
         self._assign(view, index, self._positions(view))
+        # A validator passes over a pause of what it does not read, so it is not asked whose share this is.
         for place in self._held if view is View.VALIDATOR else ():
             if self.ledger.partitions[place].void:
                 continue  # its name may be another topic's by now
@@ -117,11 +125,13 @@ class Aggregator:
         return not self._lines
 
     def _drain(self, view: View, index: int, line: Line) -> None:
+        # Until nothing more has arrived, or the line has ended: then it is detached, and must not be read again.
         while self._lines.get((view, index)) is line and self._readable(view, index, line):
             pass
         self._detach(view, index, line)
 
     def _detach(self, view: View, index: int, line: Line) -> None:
+        # `_drain` comes here again when the line has ended by itself.
         if self._lines.get((view, index)) is line:
             self._loop.remove_reader(line.fileno())
             del self._lines[view, index]
@@ -129,11 +139,13 @@ class Aggregator:
 
     def _readable(self, view: View, index: int, line: Line) -> int:
         """Take in what has arrived on one line; gives how many messages that was."""
+        # About a megabyte at most, so that no line keeps the others, or HTTP, waiting for long.
         frames = line.receive()
         for frame in frames:
             self.beat()
             self._apply(self._decode(frame))
         self.settle()
+        # Nobody watches for room in the pipe: what it did not take is tried again here, and at each tick.
         line.flush()
         if line.closed:
             self._detach(view, index, line)
@@ -161,9 +173,12 @@ class Aggregator:
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
+        # Half an answer says nothing of what is missing in it.
         if message.complete:
             self._discovered_at = max(self._discovered_at, message.asked_at)
+        # First: this makes void what belonged to a topic that was made anew, so that it is not begun below.
         new = {Place(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
+        # Those of the checkpoint; new ones wait until one that holds them is on disk.
         waiting = self._not_begun - self._not_durable
         self._begin({place for place in waiting if place.partition in message.present.get(place.topic, ())})
         if new:
@@ -179,6 +194,7 @@ class Aggregator:
         self._not_durable |= places
 
         def then(_: OSError | None) -> None:
+            # Also where it has failed: the daemon reads on, and says so (docs/decisions/checkpoint.md).
             self._not_durable -= places
             self._begin(places)
 
@@ -199,6 +215,7 @@ class Aggregator:
                 topic=p.place.topic,
                 partition=p.place.partition,
                 start_offset=p.monitor_offset if monitor else p.validator_offset,
+                # UNSEEN is minus infinity; in messages 0 stands for what is not known.
                 as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
                 incarnation=p.place.incarnation,
                 topic_id=topics[p.place.topic].topic_id if p.place.topic in topics else "",
@@ -219,6 +236,8 @@ class Aggregator:
         """Keep the validator from running ahead of the monitor in memory."""
         runs = self.ledger.partitions[place].waiting_runs
         held = place in self._held
+        # Released at half only: a consumer that pauses throws away what it has prefetched, so it must not be done
+        # often.
         if not held and runs > MOST_WAITING_RUNS:
             self._held.add(place)
         elif held and runs < MOST_WAITING_RUNS // 2:
@@ -227,6 +246,7 @@ class Aggregator:
             return
         index = share_of(place.topic, place.partition, self._counts[View.VALIDATOR])
         line = self._lines.get((View.VALIDATOR, index))
+        # Without a line it is being started again, and will be told in `attach`.
         if line is not None:
             line.send(Pause(place.topic, place.partition, not held))
 
@@ -244,6 +264,7 @@ class Aggregator:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def then(failure: OSError | None) -> None:
+            # Who asked may have given up waiting.
             if not done.done():
                 done.set_result(None) if failure is None else done.set_exception(failure)
 
@@ -257,6 +278,7 @@ class Aggregator:
 
     def _telling_what_is_durable(self) -> Then:
         """A checkpoint begins: once it is on disk, lag tools may know of its positions."""
+        # Looked at now: once it is on disk, they will have moved on.
         positions = {view: self._positions(view) for view in View}
 
         def then(failure: OSError | None) -> None:
@@ -299,6 +321,7 @@ class Aggregator:
         self._adoption.tick()
         self.ledger.tick(self.now())
         self.settle()
+        # A line that turns out broken here is detached once its end is read.
         for line in self._lines.values():
             line.flush()
         if self._checkpoints is not None:
@@ -312,6 +335,7 @@ class Aggregator:
 
     def missing(self) -> list[str]:
         """What keeps the daemon from telling the truth just now, in words."""
+        # The first one stands in the status line, so what tells most comes first.
         missing = [f"{child.name} is down" for child in self.family if not child.up]
         missing += self._problems
         if not self._discovered_at:
@@ -352,6 +376,7 @@ class Aggregator:
 
 def share_of(topic: str, partition: int, count: int) -> int:
     """Which of `count` readers of a view reads this partition; the same for all time."""
+    # Not hash(), which is salted anew at each start. Adding the partition spreads those of one topic evenly.
     return (crc32(topic.encode()) + partition) % count
 
 
