@@ -41,7 +41,7 @@ from txninsightd.supervise.parent import (
     reader_name,
 )
 from txninsightd.supervise.running import Running, unpacked
-from txninsightd.vocabulary import Attach, Family, FromParent, Reload, Retune, View
+from txninsightd.vocabulary import Attach, Family, FromParent, Reload, Retune, Stop, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
@@ -253,7 +253,7 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
         aggregator.tick()
         reporter.report(aggregator.status())
         try:
-            await asyncio.wait_for(stopping.wait(), 0.05 if stopping.is_set() else tick_s)
+            await asyncio.wait_for(stopping.wait(), tick_s)
         except TimeoutError:
             continue
         # Once `stopping` is set, the wait above is none: without this the loop would spin until the lines end.
@@ -338,5 +338,10 @@ def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyn
         aggregator.family, aggregator.reloads = message.children, message.reloads
     elif isinstance(message, Reload) and descriptor is not None:
         _go_by(unpacked(from_memory(descriptor)), aggregator)
-    else:
+    elif isinstance(message, Stop):
         stopping.set()
+    else:
+        # A line that got lost is heard by its reader, which ends and is started again.
+        log.error(
+            "descriptor_lost", message=type(message).__name__, advice="raise the limit of open files (LimitNOFILE=)"
+        )

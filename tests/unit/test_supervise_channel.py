@@ -113,13 +113,27 @@ def test_what_was_written_before_the_end_still_arrives(pair: Pair) -> None:
     assert aggregator.closed
 
 
-def test_sending_to_the_dead_closes_the_line(pair: Pair) -> None:
+def test_what_the_dead_had_written_still_arrives_after_something_was_sent_to_them(pair: Pair) -> None:
+    reader, aggregator = pair
+    sent = 0
+    while reader.depth == 0:
+        reader.send(coverage(sent, runs=50))
+        sent += 1
+    reader.close()
+    aggregator.send(Pause("t", 0, True))
+    assert (aggregator.depth, aggregator.closed) == (0, False)
+    assert len(receive_all(aggregator)) >= sent - 1
+    assert aggregator.closed
+
+
+def test_what_is_sent_to_the_dead_does_not_pile_up(pair: Pair) -> None:
     reader, aggregator = pair
     aggregator.close()
-    reader.send(coverage(0))
-    assert reader.closed
-    assert reader.depth == 0
+    for _ in range(3):
+        reader.send(coverage(0))
+        assert reader.depth == 0
     assert reader.receive() == []
+    assert reader.closed
 
 
 def test_a_peer_that_died_with_unread_messages_is_the_end_too(pair: Pair) -> None:

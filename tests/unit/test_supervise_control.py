@@ -1,14 +1,17 @@
 """The line between parent and aggregator: whole messages, with the descriptors that belong to them."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
+from txninsightd import daemon
 from txninsightd.supervise.control import REPORT_EVERY_S, Reporter, control_pair, hear, tell
-from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, FromParent, Report, Stop, View
+from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, FromParent, Reload, Report, Stop, View
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -45,6 +48,16 @@ def test_a_descriptor_arrives_with_its_message(pair: Pair) -> None:
     assert not os.get_inheritable(received)
     os.close(received)
     os.close(writable)
+
+
+def test_a_line_that_came_without_its_descriptor_is_not_the_order_to_stop(pair: Pair) -> None:
+    parent, aggregator = pair
+    stopping = asyncio.Event()
+    nobody: Any = None
+    for message, stops in ((Attach(View.MONITOR, 1), False), (Reload(), False), (Stop(), True)):
+        tell(parent, message)
+        daemon._on_control(aggregator, nobody, stopping)
+        assert stopping.is_set() == stops
 
 
 def test_nothing_there_is_not_the_end(pair: Pair) -> None:

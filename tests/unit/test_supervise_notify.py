@@ -4,10 +4,14 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from txninsightd.supervise.heartbeats import Heartbeats
 from txninsightd.supervise.notify import Notifier
+from txninsightd.supervise.parent import Limits, Parent
+from txninsightd.vocabulary import Report
 
 
 class Systemd:
@@ -102,3 +106,30 @@ def test_without_systemd_it_is_silent(capfd: pytest.CaptureFixture[str]) -> None
     notifier.status("3 open")
     notifier.feed(1000.0)
     assert capfd.readouterr() == ("", "")
+
+
+def test_that_a_reload_is_over_is_said_again_until_it_is_heard() -> None:
+    heard: list[str] = []
+
+    class HardOfHearing(Notifier):
+        """Misses the first word after a reload."""
+
+        def reloading(self) -> None:
+            heard.append("reloading")
+
+        def ready(self) -> bool:
+            heard.append("ready")
+            return len(heard) > 2
+
+        def status(self, text: str) -> None:
+            pass
+
+    unused: Any = None
+    limits = Limits(1, 1, 1, 1, 1, 60)
+    parent = Parent(unused, {}, limits, Heartbeats(["aggregator"]), HardOfHearing(None, 0.0), lambda: 0.0, lambda: b"")
+    parent._ready, parent._report, parent._names = True, Report(True, "well"), []
+    parent._hangups.append(1)
+    parent._reload_if_asked()
+    parent._tell_systemd()
+    parent._tell_systemd()
+    assert heard == ["reloading", "ready", "ready"]

@@ -64,8 +64,9 @@ class Channel:
         except BlockingIOError:
             return
         except BROKEN:
-            self.closed = True
+            # Nobody hears this end, but what the other wrote before may still lie here: `receive` tells the end.
             self._outbox.clear()
+            self._written = 0
 
     def receive(self) -> list[bytes]:
         """The whole frames that have arrived, at most about one megabyte of them a call."""

@@ -192,7 +192,8 @@ class Parent:
             self._untold = config
             self._reloads = Reloads(counts.applied + 1, counts.refused, good=True)
         if self._ready:
-            self._notifier.ready()
+            # Where it could not be delivered, `_tell_systemd` says it again.
+            self._ready = self._notifier.ready()
 
     def _tell_config(self) -> None:
         """Until the aggregator that lives has it. One that is forked after the reload has it already."""
