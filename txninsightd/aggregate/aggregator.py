@@ -371,6 +371,9 @@ class Aggregator:
                 missing.append(f"the {view} has not caught up yet on {unseen} of {len(present)} partitions")
             elif as_ofs and self.now() - min(as_ofs) > BLIND_AFTER_S:
                 missing.append(f"the {view} has seen nothing newer than {self.now() - min(as_ofs):.0f} s")
+            elif as_ofs and min(as_ofs) - self.now() > BLIND_AFTER_S:
+                ahead_s = min(as_ofs) - self.now()
+                missing.append(f"the clock was set back: the {view} sees nothing new for another {ahead_s:.0f} s")
         return missing
 
 

@@ -53,7 +53,8 @@ class EndQuestions:
             if any(answer.end_offset is None for answer in answers):
                 self._refresh.begin()
         now = self._now()
-        if not self._under_way and now - self._asked_at >= ASK_EVERY_S:
+        # Negative: the wall clock was set back. The next question must not wait for that to pass.
+        if not self._under_way and not 0 <= now - self._asked_at < ASK_EVERY_S:
             self._ask(places, now)
         return answers
 

@@ -96,10 +96,12 @@ class Identity:
         if self._asked and all(question.answer.done() for question in self._asked.values()):
             told = self._take_answers()
         now = self._now()
-        if not self._asked and (at_once or now >= self._next_at):
+        # The wall clock was set back: the next question must not wait for that to pass.
+        set_back = now < self._asked_at
+        if not self._asked and (at_once or set_back or now >= self._next_at):
             topics = {topic for topic, held in self._held.items() if held}
             # Of what is set aside nothing is read, so to ask about it now and then is enough.
-            if now >= self._in_vain_at:
+            if set_back or now >= self._in_vain_at:
                 topics.update(also)
                 self._in_vain_at = now + ASK_IN_VAIN_EVERY_S
             self._ask(topics, now)

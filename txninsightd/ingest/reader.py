@@ -374,7 +374,9 @@ class Reader:
             self._leave([place])
             return
         resume_at = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
-        progress.stride *= 2
+        # Where the broker did not even say where the log ends, nothing was passed over.
+        if resume_at > progress.frontier:
+            progress.stride *= 2
         log.warning(
             "records_unreadable",
             topic=place.topic,

@@ -28,7 +28,7 @@ class Refresh:
     def begin(self) -> None:
         """Somebody got no answer."""
         now = self._now()
-        if now - self._begun_at < AT_MOST_EVERY_S or (self._under_way is not None and not self._under_way.done()):
+        if 0 <= now - self._begun_at < AT_MOST_EVERY_S or (self._under_way is not None and not self._under_way.done()):
             return
         self._begun_at = now
         self._under_way = self._beside.submit(self._admin.list_topics, timeout=ANSWER_WITHIN_S)

@@ -1,0 +1,84 @@
+"""The wall clock is set far forward and back again: what was to be asked now is not put off until that has passed."""
+
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.core.by_hand import B, cover, discover
+from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.config import Config
+from txninsightd.daemon import make_ledger
+from txninsightd.ingest.ends import EndQuestions
+from txninsightd.ingest.identity import Identity
+from txninsightd.ingest.refresh import Refresh
+from txninsightd.vocabulary import Place, View
+
+HOUR_S = 3600.0
+
+
+class Clock:
+    """Tells the time that it is set to."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Admin:
+    """Answers every question at once, if only with an error; counts them by name."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, int] = {}
+
+    def _answer(self, name: str, keys: Any) -> Any:
+        self.asked[name] = self.asked.get(name, 0) + 1
+        return dict.fromkeys(keys, _failed())
+
+    def list_offsets(self, wanted: Any, **_: Any) -> Any:
+        return self._answer("list_offsets", wanted)
+
+    def describe_topics(self, wanted: Any, **_: Any) -> Any:
+        return self._answer("describe_topics", ["b"])
+
+    def list_topics(self, **_: Any) -> Any:
+        return self._answer("list_topics", [])
+
+
+def _failed() -> "Future[Any]":
+    failed: Future[Any] = Future()
+    failed.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+    return failed
+
+
+def test_the_readers_go_on_asking() -> None:
+    clock = Clock()
+    admin: Any = Admin()
+    refresh = Refresh(admin, clock.now)
+    questions = EndQuestions(admin, refresh, View.MONITOR, clock.now)
+    identity = Identity(admin, refresh, clock.now)
+    identity.hold(cover(B, 0, 1, [0], 1.0))
+    asked = []
+    for step_s in (0.0, HOUR_S, -HOUR_S):
+        clock.time += step_s
+        questions.poll([Place("b", 0)])
+        identity.poll([], at_once=False)
+        questions.poll([Place("b", 0)])
+        refresh._beside.submit(lambda: None).result()
+        asked.append(dict(admin.asked))
+    assert [each["list_offsets"] for each in asked] == [1, 2, 3]
+    assert [each["describe_topics"] for each in asked] == [1, 2, 3]
+
+
+def test_readiness_says_why_nothing_new_is_seen() -> None:
+    clock = Clock()
+    loop: Any = None
+    aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), clock.now, 1.0)
+    aggregator._apply(discover(1.0, B))
+    (partition,) = aggregator.ledger.partitions.values()
+    partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S
+    assert [text for text in aggregator.missing() if "set back" in text] == [
+        "the clock was set back: the validator sees nothing new for another 3600 s"
+    ]
