@@ -81,6 +81,9 @@ class World:
     def warming_up(self) -> bool:
         return not self.warm
 
+    def forget(self, txn_id: str) -> bool:
+        return self.ledger.forget(txn_id, self.now())
+
     async def durable(self) -> None:
         self.saved.append(len(self.ledger.live))
         if self.unwritable is not None:

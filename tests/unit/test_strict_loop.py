@@ -1,6 +1,7 @@
 """What fails in the aggregator's loop ends the aggregator: nothing that it has taken in is passed over."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -62,3 +63,15 @@ def test_a_message_that_cannot_be_applied_ends_the_aggregator(
 def test_so_does_work_that_was_put_off() -> None:
     assert exit_code_after(lambda loop: StrictLoop(loop).call_soon(int, "0")) == GOES_ON
     assert exit_code_after(lambda loop: StrictLoop(loop).call_soon(int, "none")) == EXIT_FAILED
+
+
+def test_an_order_that_cannot_be_carried_out_ends_it_too() -> None:
+    def work(loop: asyncio.AbstractEventLoop) -> None:
+        aggregator = Aggregator(
+            make_ledger(Config(), 0.0), StrictLoop(loop), dict.fromkeys(View, 1), lambda: 100.0, 1.0
+        )
+        aggregator.ledger.live["half"] = None  # type: ignore[assignment]
+        with contextlib.suppress(Exception):  # as the control server does
+            aggregator.forget("half")
+
+    assert exit_code_after(work) == EXIT_FAILED

@@ -16,6 +16,7 @@ import structlog
 from txninsightd.aggregate.adoption import Adoption, Loop
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
 from txninsightd.aggregate.store import CheckpointStore
+from txninsightd.aggregate.strict import or_end
 from txninsightd.core.ledger import Ledger, Rules, StuckChange
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.vocabulary import (
@@ -256,6 +257,10 @@ class Aggregator:
     def checkpoints(self) -> CheckpointHealth:
         """How checkpoints fare."""
         return self._checkpoints.health if self._checkpoints is not None else CheckpointHealth(0.0, 0, 0.0, 0, 0, 0.0)
+
+    def forget(self, txn_id: str) -> bool:
+        """End a live transaction; says whether there was one. A failure in the midst of it ends the process."""
+        return or_end(self.ledger.forget, txn_id, self.now())
 
     async def durable(self) -> None:
         """Wait until all that has been applied by now is on disk. Raises OSError when it cannot be written."""

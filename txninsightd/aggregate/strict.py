@@ -8,10 +8,14 @@ lost is read again from the checkpoint, and whatever fails each time ends the da
 import asyncio
 import os
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 EXIT_FAILED = 1
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -24,7 +28,7 @@ class StrictLoop:
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
         """Call back whenever the descriptor has something to read."""
-        self._loop.add_reader(fd, _or_end, callback, *args)
+        self._loop.add_reader(fd, or_end, callback, *args)
 
     def remove_reader(self, fd: int) -> bool:
         """Call back no more."""
@@ -32,12 +36,13 @@ class StrictLoop:
 
     def call_soon(self, callback: Callable[..., object], *args: object) -> None:
         """Call back when the loop comes round."""
-        self._loop.call_soon(_or_end, callback, *args)
+        self._loop.call_soon(or_end, callback, *args)
 
 
-def _or_end(callback: Callable[..., object], *args: object) -> None:
+def or_end(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do this, or end the process: for what changes the state outside of a callback of the loop."""
     try:
-        callback(*args)
+        return action(*args, **kwargs)
     except Exception:
         log.exception("aggregator_failed", effect="it begins again from the last checkpoint")
         # Not sys.exit: nothing of what runs on the way out may meet a state that is half changed.

@@ -63,7 +63,7 @@ class ControlServer:
             txn_id = msgspec.json.decode(await request.read(), type=Order).txn_id
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return json_response({"error": 'expected {"txn_id": "..."} in UTF-8'}, 400)
-        if not self._source.ledger.forget(txn_id, self._source.now()):
+        if not self._source.forget(txn_id):
             return json_response({"error": self._absence(txn_id)}, 404)
         # From here on it is over, whatever becomes of the checkpoint: who asks again is told so.
         log.info("transaction_forgotten", txn_id=txn_id)

@@ -1,4 +1,5 @@
-"""What `expose/` is shown of the daemon: the ledger and a few facts about the processes, to be read, never changed.
+"""What `expose/` is shown of the daemon: the ledger and a few facts about the processes, to be read, and changed by
+an operator's order only.
 
 The composition root hands in something of this shape. All of it is read on the aggregator's event loop, so what is
 read between two `await`s belongs to one moment.
@@ -34,6 +35,9 @@ class Source(Protocol):
     @property
     def reloads(self) -> Reloads:
         """What became of the reloads of the config, as the parent knows it."""
+
+    def forget(self, txn_id: str) -> bool:
+        """End a live transaction; says whether there was one."""
 
     async def durable(self) -> None:
         """Wait until a checkpoint holds what is known now. Raises OSError when it cannot be written."""
