@@ -70,7 +70,7 @@ def test_an_order_that_cannot_be_carried_out_ends_it_too() -> None:
         aggregator = Aggregator(
             make_ledger(Config(), 0.0), StrictLoop(loop), dict.fromkeys(View, 1), lambda: 100.0, 1.0
         )
-        aggregator.ledger.live["half"] = None  # type: ignore[assignment]
+        aggregator.ledger.live["half"] = object()  # type: ignore[assignment]
         with contextlib.suppress(Exception):  # as the control server does
             aggregator.forget("half")
 
