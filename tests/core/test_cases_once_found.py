@@ -200,6 +200,22 @@ def test_what_was_lost_with_its_topic_is_not_kept_for_ever(colocated: bool) -> N
     assert [(name, e.outcome) for name, e in both.finished] == [("t", Outcome.UNKNOWN)]
 
 
+def test_what_waits_beyond_the_monitor_goes_with_its_topic() -> None:
+    # It could decide nothing any more, and yet stayed in memory and in every checkpoint.
+    both = side_by_side(
+        discover(1000, A, B),
+        sight(B, 1, ev(0, OPEN, 999), as_of=1000),
+        cover(B, 0, 9, [0, 2, 4, 6, 8], 1001),
+        discover(1010, A, found=()),
+    )
+    partition = both.ledger.partitions[B]
+    assert partition.waiting_runs == 6
+    hand(both, discover(1020, A, found=()))
+    assert partition.void
+    assert (list(partition.waiting), partition.waiting_runs) == ([], 0)
+    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.COMMITTED]
+
+
 def test_half_a_look_deletes_nothing() -> None:
     both = side_by_side(discover(1000, A, B), sight(B, 1, ev(0, OPEN, 999), as_of=1000))
     for at in (1010, 1020, 1030):

@@ -232,6 +232,11 @@ class PartitionState:
             yield upto, coverage.decided_at, undelivered
         self._forget_decided()
 
+    def drop_waiting(self) -> None:
+        """Let go of what the validator passed beyond the monitor, which will never come there."""
+        self._waiting.clear()
+        self.waiting_runs = 0
+
     def _undelivered(self, coverage: Coverage, start: int, end: int) -> Iterator[Undelivered]:
         # Between the range before and this one the validator never looked: unknown, never aborted.
         if start < coverage.from_offset:

@@ -285,6 +285,7 @@ class Ledger:
         unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
         self.figures.count_records("validator", place.topic, partition.cover(unreadable))
         self._decide(partition)
+        partition.drop_waiting()
         if unread:
             self.horizon.gap(partition, now)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
