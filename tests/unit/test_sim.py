@@ -294,6 +294,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "topic: shop\n    outliers",
         "types.checkout.topic: expected a name from 'topics'",
     ),
+    (
+        "{partitions: 4}",
+        "{partitions: 4, mapping: {step: {header: x-step}}}",
+        "bad.yaml:22: topics.shop.checkout.mapping.step.header: unknown key, expected one of: path, const",
+    ),
     ("seed: 20250615", "seed: 1\nseed: 2", "bad.yaml:6: seed: expected once, found again"),
     ("seed: 20250615", "seed: {", "expected YAML:"),
     ("description:", "description: &loop [*loop]\nx:", "expected YAML, found an anchor inside itself"),

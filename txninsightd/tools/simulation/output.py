@@ -109,12 +109,12 @@ class Shape:
         self._words = {kind: kinds.get(kind, word) for kind, word in WORDS.items()}
         self._stamp = _stamps(topic)
         self._paths = [(i, spec["path"].split(".")) for i, spec in specs if "path" in spec]
-        self._headers = [(i, spec["header"]) for i, spec in specs if "header" in spec]
+        self._id_header = _spec(topic.mapping, "txn_id").get("header")
         self._is_plain = not topic.mapping
 
     def fill(self, line: RecordLine, said: Said) -> None:
-        """Put an event into a line: its value, and the headers where the mapping reads from them."""
-        # In the order of FIELDS, by which paths and headers find them.
+        """Put an event into a line: its value, and the header where the mapping reads the txn_id from one."""
+        # In the order of FIELDS, by which paths find them.
         texts = (self._words[said.kind], said.txn_id, self._stamp(said.ts), said.txn_type, said.step, said.status)
         if self._is_plain:
             line.value = {field: text for field, text in zip(FIELDS, texts, strict=True) if text is not None}
@@ -123,8 +123,8 @@ class Shape:
         for i, names in self._paths:
             if texts[i] is not None:
                 _put(line.value, names, texts[i])
-        if self._headers:
-            line.headers = {name: str(texts[i]) for i, name in self._headers}
+        if self._id_header is not None:
+            line.headers = {self._id_header: said.txn_id}
 
 
 def _put(value: dict[str, Any], names: list[str], text: object) -> None:
