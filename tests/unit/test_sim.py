@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
-from txninsightd.config import load_config
+from txninsightd.config import ConfigError, load_config
 from txninsightd.tools.events_file import BadLine, PlainEvents, read_lines
 from txninsightd.tools.sim import main
-from txninsightd.tools.simulation.scenario import load_scenario
+from txninsightd.tools.simulation.scenario import BadScenario, load_scenario, parse_scenario
 from txninsightd.tools.simulation.truth import meets
 
 ROOT = Path(__file__).parents[2]
@@ -299,6 +300,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "{partitions: 4, mapping: {step: {header: x-step}}}",
         "bad.yaml:22: topics.shop.checkout.mapping.step.header: unknown key, expected one of: path, const",
     ),
+    (
+        "{partitions: 4}",
+        "{partitions: 4, mapping: {ts: {header: x-time}}}",
+        "bad.yaml:22: topics.shop.checkout.mapping.ts.header: unknown key, expected one of: path",
+    ),
     ("seed: 20250615", "seed: 1\nseed: 2", "bad.yaml:6: seed: expected once, found again"),
     ("seed: 20250615", "seed: {", "expected YAML:"),
     ("description:", "description: &loop [*loop]\nx:", "expected YAML, found an anchor inside itself"),
@@ -312,6 +318,29 @@ def test_a_bad_scenario_is_refused_by_file_line_and_key(
     complaints = broken(lambda text: text.replace(good, bad, 1), tmp_path, capsys)
     assert any(complaint in line for line in complaints), complaints
     assert all(line.startswith("bad.yaml:") for line in complaints)
+
+
+def is_refused(load: Callable[[], object]) -> bool:
+    try:
+        load()
+    except (BadScenario, ConfigError):
+        return True
+    return False
+
+
+FORMS = ("a.b", {"path": "a.b"}, {"const": "step_open"}, {"key": True}, {"header": "x-id"}, {})
+
+
+@pytest.mark.parametrize("form", FORMS, ids=json.dumps)
+@pytest.mark.parametrize("field", ["event", "txn_id", "ts", "txn_type", "step", "status"])
+def test_a_scenario_maps_a_field_from_wherever_the_daemon_does(field: str, form: object, tmp_path: Path) -> None:
+    topic = {"name": "shop.checkout", "mapping": {field: form}}
+    scenario = yaml.safe_load(CHECKOUT.read_text())
+    scenario["topics"]["shop.checkout"]["mapping"] = topic["mapping"]
+    config = tmp_path / "daemon.yaml"
+    config.write_text(json.dumps({"kafka": {"client": {"bootstrap.servers": "127.0.0.1:9092"}}, "topics": [topic]}))
+    by_daemon = is_refused(lambda: load_config(config, {}))
+    assert is_refused(lambda: parse_scenario(json.dumps(scenario), "scenario")) == by_daemon
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
