@@ -3,16 +3,21 @@
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from http.client import BadStatusLine
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from txninsightd.config import load_config
+from txninsightd.expose.listing import MOST_LISTED
 from txninsightd.tools.receivers import Message
 from txninsightd.tools.stack import StackError, demo, machine
 from txninsightd.tools.stack.settings import Settings
+from txninsightd.tools.stack.supervision import Supervisor
 from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of, urls
-from txninsightd.tools.watch import Seen
+from txninsightd.tools.watch import Client, Seen
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +97,55 @@ def test_the_demo_names_whom_the_daemon_judges_wrong(tmp_path: Path) -> None:
         "b: should be open, stuck (idle) (it fell silent), the daemon says open"
     ]
     assert demo.judge(truth, {"b": idle}) == ["a: should be closed (all committed), the daemon says nothing"]
+
+
+def ending_of(run_dir: Path, answers: Iterator[list[Seen] | Exception], monkeypatch: pytest.MonkeyPatch) -> demo.Ending:
+    """Of a demo whose replay is over; the daemon answers as said here, one answer after the other."""
+
+    def answer(client: Client, query: str) -> list[Seen]:
+        answered = next(answers)
+        if isinstance(answered, Exception):
+            raise answered
+        return answered
+
+    monkeypatch.setattr(Client, "list", answer)
+    monkeypatch.setattr(Supervisor, "_call", lambda *_: {"pid": 1, "statename": "EXITED", "exitstatus": 0})
+    settings = Settings(run_dir=run_dir, scenario=ROOT / "scenarios" / "demo.yaml")
+    settings.demo_dir.mkdir()
+    (settings.demo_dir / "truth.jsonl").write_text(TRUTH)
+    scenario = msgspec.structs.replace(scenario_of(settings.scenario), observe_after_s=0.0)
+    ending = demo.Ending(settings, scenario, Supervisor(run_dir, settings.log_dir), 0)
+    assert not ending.is_over(), "it has just seen the end of the replay"
+    return ending
+
+
+def test_the_demo_asks_again_when_the_last_question_was_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [Seen(txn_id="a", state="closed"), Seen(txn_id="b", state="open", stuck=True, cause="idle")]
+    ending = ending_of(tmp_path, iter([TimeoutError("timed out"), BadStatusLine(""), said]), monkeypatch)
+    judged = []
+    for _ in range(3):
+        ending.is_over()
+        judged.append(ending.wrong)
+    assert judged == [None, None, []]
+
+
+def test_the_demo_does_not_wait_for_ever_for_the_last_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ending_of(tmp_path, iter([TimeoutError("timed out")]), monkeypatch)
+    monkeypatch.setattr(demo, "ANSWER_WITHIN_S", 0.0)
+    with pytest.raises(StackError, match="does not say what became of the transactions: timed out"):
+        ending.is_over()
+
+
+def test_more_transactions_than_the_api_lists_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert demo.MOST_JUDGED == MOST_LISTED
+    monkeypatch.setattr(demo, "MOST_JUDGED", 100)
+    settings = Settings(run_dir=tmp_path, scenario=ROOT / "scenarios" / "checkout.yaml")
+    with pytest.raises(StackError, match=r"checkout\.yaml makes \d+ transactions, and the demo can judge 100 at most"):
+        demo.simulate(settings)
 
 
 def page(action: str) -> Message:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from shutil import rmtree
 
@@ -29,6 +30,10 @@ from txninsightd.tools.watch import Client, Picture, Seen, alerts_panel, counts_
 REPLAY = "replay"
 DEFAULT_SECONDS = 15
 WRONG_SHOWN = 10
+MOST_JUDGED = 10_000
+"""As many as the daemon's API lists at once."""
+ANSWER_WITHIN_S = 30.0
+"""How long it is asked for the final listing: the truth is that of one moment, and not of one much later."""
 ALERTS_WITHIN_S = 900.0
 ALERTS_LATE_S = 60.0
 """How long after the last event a page and its resolve may come, by the rules as they ship, and beside that."""
@@ -62,12 +67,21 @@ def demo(settings: Settings, environment: Mapping[str, str]) -> int:
 
 
 def simulate(settings: Settings) -> None:
-    """Empty the demo's directory and let txninsight-sim write the scenario's events and truth into it."""
+    """Empty the demo's directory and let txninsight-sim write the scenario's events and truth into it.
+
+    Raises StackError when that fails, or makes more transactions than can be judged.
+    """
     rmtree(settings.demo_dir, ignore_errors=True)
     settings.demo_dir.mkdir(parents=True)
     command = [_installed("txninsight-sim"), str(settings.scenario), "--out", str(settings.demo_dir)]
     if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode != 0:
         raise StackError(f"the simulation failed: {' '.join(command)}")
+    count = len(read_truth(settings.demo_dir / "truth.jsonl"))
+    if count > MOST_JUDGED:
+        raise StackError(
+            f"{settings.scenario} makes {count} transactions, and the demo can judge {MOST_JUDGED} at most: "
+            "give it a scenario with fewer, by its key transactions or in SCENARIO"
+        )
 
 
 def read_truth(path: Path) -> dict[str, Truth]:
@@ -120,10 +134,18 @@ class Ending:
             return False
         since_s = time.monotonic() - self._replayed_at
         if self.wrong is None and since_s >= self._observe_after_s:
-            listed = self._client.list(f"limit={len(self.truth) + 1}")
-            self.wrong = judge(self.truth, {seen.txn_id: seen for seen in listed})
+            self._judge(since_s - self._observe_after_s)
         alerts_came = since_s >= self._alerts_within_s or lacking(self.truth, read_record(self.record)) is None
         return self.wrong is not None and since_s >= self._seconds and alerts_came
+
+    def _judge(self, late_s: float) -> None:
+        try:
+            listed = self._client.list(f"limit={MOST_JUDGED}")
+        except (OSError, HTTPException) as error:
+            if late_s < ANSWER_WITHIN_S:
+                return
+            raise StackError(f"the daemon does not say what became of the transactions: {error}") from error
+        self.wrong = judge(self.truth, {seen.txn_id: seen for seen in listed})
 
     def _note_replay(self) -> None:
         if self._supervisor.state(REPLAY) in ("RUNNING", "STARTING"):
