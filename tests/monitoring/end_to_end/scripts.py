@@ -22,6 +22,7 @@ from tests.monitoring.end_to_end.traffic import PULSE, closes, event, opens, who
 from txninsightd.vocabulary import Place
 
 RECORDS = "txninsight_records_total"
+CUT = "txninsight_label_values_cut_total"
 STOPPED_S = 0.04
 RUNNING_S = 0.02
 FLOOD = 10_000
@@ -87,6 +88,9 @@ def records(stage: Stage) -> None:
     cut = stage.begin("TxninsightLabelValuesCut", "records", "[FIRING:2]")
     evicted = stage.begin("TxninsightTransactionsEvicted", "records", PULSE)
     stage.write("records", "{no JSON", *(whole for i in range(2) for whole in with_step_and_status(i)))
+    daemon = stage.daemons["records"]
+    # Once they are counted: while they still wait for it, the crowd would have them evicted.
+    daemon.await_that(lambda: all(daemon.total(CUT, label=label) for label in ("status", "step")), "labels are cut")
     lose_records(stage)
     stage.write("records", *opens(crowd, PULSE))
     stage.await_fired(unreadable, lost, cut, evicted)
