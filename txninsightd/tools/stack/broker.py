@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from txninsightd.tools.stack import StackError, machine
@@ -259,8 +259,15 @@ def _await_leaders(client: AdminClient, partitions: Mapping[str, int]) -> None:
             raise StackError(
                 f"topics without a leader {READY_TIMEOUT_S:.0f} s after they were created: {sorted(missing)}"
             )
-        topics = client.list_topics(timeout=10).topics
-        missing = {name for name in missing if name not in topics or len(topics[name].partitions) < partitions[name]}
+        cluster = client.list_topics(timeout=10)
+        missing = {name for name in missing if _led_partitions(cluster, name) < partitions[name]}
+
+
+def _led_partitions(cluster: ClusterMetadata, topic: str) -> int:
+    """How many partitions of a topic have a leader that is there."""
+    if topic not in cluster.topics:
+        return 0
+    return sum(partition.leader in cluster.brokers for partition in cluster.topics[topic].partitions.values())
 
 
 def _answers(client: AdminClient) -> bool:
