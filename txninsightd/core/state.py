@@ -552,6 +552,14 @@ def _moments_or_never(data: bytes) -> "array[float]":
     return moments
 
 
+def _due_ats(data: bytes) -> "array[float]":
+    due_ats = _numbers("d", data)
+    # Who waits for no moment has what is not a number, and that lies beyond nothing.
+    if any(abs(due_at) > LATEST_S for due_at in due_ats):
+        raise ValueError("a moment that cannot be")
+    return due_ats
+
+
 def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[Event]]:
     """The events of each transaction of a chunk."""
     signatures = [ledger.shared(signature) for signature in chunk.signatures]
@@ -629,7 +637,7 @@ def _restore_verdicts(txn: Transaction, rest: Rest, places: list[Place]) -> None
 
 def _restore_live(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
     live, wheel = ledger.live, ledger.horizon.wheel
-    due_ats, shown = _numbers("d", chunk.due_at), _restored_shown(chunk)
+    due_ats, shown = _due_ats(chunk.due_at), _restored_shown(chunk)
     for (txn, rest), shown_as, due_at in zip(_transactions(ledger, chunk, places), shown, due_ats, strict=True):
         live[txn.txn_id] = txn
         txn.shown = shown_as
