@@ -27,14 +27,18 @@ class Bucket(dict[Any, None]):
     def remove(self, item: Any) -> None:
         """Take out this item; the last one takes the bucket with it."""
         del self[item]
-        if not self:
-            del self.home[self.second]
+        self._go_if_empty()
 
     def pop_one(self) -> Any:
         """Take out any one item, likewise."""
-        item = next(reversed(self))
-        self.remove(item)
+        # Who looks for an item to delete steps over the holes that all former ones have left.
+        item, _ = self.popitem()
+        self._go_if_empty()
         return item
+
+    def _go_if_empty(self) -> None:
+        if not self:
+            del self.home[self.second]
 
 
 class Wheel:
