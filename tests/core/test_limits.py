@@ -493,6 +493,16 @@ def test_ids_forgotten_and_finished_ones_not_shown_for_lack_of_room_are_counted(
     }
 
 
+def test_ids_for_which_a_lowered_limit_leaves_no_room_are_counted() -> None:
+    ledger = new_ledger(most_open=0, most_remembered=1_000)
+    hand(ledger, discover(0, A), sight(A, 100, *(ev(i, OPEN, 10, f"t{i}") for i in range(100))))
+    assert (ledger.archive.remembered, hits(ledger)["open_transactions"]) == (100, 100)
+    for _ in ledger.adopt(ledger.rules._replace(most_remembered=80), 0):
+        pass
+    assert ledger.archive.remembered == 70
+    assert hits(ledger)["remembered_ids"] == 30
+
+
 def test_state_names_of_live_ones_are_right_after_an_eviction_storm() -> None:
     ledger = flooded(20_000, "oc", 1_000)
     assert {txn.state for txn in ledger.live.values()} == {State.TENTATIVELY_CLOSED}

@@ -52,6 +52,20 @@ def test_a_second_life_overrides_the_first_over_generations() -> None:
     assert remembered.was_aborted("t") is False
 
 
+def test_with_less_room_the_oldest_go_a_generation_at_a_time_and_all_are_counted() -> None:
+    remembered = Remembered(remember_s=1e9, most=64_000)
+    for i in range(7_000):
+        remembered.add(f"before{i}", False, i)
+    forgotten = remembered.keep(1e9, 800)
+    assert forgotten == 7_000 - len(remembered)
+    for i in range(1_000):
+        at_once = remembered.add(f"after{i}", False, 7_000 + i)
+        assert at_once <= 100
+        assert 600 <= len(remembered) <= 800
+        forgotten += at_once
+    assert forgotten == 8_000 - len(remembered)
+
+
 def test_every_process_hashes_alike() -> None:
     assert hash_of("order-1") == 0x2599000E8C1B023C
     assert hash_of("order-1") % 2 == 0  # room for the bit

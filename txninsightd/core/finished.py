@@ -207,7 +207,7 @@ class Archive:
         self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, now: float
     ) -> Iterator[None]:
         """Go by other bounds. What they leave no room for goes in portions, one a step."""
-        self._remembered.keep(remember_s, most_remembered)
+        self._limit_hits["remembered_ids"] += self._remembered.keep(remember_s, most_remembered)
         while self._drop(DROPPED_A_STEP, linger_s, most_lingering, now):
             yield
         self._linger_s, self._most_lingering = linger_s, most_lingering

@@ -59,16 +59,16 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._young) + sum(len(g.hashes) for g in self._sealed)
 
-    def keep(self, remember_s: float, most: int) -> None:
-        """Go by other bounds; the oldest that they leave no room for are forgotten."""
+    def keep(self, remember_s: float, most: int) -> int:
+        """Go by other bounds; the oldest that they leave no room for are forgotten. Gives how many were."""
         self._span_s = remember_s / GENERATIONS
         self._remember_s = remember_s
         self._most = most
         self._most_each = max(1, most // GENERATIONS)
-        # The oldest go, and room for a generation is left: the young are sealed at the next `add`, and would be
-        # forgotten all at once if they alone were more than `most`.
-        self._young = dict(islice(self._young.items(), max(0, len(self._young) + self._most_each - most), None))
-        self._forget_the_oldest()
+        # The oldest go, and room for a generation is left, as whenever one is sealed.
+        surplus = max(0, len(self._young) + self._most_each - most)
+        self._young = dict(islice(self._young.items(), surplus, None))
+        return surplus + self._forget_the_oldest()
 
     def add(self, txn_id: str, aborted: bool, now: float) -> int:
         """Remember that the transaction is over; gives how many others had to be forgotten for it."""
@@ -98,8 +98,10 @@ class Remembered:
             self._sealed.popleft()
 
     def _seal(self, now: float) -> int:
-        hashes = array("Q", sorted(h | bit for h, bit in self._young.items()))
-        self._sealed.append(Generation(hashes, now))
+        young = iter(self._young.items())
+        # More than one where `keep` has made them smaller: they are forgotten one by one, and each all at once.
+        while some := list(islice(young, self._most_each)):
+            self._sealed.append(Generation(array("Q", sorted(h | bit for h, bit in some)), now))
         self._young = {}
         self._young_since = now
         return self._forget_the_oldest()
