@@ -67,3 +67,12 @@ def test_a_transaction_moves_from_one_gauge_to_another_and_leaves_nothing() -> N
 def test_configured_types_are_named_whoever_comes_first() -> None:
     figures = Figures((1.0,), 2, txn_types=("order", "pay"))
     assert [figures.txn_types(name) for name in ("new", "pay", "order")] == [OVERFLOW, "pay", "order"]
+
+
+def test_a_configured_type_without_room_is_not_cut_before_an_event_has_it() -> None:
+    figures = Figures((1.0,), most_label_values=2, txn_types=("order", "loan", "pay"))
+    figures.txn_types.name("refund")  # as whenever rules are adopted
+    figures.txn_types.name("order")
+    assert (figures.txn_types.saved(), figures.txn_types.cut) == ((["order", "loan"], 0), 0)
+    assert figures.txn_types("pay") == OVERFLOW
+    assert figures.txn_types.cut == 1

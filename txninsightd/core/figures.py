@@ -53,16 +53,24 @@ class LabelCap:
         """Name so many from now on; what has a name keeps it."""
         self._most = most
 
+    def name(self, value: str) -> None:
+        """Let this value keep its name from now on, if there is room. No event had it, so nothing is cut."""
+        if self._has_room():
+            self._known.setdefault(value, value)
+
     def __call__(self, value: str | None) -> str:
         label = self._known.get(value)
         if label is not None:
             return label
-        # The two of UNNAMED take no room.
-        if value is None or len(self._known) - 2 >= self._most:
+        if value is None or not self._has_room():
             self.cut += 1
             return OVERFLOW
         self._known[value] = value
         return value
+
+    def _has_room(self) -> bool:
+        # The two of UNNAMED take none.
+        return len(self._known) - 2 < self._most
 
 
 class PairCap:
@@ -159,7 +167,7 @@ class Figures:
         self.bounds = tuple(bounds)
         self.txn_types = LabelCap(most_label_values)
         for name in txn_types:
-            self.txn_types(name)
+            self.txn_types.name(name)
         self.steps = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
         self.statuses = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
         self.opened: Counter[str] = Counter()

@@ -368,7 +368,7 @@ class Ledger:
         if self.judged_by != rules.judging:
             self.judged_by = None
         for txn_type in rules.stuck_by_type:
-            self.figures.txn_types(txn_type)
+            self.figures.txn_types.name(txn_type)
         return self._adopting(rules, now)
 
     def _adopting(self, rules: Rules, now: float) -> Iterator[None]:
