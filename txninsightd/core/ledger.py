@@ -788,7 +788,10 @@ class Ledger:
     # --- Limits -------------------------------------------------------------------------------------------------------
 
     def _make_room(self, now: float) -> list[Finished]:
-        """Give up what exceeds the limits: outsized live ones, those idle for longest, then what lingers."""
+        """Give up what exceeds the limits: outsized live ones, those idle for longest, and what lingers.
+
+        Of the events of all together, what lingers goes first.
+        """
         evicted = []
         if self._outsized:
             over = [txn for txn in self._outsized if self.live.get(txn.txn_id) is txn]

@@ -236,9 +236,9 @@ class Settlement:
 
     def _seen(self, partitions: Mapping[Place, PartitionState]) -> Seen:
         discovered_at = self._horizon.discovered_at
-        steps = sorted((p.monitor_as_of, p.read_past) for p in partitions.values() if not p.gone)
+        present = [(min(p.monitor_as_of, discovered_at), p.read_past) for p in partitions.values() if not p.gone]
         # The one added stands for partitions that nobody found yet: seen up to the last look, and read past nothing.
-        steps = sorted([(min(as_of, discovered_at), past) for as_of, past in steps] + [(discovered_at, UNSEEN)])
+        steps = sorted([*present, (discovered_at, UNSEEN)])
         return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
 
 
