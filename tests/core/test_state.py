@@ -9,7 +9,7 @@ from array import array
 import msgspec
 import pytest
 
-from tests.core.by_hand import OPEN, A, cover, discover, ev, side_by_side, sight
+from tests.core.by_hand import OPEN, A, B, cover, discover, ev, side_by_side, sight
 from tests.core.side_by_side import SideBySide, give, new_ledger
 from tests.core.test_ledger_equals_plain import STYLES, every_style
 from tests.core.worlds import ORDERS, Chooser, Seeded, Style, arrive, make_world, nows, pick, read_world, resend
@@ -129,6 +129,24 @@ def test_what_is_withheld_while_warming_up_is_stuck_after_a_second_start_too() -
     ledger.sighted(sight(A, 1, as_of=began + 1))
     ledger.covered(cover(A, 1, 1, [], began + 1, as_of=began + 1))
     assert ledger.stuck.keys() == {"t"}
+
+
+def test_what_is_stuck_at_a_first_catch_up_is_not_counted_though_a_restart_came_before_it() -> None:
+    # One partition was seen before the restart, and the other was not: not yet caught up.
+    began = 100_000.0
+    first = sight(A, 1, ev(0, OPEN, 1), as_of=5.0)
+    ledger = side_by_side(discover(1.0, A, B), first, cover(A, 0, 1, [0], 4.0, as_of=5.0)).ledger
+    assert not ledger.caught_up
+    ledger = resumed(ledger, began)
+    ledger.discovered(discover(began + 1, A, B, found=()))
+    for place, offset in ((B, 0), (A, 1)):
+        assert ledger.warming_up
+        ledger.sighted(sight(place, offset, as_of=began + 1))
+        ledger.covered(cover(place, offset, offset, [], began + 1, as_of=began + 1))
+    assert not ledger.warming_up
+    assert ledger.caught_up
+    assert ledger.stuck.keys() == {"t"}
+    assert not +ledger.figures.stuck
 
 
 def resumed(ledger: Ledger, now: float) -> Ledger:

@@ -558,7 +558,7 @@ class Ledger:
             self._withheld = {}
             self._evaluate_dirty()
         # Last: what is found stuck at the first catch-up of all is shown, and not counted as having become so.
-        self.caught_up = self.caught_up or seen > UNSEEN
+        self.caught_up = self.caught_up or (seen > UNSEEN and not self.warming_up)
 
     def _decide(self, partition: PartitionState) -> None:
         place, live, undecided = partition.place, self.live, partition.undecided
