@@ -36,9 +36,9 @@ NEVER_READ = -1001
 BATCH_HEADER_BYTES = 61
 
 _serial = itertools.count()
-_quiet = logging.getLogger("txninsightd.tests.kafka-clients")
-_quiet.propagate = False
-_quiet.addHandler(logging.NullHandler())
+QUIET = logging.getLogger("txninsightd.tests.kafka-clients")
+QUIET.propagate = False
+QUIET.addHandler(logging.NullHandler())
 
 
 # --- Producers --------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ class Writer:
     """A producer without transactions. `write` returns when the records are in the log."""
 
     def __init__(self, broker: Broker, **settings: Any) -> None:
-        self.producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, **settings}, logger=_quiet)
+        self.producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 0, **settings}, logger=QUIET)
 
     def write(self, topic: str, *values: str | bytes | None, partition: int = 0, **more: Any) -> None:
         """Inside a Kafka transaction the records are open until it ends. `more` is for `Producer.produce`."""
@@ -133,7 +133,7 @@ class Watched:
         self.eof_offsets: dict[int, int] = {}
         shipped = consumer_settings({"bootstrap.servers": broker.bootstrap}, view)
         watching = {"statistics.interval.ms": 50, "stats_cb": self._note_statistics, "auto.offset.reset": reset}
-        self.consumer = Consumer({**shipped, **watching}, logger=_quiet)
+        self.consumer = Consumer({**shipped, **watching}, logger=QUIET)
         self.consumer.assign([TopicPartition(topic, 0, start)])
 
     @property

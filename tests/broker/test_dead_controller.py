@@ -4,7 +4,6 @@ What goes to the controller (topics' ids, the question who is in the cluster) is
 metadata is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.broker.cluster import Cluster
-from tests.broker.contract import HANG_GUARD_S, ask_until
+from tests.broker.contract import HANG_GUARD_S, QUIET, ask_until
 from txninsightd import clock
 from txninsightd.ingest import lifeline
 from txninsightd.ingest.identity import Identity
@@ -25,9 +24,6 @@ from txninsightd.tools.stack.broker import create_topics
 
 CLIENTS = 12
 NAME = "orders"
-QUIET = logging.getLogger("txninsightd.tests.dead-controller")
-QUIET.propagate = False
-QUIET.addHandler(logging.NullHandler())
 
 
 def controller_of(admin: AdminClient) -> int:

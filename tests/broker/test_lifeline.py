@@ -6,7 +6,6 @@ then answers (topics, and not one broker) may be the end of a librdkafka client 
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.broker.conftest import OwnBroker
-from tests.broker.contract import ask_until
+from tests.broker.contract import QUIET, ask_until
 from tests.broker.daemon import Daemon
 from tests.broker.in_process import config_for, daemon_in_process
 from tests.broker.traffic import publish, write_transactions
@@ -30,9 +29,6 @@ from txninsightd.vocabulary import View
 FENCED_NOW_AND_THEN = {"broker.session.timeout.ms": "2000", "broker.heartbeat.interval.ms": "5000"}
 GIVES_UP = {"metadata.recovery.strategy": "none"}
 TOPIC = "orders"
-QUIET = logging.getLogger("txninsightd.tests.lifeline")
-QUIET.propagate = False
-QUIET.addHandler(logging.NullHandler())
 
 Client = TypeVar("Client", AdminClient, Consumer)
 
