@@ -103,6 +103,8 @@ def test_what_was_is_as_it_was(broker: Broker, topic: MakeTopic, start: Start, e
     publish(broker.bootstrap, name, [event("transaction_close", "idle")])
     daemon.await_that(lambda: daemon.transaction("pending")["outcome"] == "closed", "it is settled")
     assert daemon.total("txninsight_stuck_total", cause="idle") == 1
+    causes = [cause for txn_id in ("idle", "pending") for cause in daemon.transaction(txn_id)["causes_passed"]]
+    assert daemon.total("txninsight_stuck_total") == len(causes)
     stop(daemon)
 
 
