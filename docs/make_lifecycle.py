@@ -10,7 +10,7 @@ from itertools import product
 
 from txninsightd.core.events import Event, Judged
 from txninsightd.core.lifecycle import CAUSES, RULES, state_of
-from txninsightd.vocabulary import Kind, Place, Signature, State, Verdict
+from txninsightd.vocabulary import Kind, PartitionRef, Signature, State, Verdict
 
 HEAD = """# The life cycle of a business transaction
 
@@ -53,13 +53,13 @@ twice. `tests/core/test_order_of_arrival.py` holds this on random worlds.
 """
 
 NAMES = {Kind.TRANSACTION_OPEN: "an open", Kind.STEP_OPEN: "a step", Kind.TRANSACTION_CLOSE: "a close"}
-PLACE = Place("t", 0)
+REF = PartitionRef("t", 0)
 
 
 def judged(offset: int, kind: Kind, verdict: Verdict) -> Judged:
     """One event of a life in one partition."""
     return Judged(
-        Event(float(offset), PLACE, offset, float(offset), Signature(kind, None, None, None, False, False)), verdict
+        Event(float(offset), REF, offset, float(offset), Signature(kind, None, None, None, False, False)), verdict
     )
 
 

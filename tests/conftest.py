@@ -13,7 +13,7 @@ WITH_A_BROKER = (HERE / "broker", HERE / "monitoring" / "end_to_end", HERE / "mo
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all tests of those folders and files."""
     for item in items:
-        if any(item.path.is_relative_to(place) for place in WITH_A_BROKER):
+        if any(item.path.is_relative_to(ref) for ref in WITH_A_BROKER):
             item.add_marker("broker")
 
 

@@ -27,7 +27,7 @@ from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnu
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, from_memory, hear
+from txninsightd.supervise.control import Reporter, from_memory, receive
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import (
@@ -41,14 +41,14 @@ from txninsightd.supervise.parent import (
     reader_name,
 )
 from txninsightd.supervise.running import Running, unpacked
-from txninsightd.vocabulary import Attach, Family, FromParent, Reload, Retune, Stop, View
+from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload, Stop, UpdateReaderSettings, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import Resumed
     from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.core.ledger import Ledger, Rules
-    from txninsightd.expose.exposed import Began, Exposed
+    from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 
 LONGEST_TICK_S = 1.0
 TICKS_A_TIMEOUT = 4
@@ -183,25 +183,25 @@ async def _aggregate(
     heartbeats: Heartbeats,
 ) -> int:
     from txninsightd.aggregate.strict import StrictLoop
-    from txninsightd.expose.control import ControlServer
+    from txninsightd.expose.operator_socket import OperatorSocket
     from txninsightd.expose.server import HttpServer
 
     loop = StrictLoop(asyncio.get_running_loop())
     stopping = asyncio.Event()
     try:
-        aggregator, exposed = _resume(config, loop, started_at, multiproc_dir, heartbeats)
+        aggregator, monotonic_counters = _resume(config, loop, started_at, multiproc_dir, heartbeats)
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
     loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
-    server = HttpServer(aggregator, config, exposed)
+    server = HttpServer(aggregator, config, monotonic_counters)
     try:
         port = await server.start(config.http.host, config.http.port)
     except OSError as failure:
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
-    orders = ControlServer(aggregator)
+    orders = OperatorSocket(aggregator)
     await orders.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     await _tick(aggregator, Reporter(control), stopping, tick_s)
@@ -215,19 +215,19 @@ async def _aggregate(
 
 def _resume(
     config: Config, loop: "StrictLoop", started_at: float, multiproc_dir: Path, heartbeats: Heartbeats
-) -> "tuple[Aggregator, Exposed]":
+) -> "tuple[Aggregator, MonotonicCounters]":
     """The aggregator with its state, and what its counters have shown. Raises StateUnusable."""
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.resuming import resume
-    from txninsightd.core.state import VERSION
-    from txninsightd.expose.exposed import Exposed
+    from txninsightd.core.snapshot import VERSION
+    from txninsightd.expose.monotonic_counters import MonotonicCounters
 
     beat = heartbeats.heart("aggregator").beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
     resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
-    exposed = Exposed(state / "exposed", multiproc_dir.name, _began(config, resumed))
-    exposed.name_again(resumed.ledger.figures)
+    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _began(config, resumed))
+    monotonic_counters.name_again(resumed.ledger.figures)
     aggregator = Aggregator(
         ledger=resumed.ledger,
         loop=loop,
@@ -244,7 +244,7 @@ def _resume(
     # A restored ledger judges by the rules of its checkpoint until it adopts those of the file; thresholds that have
     # changed wait until both views have caught up.
     aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
-    return aggregator, exposed
+    return aggregator, monotonic_counters
 
 
 async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.Event, tick_s: float) -> None:
@@ -262,7 +262,7 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
 
 def _began(config: Config, resumed: "Resumed") -> "Began":
     """How the aggregator came by its state, as its counters must know."""
-    from txninsightd.expose.exposed import Began
+    from txninsightd.expose.monotonic_counters import Began
 
     if resumed.written_at:
         return Began.RESUMED
@@ -309,8 +309,8 @@ def _go_by(config: Config, aggregator: "Aggregator") -> None:
     limits, log_config = config.limits, config.log
     logs.setup(log_config.level, log_config.format)
     aggregator.adopt(make_rules(config), limits.label_values, config.state.checkpoint_every_s)
-    aggregator.retune(
-        Retune(
+    aggregator.update_settings(
+        UpdateReaderSettings(
             log_level=log_config.level,
             log_format=log_config.format,
             batch_records=limits.batch_records,
@@ -325,7 +325,7 @@ def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyn
     import msgspec
 
     try:
-        body, descriptor = hear(control)
+        body, descriptor = receive(control)
     except BlockingIOError:
         return
     if not body:
@@ -334,8 +334,8 @@ def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyn
     message = msgspec.msgpack.decode(body, type=FromParent)
     if isinstance(message, Attach) and descriptor is not None:
         aggregator.attach(message.view, message.index, Channel(descriptor))
-    elif isinstance(message, Family):
-        aggregator.family, aggregator.reloads = message.children, message.reloads
+    elif isinstance(message, ChildrenStatus):
+        aggregator.children_status, aggregator.reloads = message.children, message.reloads
     elif isinstance(message, Reload) and descriptor is not None:
         _go_by(unpacked(from_memory(descriptor)), aggregator)
     elif isinstance(message, Stop):

@@ -2,9 +2,9 @@
 
 Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a
 validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign`, `Pause`,
-`Known`, `Durable` and `Retune`. The parent tells the aggregator of readers, of its family, of another config and of the
-end, and hears `Report`s. All of them are msgspec structs that travel as MessagePack frames; a test holds that each
-survives the crossing.
+`Known`, `Durable` and `UpdateReaderSettings`. The parent sends the aggregator `Attach`, `ChildrenStatus`, `Reload` and
+`Stop`, and receives `Report`s. All of them are msgspec structs that travel as MessagePack frames; a test checks that
+each of them survives the crossing.
 
 Offsets are Kafka offsets; ranges are half open, `[start, end)`. Moments are seconds since the epoch (float).
 """
@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 
-# The values of these enums, Kind's numbers too, stand in checkpoints (core/state.py) or in labels of metrics.
+# The values of these enums, Kind's numbers too, stand in checkpoints (core/snapshot.py) or in labels of metrics.
 class Kind(IntEnum):
     """The four kinds of event."""
 
@@ -107,7 +107,7 @@ class RecordResult(StrEnum):
     GAP = "gap"
 
 
-class Place(NamedTuple):
+class PartitionRef(NamedTuple):
     """One partition of one topic. A topic that is deleted and made anew is another one: its `incarnation` is higher."""
 
     # Their order is the order of places wherever events are ordered (core/events.py), and how a checkpoint has them.
@@ -266,7 +266,7 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     incarnation: int = 0
 
 
-class Found(msgspec.Struct, array_like=True, frozen=True):
+class PartitionStart(msgspec.Struct, array_like=True, frozen=True):
     """A partition that the configured topics name, and where to start in it.
 
     `topic_id` tells a topic from another one of the same name ("": not known, take the first that is seen). The scout
@@ -289,7 +289,7 @@ class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """
 
     asked_at: float
-    found: list[Found]
+    found: list[PartitionStart]
     present: dict[str, list[int]]
     problems: list[str]  # in words, for /readyz; replaces the former ones
     topic_ids: dict[str, str] = {}
@@ -299,7 +299,7 @@ class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
     """Aggregator to reader: read these partitions, from these offsets, whatever was read of them before."""
 
-    starts: list[Found]
+    starts: list[PartitionStart]
 
 
 class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
@@ -316,7 +316,7 @@ class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
     `looked`: there was a complete look before, so whatever is found now has come since.
     """
 
-    places: list[Place]
+    refs: list[PartitionRef]
     topic_ids: dict[str, str] = {}
     looked: bool = False
 
@@ -324,7 +324,7 @@ class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
 class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):
     """Aggregator to reader: a checkpoint that holds these positions is on disk; lag tools may be told of them."""
 
-    positions: list[Found]
+    positions: list[PartitionStart]
 
 
 class ChildStatus(msgspec.Struct, array_like=True, frozen=True):
@@ -350,7 +350,7 @@ class Reloads(msgspec.Struct, array_like=True, frozen=True):
     good: bool = True
 
 
-class Family(msgspec.Struct, array_like=True, tag=8, frozen=True):
+class ChildrenStatus(msgspec.Struct, array_like=True, tag=8, frozen=True):
     """Parent to aggregator: how its children are, and its reloads."""
 
     children: list[ChildStatus]
@@ -365,7 +365,7 @@ class Reload(msgspec.Struct, array_like=True, tag=12, frozen=True):
     """Parent to aggregator: go by another config; it stands in the memory file whose descriptor comes with this."""
 
 
-class Retune(msgspec.Struct, array_like=True, tag=13, frozen=True):
+class UpdateReaderSettings(msgspec.Struct, array_like=True, tag=13, frozen=True):
     """Aggregator to reader: the config's keys of these names that it shall go by from now on."""
 
     log_level: str
@@ -383,10 +383,10 @@ class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
     status: str
 
 
-FromParent = Attach | Family | Reload | Stop
+FromParent = Attach | ChildrenStatus | Reload | Stop
 FromAggregator = Report
 FromReader = Sightings | Coverage | Discovery
-ToReader = Assign | Pause | Known | Durable | Retune
+ToReader = Assign | Pause | Known | Durable | UpdateReaderSettings
 
 
 class CheckpointHealth(NamedTuple):

@@ -27,10 +27,10 @@ from txninsightd.aggregate.resuming import resume
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.config import Config
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import VERSION
+from txninsightd.core.snapshot import VERSION
 from txninsightd.daemon import make_ledger
 from txninsightd.supervise.child import COLLECTOR
-from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Sightings
+from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionStart, Sightings
 
 BATCH = 5_000
 PROBE_EVERY_S = 0.001
@@ -111,7 +111,7 @@ async def lateness(work: Awaitable[None]) -> float:
 def filled(count: int) -> Ledger:
     """A ledger with so many open transactions of four events each, over two partitions."""
     ledger = make_ledger(Config(), time.time())
-    found = [Found(topic, 0, 0, topic_id=topic) for topic in TOPICS]
+    found = [PartitionStart(topic, 0, 0, topic_id=topic) for topic in TOPICS]
     ids = {topic: topic for topic in TOPICS}
     ledger.discovered(Discovery(time.time(), found, {topic: [0] for topic in TOPICS}, [], ids, complete=True))
     offsets = dict.fromkeys(TOPICS, 0)

@@ -28,7 +28,7 @@ from confluent_kafka.admin import (
 
 from txninsightd.ingest.settings import consumer_settings
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
-from txninsightd.vocabulary import Place, View
+from txninsightd.vocabulary import PartitionRef, View
 
 HANG_GUARD_S = 60.0
 POLL_S = 0.02
@@ -64,11 +64,11 @@ class TransactionalWriter(Writer):
         name = f"contract-{os.getpid()}-{next(_serial)}"
         super().__init__(broker, **{"transactional.id": name, "transaction.timeout.ms": 600_000, **settings})
         self.broker = broker
-        self.places: set[Place] = set()
+        self.refs: set[PartitionRef] = set()
         self.producer.init_transactions(HANG_GUARD_S)
 
     def write(self, topic: str, *values: str | bytes | None, partition: int = 0, **more: Any) -> None:
-        self.places.add(Place(topic, partition))
+        self.refs.add(PartitionRef(topic, partition))
         super().write(topic, *values, partition=partition, **more)
 
     def begin(self) -> None:
@@ -94,12 +94,10 @@ class TransactionalWriter(Writer):
 
     def _end(self, end_transaction: Callable[[float], None], awaits_markers: bool) -> None:
         """The client returns when the end is decided; the markers come into the partitions a little later."""
-        ends = {place: high_watermark(self.broker, place) for place in self.places} if awaits_markers else {}
+        ends = {ref: high_watermark(self.broker, ref) for ref in self.refs} if awaits_markers else {}
         end_transaction(HANG_GUARD_S)
-        self.places.clear()
-        ask_until(
-            lambda: all(high_watermark(self.broker, place) > ends[place] for place in ends), f"markers behind {ends}"
-        )
+        self.refs.clear()
+        ask_until(lambda: all(high_watermark(self.broker, ref) > ends[ref] for ref in ends), f"markers behind {ends}")
 
 
 # --- Consumers --------------------------------------------------------------------------------------------------------
@@ -231,14 +229,14 @@ def admin_of(broker: Broker) -> AdminClient:
     return admin(broker.bootstrap)
 
 
-def last_stable_offset(broker: Broker, place: Place) -> int:
+def last_stable_offset(broker: Broker, ref: PartitionRef) -> int:
     """Where the committed view's log ends."""
-    return _log_end(broker, place, IsolationLevel.READ_COMMITTED)
+    return _log_end(broker, ref, IsolationLevel.READ_COMMITTED)
 
 
-def high_watermark(broker: Broker, place: Place) -> int:
+def high_watermark(broker: Broker, ref: PartitionRef) -> int:
     """Where the log ends."""
-    return _log_end(broker, place, IsolationLevel.READ_UNCOMMITTED)
+    return _log_end(broker, ref, IsolationLevel.READ_UNCOMMITTED)
 
 
 def groups_with_members(broker: Broker) -> set[str]:
@@ -247,8 +245,8 @@ def groups_with_members(broker: Broker) -> set[str]:
     return {group.group_id for group in found if group.state is not ConsumerGroupState.EMPTY}
 
 
-def _log_end(broker: Broker, place: Place, isolation: IsolationLevel) -> int:
-    wanted = {TopicPartition(place.topic, place.partition): OffsetSpec.latest()}
+def _log_end(broker: Broker, ref: PartitionRef, isolation: IsolationLevel) -> int:
+    wanted = {TopicPartition(ref.topic, ref.partition): OffsetSpec.latest()}
     admin_of(broker).list_topics(timeout=HANG_GUARD_S)  # the leader may be another one since
     answers = admin_of(broker).list_offsets(wanted, isolation_level=isolation)
     return int(next(iter(answers.values())).result(HANG_GUARD_S).offset)

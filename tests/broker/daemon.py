@@ -182,8 +182,8 @@ class Daemon:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
+            for children_status in text_string_to_metric_families(text)
+            for sample in children_status.samples
         }
 
     def total(self, name: str, **labels: str) -> float:

@@ -16,14 +16,14 @@ from txninsightd import clock
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
-from txninsightd.core.coverage import PartitionState
 from txninsightd.core.events import Event
 from txninsightd.core.ledger import Incarnation
+from txninsightd.core.verdicts import PartitionState
 from txninsightd.daemon import make_ledger, reader_counts
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
-from txninsightd.vocabulary import Found, Pause, Place, Verdict, View
+from txninsightd.vocabulary import PartitionRef, PartitionStart, Pause, Verdict, View
 
 
 def config_for(broker: Broker, *topics: str | Topic, **sections: Any) -> Config:
@@ -61,16 +61,16 @@ class Work:
 class InProcess:
     """Readers attach with `start`. `starts`: partitions that are known already, as from a checkpoint."""
 
-    def __init__(self, broker: Broker, config: Config, starts: list[Found]) -> None:
+    def __init__(self, broker: Broker, config: Config, starts: list[PartitionStart]) -> None:
         self.broker = broker
         self.config = config
         self.work: dict[View, Work] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
         self.ledger = make_ledger(config, clock.now())
-        self.started: dict[Place, int] = {}
+        self.started: dict[PartitionRef, int] = {}
         for found in starts:
             self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
-            self.ledger.add_partition(Place(found.topic, found.partition), found.start_offset)
+            self.ledger.add_partition(PartitionRef(found.topic, found.partition), found.start_offset)
         self._note_starts()
         self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
 
@@ -99,9 +99,9 @@ class InProcess:
         self.work.pop(view).close()
         self.drain()
 
-    def hold(self, view: View, place: Place, held: bool) -> None:
+    def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(place.topic, place.partition, held))
+        self.aggregator._lines[view, 0].send(Pause(ref.topic, ref.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:
@@ -125,14 +125,14 @@ class InProcess:
     def until_decided(self, *topics: str) -> None:
         """Until each record below the last stable offset that the topics now have is judged."""
         self.until(lambda: self.found(*topics), "the partitions")
-        ends = {place: last_stable_offset(self.broker, place) for place in self.places(*topics)}
+        ends = {ref: last_stable_offset(self.broker, ref) for ref in self.refs(*topics)}
         partitions = self.ledger.partitions
         self.until(lambda: all(partitions[p].decided_offset >= ends[p] for p in ends), f"a verdict up to {ends}")
 
     def until_read(self, *topics: str) -> None:
         """Until the monitor has read all that the topics now have."""
         self.until(lambda: self.found(*topics), "the partitions")
-        ends = {p: high_watermark(self.broker, p) for p in self.places(*topics)}
+        ends = {p: high_watermark(self.broker, p) for p in self.refs(*topics)}
         partitions = self.ledger.partitions
         self.until(lambda: all(partitions[p].monitor_offset >= ends[p] for p in ends), f"a monitor that is at {ends}")
 
@@ -144,11 +144,11 @@ class InProcess:
 
     def found(self, *topics: str) -> bool:
         """Whether some partition of each topic is known."""
-        return {place.topic for place in self.places(*topics)} >= set(topics)
+        return {ref.topic for ref in self.refs(*topics)} >= set(topics)
 
-    def places(self, *topics: str) -> list[Place]:
+    def refs(self, *topics: str) -> list[PartitionRef]:
         """The partitions of these topics that are known and were not deleted."""
-        return [place for place, p in self.ledger.partitions.items() if place.topic in topics and not p.void]
+        return [ref for ref, p in self.ledger.partitions.items() if ref.topic in topics and not p.void]
 
     def events(self, txn_id: str) -> list[Event]:
         """The sightings that the ledger holds of a transaction, as they came; none when it is not live."""
@@ -169,16 +169,16 @@ class InProcess:
         """From now on, keep in mind where each partition was begun."""
         add = self.ledger.add_partition
 
-        def noted(place: Place, start_offset: int) -> PartitionState:
-            self.started[place] = start_offset
-            return add(place, start_offset)
+        def noted(ref: PartitionRef, start_offset: int) -> PartitionState:
+            self.started[ref] = start_offset
+            return add(ref, start_offset)
 
         self.ledger.add_partition = noted  # type: ignore[method-assign]
 
 
 @contextmanager
 def daemon_in_process(
-    broker: Broker, config: Config, *views: View, starts: Iterable[Found] = ()
+    broker: Broker, config: Config, *views: View, starts: Iterable[PartitionStart] = ()
 ) -> Iterator[InProcess]:
     """The daemon with these readers (none named: both) at work; stopped at the end."""
     running = InProcess(broker, config, list(starts))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from txninsightd.tools.stack.broker import Broker
-from txninsightd.vocabulary import Place, Verdict
+from txninsightd.vocabulary import PartitionRef, Verdict
 
 BATCH = re.compile(r"producerId: (-?\d+) .* isTransactional: (true|false) isControl: (true|false) ")
 RECORD = re.compile(r"\| offset: (\d+) (?:CreateTime|LogAppendTime): (-?\d+) ")
@@ -49,8 +49,8 @@ class Ended(NamedTuple):
 class Log:
     """One partition's log while it is read."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, ref: PartitionRef) -> None:
+        self.ref = ref
         self.producers: list[int] = []
         self.ended: list[Ended] = []
         self._records: dict[int, tuple[str, float]] = {}
@@ -96,7 +96,7 @@ class Log:
         for offset, verdict in self.verdicts().items():
             payload, record_ts = self._records[offset]
             event = json.loads(payload)
-            spot = Spot(self.place.topic, self.place.partition, offset)
+            spot = Spot(self.ref.topic, self.ref.partition, offset)
             facts[spot] = Fact(event["txn_id"], event["event"], verdict, record_ts)
         return facts
 
@@ -119,14 +119,14 @@ def _of(file: Path, topic: str) -> bool:
 
 def parse(lines: Iterable[str]) -> list[Log]:
     """Read the dump of one or more segments; those of one partition in ascending order."""
-    logs: dict[Place, Log] = {}
+    logs: dict[PartitionRef, Log] = {}
     log = None
     producer_id, transactional, control = -1, False, False
     for line in lines:
         if line.startswith("Dumping "):
             topic, _, partition = Path(line.removeprefix("Dumping ")).parent.name.rpartition("-")
-            place = Place(topic, int(partition))
-            log = logs.setdefault(place, Log(place))
+            ref = PartitionRef(topic, int(partition))
+            log = logs.setdefault(ref, Log(ref))
         elif line.startswith("baseOffset: "):
             batch = BATCH.search(line)
             assert batch is not None, f"not understood: {line}"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tests.broker.oracle import Log, facts_of
-from txninsightd.vocabulary import Place, Verdict
+from txninsightd.vocabulary import PartitionRef, Verdict
 
 MARGIN = 0.8
 CLOCK_STEP_S = 0.002
@@ -77,10 +77,10 @@ def false_sights(
 
     `allowed_s`: for so long a record may be there before anybody can read it.
     """
-    unread = {log.place: Unread(log) for log in logs}
+    unread = {log.ref: Unread(log) for log in logs}
     found = []
     for said in partitions:
-        of = unread.get(Place(said["topic"], said["partition"]))
+        of = unread.get(PartitionRef(said["topic"], said["partition"]))
         for view in ("monitor", "validator"):
             as_of, offset = said[f"{view}_as_of"], said[f"{view}_offset"]
             since = of.since(view, offset) if of is not None else float("inf")

@@ -28,7 +28,7 @@ from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_log
 from tests.broker.traffic import Traffic, publish
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Place, Verdict
+from txninsightd.vocabulary import PartitionRef, Verdict
 
 READER_STOPPED_S = 20.0
 BROKER_HANGS_S = 17.0
@@ -144,10 +144,10 @@ def silences(facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float
 
 def waits_for_commit(logs: list[Log], facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float]]:
     """From each close until its verdict could be seen."""
-    log_of = {log.place: log for log in logs}
+    log_of = {log.ref: log for log in logs}
     for spot, fact in facts.items():
         if fact.kind == "transaction_close":
-            decided_at = log_of[Place(spot.topic, spot.partition)].decided_at(spot.offset)
+            decided_at = log_of[PartitionRef(spot.topic, spot.partition)].decided_at(spot.offset)
             yield fact.txn_id, fact.record_ts, decided_at, COMMIT_PENDING_AFTER_S
 
 

@@ -429,7 +429,7 @@ def test_every_transaction_is_what_the_log_says(watch: Watch) -> None:
 
 def test_every_record_is_counted_once(watch: Watch) -> None:
     for topic in (MAIN, STEPS, HELD):
-        verdicts = Counter(v for log in watch.site.logs if log.place.topic == topic for v in log.verdicts().values())
+        verdicts = Counter(v for log in watch.site.logs if log.ref.topic == topic for v in log.verdicts().values())
         records = "txninsight_records_total"
         assert watch.total(records, view="monitor", topic=topic, result="ok") == verdicts.total()
         assert watch.total(records, view="monitor", topic=topic) == verdicts.total()

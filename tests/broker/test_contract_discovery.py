@@ -29,7 +29,7 @@ from txninsightd.ingest import topics
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.settings import admin_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Discovery, Place, Verdict, View
+from txninsightd.vocabulary import Discovery, PartitionRef, Verdict, View
 
 EARLIEST, LATEST, HALF_AN_HOUR_AGO = Start("earliest"), Start("latest"), Start("ago", 1800)
 COMMITTED = Verdict.COMMITTED
@@ -54,7 +54,7 @@ def test_earliest_is_where_the_log_begins(broker: Broker, topic: MakeTopic) -> N
     delete_before(broker, name, 3)
     with daemon_in_process(broker, config_for(broker, name, start=EARLIEST)) as running:
         running.until_decided(name)
-        assert running.started == {Place(name, 0): 3, Place(name, 1): 0}
+        assert running.started == {PartitionRef(name, 0): 3, PartitionRef(name, 1): 0}
         assert running.verdicts("T") == {3: COMMITTED, 4: COMMITTED}
         for view in View:
             assert running.counted(view, name) == {"ok": 2}
@@ -67,7 +67,7 @@ def test_latest_is_the_last_stable_offset_for_both_views(broker: Broker, topic: 
     producer.write(name, *steps(2))
     with daemon_in_process(broker, config_for(broker, name, start=LATEST)) as running:
         running.until_read(name)
-        assert running.started == {Place(name, 0): 3, Place(name, 1): 0}
+        assert running.started == {PartitionRef(name, 0): 3, PartitionRef(name, 1): 0}
         producer.commit()
         running.until_decided(name)
         assert running.verdicts("T") == {3: COMMITTED, 4: COMMITTED}
@@ -85,10 +85,15 @@ def test_a_moment_ago_is_the_first_record_after_it_or_else_the_last_stable_offse
     producer.write(name, *steps(1), partition=2, **minutes_ago(50))
     with daemon_in_process(broker, config_for(broker, name, start=HALF_AN_HOUR_AGO)) as running:
         running.until_read(name)
-        assert running.started == {Place(name, 0): 2, Place(name, 1): 2, Place(name, 2): 1, Place(name, 3): 0}
+        assert running.started == {
+            PartitionRef(name, 0): 2,
+            PartitionRef(name, 1): 2,
+            PartitionRef(name, 2): 1,
+            PartitionRef(name, 3): 0,
+        }
         producer.commit()
         running.until_decided(name)
-        assert {event.place.partition for event in running.events("T")} == {0, 2}
+        assert {event.ref.partition for event in running.events("T")} == {0, 2}
         assert set(running.verdicts("T").values()) == {COMMITTED}
 
 
@@ -101,7 +106,7 @@ def test_a_moment_inside_an_open_transaction_is_begun_from_and_judged_when_that_
     producer.write(name, *steps(2), **minutes_ago(10))
     with daemon_in_process(broker, config_for(broker, name, start=HALF_AN_HOUR_AGO)) as running:
         running.until_read(name)
-        assert running.started == {Place(name, 0): 2}
+        assert running.started == {PartitionRef(name, 0): 2}
         assert set(running.verdicts("T").values()) == {Verdict.PENDING}
         producer.commit()
         running.until_decided(name)
@@ -118,9 +123,9 @@ def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker,
         running.until_decided(name)
         add_partitions(broker, name, 3)
         Writer(broker).write(name, *steps(2), partition=2)
-        running.until(lambda: len(running.places(name)) == 3, "the new partitions")
+        running.until(lambda: len(running.refs(name)) == 3, "the new partitions")
         running.until_decided(name)
-        assert running.started == {Place(name, 0): 3, Place(name, 1): 0, Place(name, 2): 0}
+        assert running.started == {PartitionRef(name, 0): 3, PartitionRef(name, 1): 0, PartitionRef(name, 2): 0}
         assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
 
 
@@ -153,13 +158,13 @@ def test_another_monitors_first_look_is_no_first_look(broker: Broker, topic: Mak
     """What comes between two lives of the monitor, begun at the latest records, has come since the first look."""
     name = f"{topic()}-later"
     with daemon_in_process(broker, config_for(broker, name, start=LATEST)) as running:
-        running.until(lambda: running.ledger.horizon.discovered_at > 0, "a complete look")
+        running.until(lambda: running.ledger.watermark.discovered_at > 0, "a complete look")
         running.stop(View.MONITOR)
         create_topics(broker.bootstrap, {name: 1})
         Writer(broker).write(name, *steps(2))
         running.start(View.MONITOR)
         running.until_decided(name)
-        assert running.started == {Place(name, 0): 0}
+        assert running.started == {PartitionRef(name, 0): 0}
         assert running.verdicts("T") == {0: COMMITTED, 1: COMMITTED}
 
 
@@ -170,7 +175,7 @@ def test_a_pattern_names_itself_while_nothing_matches_and_takes_what_comes(broke
         running.until_missing(f"no topic matches the pattern {stem}-.*")
         create_topics(broker.bootstrap, {f"{stem}-private": 1, f"{stem}-a": 1, f"{stem}-b": 2})
         running.until(lambda: len(running.started) == 3, "the partitions")
-        assert {place.topic for place in running.started} == {f"{stem}-a", f"{stem}-b"}
+        assert {ref.topic for ref in running.started} == {f"{stem}-a", f"{stem}-b"}
 
 
 def test_a_deleted_topic_is_named_and_no_longer_waited_for(broker: Broker, topic: MakeTopic) -> None:
@@ -179,7 +184,7 @@ def test_a_deleted_topic_is_named_and_no_longer_waited_for(broker: Broker, topic
         running.until_decided(name, other)
         delete_topic(broker, name)
         running.until_missing(f"topic {name} does not exist")
-        assert {place.topic: p.gone for place, p in running.ledger.partitions.items()} == {name: True, other: False}
+        assert {ref.topic: p.gone for ref, p in running.ledger.partitions.items()} == {name: True, other: False}
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ def test_a_compacted_topic_is_refused_and_named_and_the_others_are_read(
     with daemon_in_process(broker, config_for(broker, compacted, other)) as running:
         running.until_missing(f"topic {compacted} is compacted and cannot be judged")
         running.until_decided(other)
-        assert set(running.ledger.partitions) == {Place(other, 0)}
+        assert set(running.ledger.partitions) == {PartitionRef(other, 0)}
 
 
 def test_a_topic_that_becomes_compacted_is_named_within_the_time_that_its_policy_is_trusted(

@@ -26,7 +26,7 @@ from tests.broker.contract import (
 from tests.broker.oracle import read_logs
 from txninsightd.ingest import settings
 from txninsightd.tools.stack.broker import Broker
-from txninsightd.vocabulary import Place, Verdict, View
+from txninsightd.vocabulary import PartitionRef, Verdict, View
 
 
 def test_the_end_event_carries_the_last_stable_offset_also_behind_aborted_records_alone(
@@ -149,10 +149,10 @@ def test_list_offsets_gives_the_last_stable_offset_to_who_asks_for_committed_rec
     producer.committed(name, "0")
     producer.begin()
     producer.write(name, "2", "3")
-    assert last_stable_offset(broker, Place(name, 0)) == 2
-    assert high_watermark(broker, Place(name, 0)) == 4
+    assert last_stable_offset(broker, PartitionRef(name, 0)) == 2
+    assert high_watermark(broker, PartitionRef(name, 0)) == 4
     producer.abort()
-    assert last_stable_offset(broker, Place(name, 0)) == 5
+    assert last_stable_offset(broker, PartitionRef(name, 0)) == 5
 
 
 def test_the_statistics_know_the_last_stable_offset_in_a_committed_view_only(broker: Broker, topic: MakeTopic) -> None:
@@ -186,12 +186,12 @@ def test_judged_by_the_frontier_every_record_is_what_kafkas_own_log_dump_says(br
     fill(broker, name, random.Random(7))
     [log] = read_logs(broker, [name])
     truth = log.verdicts()
-    decided_end = last_stable_offset(broker, Place(name, 0))
+    decided_end = last_stable_offset(broker, PartitionRef(name, 0))
     assert len(truth) > 2000
     assert set(truth.values()) == {Verdict.COMMITTED, Verdict.ABORTED, Verdict.PENDING}
     assert truth[decided_end] is Verdict.PENDING
     with Watched(broker, View.MONITOR, name) as monitor:
-        monitor.until_end(high_watermark(broker, Place(name, 0)))
+        monitor.until_end(high_watermark(broker, PartitionRef(name, 0)))
         sighted = monitor.delivered
     assert sighted == list(truth)
     for batch_records in (1, 17, 10_000):

@@ -25,7 +25,7 @@ from tests.broker.contract import (
 )
 from tests.broker.in_process import InProcess, config_for, daemon_in_process
 from txninsightd.tools.stack.broker import Broker
-from txninsightd.vocabulary import Found, Place, Verdict, View
+from txninsightd.vocabulary import PartitionRef, PartitionStart, Verdict, View
 
 COMMITTED, ABORTED, UNKNOWN = Verdict.COMMITTED, Verdict.ABORTED, Verdict.UNKNOWN
 
@@ -118,7 +118,7 @@ def test_what_retention_took_from_the_monitor_is_counted_and_reading_goes_on(bro
     producer.committed(name, *steps(6))
     producer.aborted(name, *steps(1))
     delete_before(broker, name, 4)
-    with daemon_in_process(broker, config_for(broker, name), starts=[Found(name, 0, 0)]) as running:
+    with daemon_in_process(broker, config_for(broker, name), starts=[PartitionStart(name, 0, 0)]) as running:
         running.until_decided(name)
         assert running.counted(View.MONITOR, name) == {"gap": 4, "ok": 3}
         assert running.verdicts("T") == {4: COMMITTED, 5: COMMITTED, 7: ABORTED}
@@ -129,11 +129,11 @@ def test_retention_overtakes_a_view_that_is_held(broker: Broker, topic: MakeTopi
     producer.write(name, *steps(3))
     with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_decided(name)
-        running.hold(View.VALIDATOR, Place(name, 0), True)
+        running.hold(View.VALIDATOR, PartitionRef(name, 0), True)
         producer.write(name, *steps(5))
         running.until_read(name)
         delete_before(broker, name, 6)
-        running.hold(View.VALIDATOR, Place(name, 0), False)
+        running.hold(View.VALIDATOR, PartitionRef(name, 0), False)
         running.until_decided(name)
         assert running.verdicts("T") == {
             **dict.fromkeys((0, 1, 2, 6, 7), COMMITTED),

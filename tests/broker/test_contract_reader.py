@@ -19,7 +19,7 @@ from txninsightd.vocabulary import (
     FromPath,
     Kind,
     Mapping,
-    Place,
+    PartitionRef,
     Verdict,
     View,
 )
@@ -113,7 +113,7 @@ def test_both_views_pass_control_records_and_judge_as_transactions_end(broker: B
         producer.abort()
         running.until_decided(name)
         assert running.verdicts("T")[5] is ABORTED
-        partition = running.ledger.partitions[Place(name, 0)]
+        partition = running.ledger.partitions[PartitionRef(name, 0)]
         assert (partition.monitor_offset, partition.validator_offset) == (7, 7)
         running.until(lambda: partition.both_as_of > 0, "a moment up to which both views have seen all")
 
@@ -134,7 +134,7 @@ def test_a_reader_whose_queue_is_full_pauses_and_loses_nothing(broker: Broker, t
         assert running.ledger.live == {}
         running.until_decided(name)
         running.until(lambda: not running.work[view].paused, "the end of the pause")
-        seen = Counter((e.place.partition, e.offset) for e in running.events("T"))
+        seen = Counter((e.ref.partition, e.offset) for e in running.events("T"))
         assert seen == {(partition, offset): 1 for partition in (0, 1) for offset in range(3000)}
         for each in View:
             assert running.counted(each, name) == {"ok": 6000}
@@ -144,15 +144,15 @@ def test_a_partition_that_is_held_back_waits_alone_and_loses_nothing(broker: Bro
     name, producer = topic(2), TransactionalWriter(broker)
     with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_decided(name)
-        running.hold(View.VALIDATOR, Place(name, 0), True)
+        running.hold(View.VALIDATOR, PartitionRef(name, 0), True)
         for partition in (0, 1):
             producer.committed(name, *[event(f"T{partition}")] * 3, partition=partition)
             producer.aborted(name, *[event(f"T{partition}")] * 2, partition=partition)
         running.until_read(name)
-        decided = running.ledger.partitions[Place(name, 1)]
+        decided = running.ledger.partitions[PartitionRef(name, 1)]
         running.until(lambda: decided.decided_offset == 7, "a verdict in the partition beside")
         assert set(running.verdicts("T0").values()) == {PENDING}
-        running.hold(View.VALIDATOR, Place(name, 0), False)
+        running.hold(View.VALIDATOR, PartitionRef(name, 0), False)
         running.until_decided(name)
         for txn_id in ("T0", "T1"):
             assert running.verdicts(txn_id) == {0: COMMITTED, 1: COMMITTED, 2: COMMITTED, 4: ABORTED, 5: ABORTED}

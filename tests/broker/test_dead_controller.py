@@ -15,11 +15,11 @@ from confluent_kafka.admin import AdminClient
 from tests.broker.cluster import Cluster
 from tests.broker.contract import HANG_GUARD_S, QUIET, ask_until
 from txninsightd import clock
-from txninsightd.ingest import lifeline
-from txninsightd.ingest.identity import Identity
-from txninsightd.ingest.lifeline import IN_VAIN, Lifeline, admin_finds, newcomer_finds
+from txninsightd.ingest import client_watchdog
+from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, newcomer_finds
 from txninsightd.ingest.refresh import Refresh
 from txninsightd.ingest.settings import admin_settings
+from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.tools.stack.broker import create_topics
 
 CLIENTS = 12
@@ -48,26 +48,26 @@ def cluster(kafka_libs: Path, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_ids_are_told_again_and_nobody_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifeline, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
     create_topics(cluster.bootstrap, {NAME: 1})
     by_controller: dict[int, list[AdminClient]] = defaultdict(list)
     for admin in [new_admin(cluster) for _ in range(CLIENTS)]:
         by_controller[controller_of(admin)].append(admin)
     dead, group = max(by_controller.items(), key=lambda each: len(each[1]))
     watched, asking = group[: len(group) // 2], group[len(group) // 2 :]
-    identities = [Identity(admin, Refresh(admin, clock.now), clock.now) for admin in asking]
+    identities = [TopicIdGate(admin, Refresh(admin, clock.now), clock.now) for admin in asking]
 
-    def is_told(identity: Identity) -> bool:
-        return NAME in identity.poll([NAME], at_once=True).right
+    def is_told(topic_id_gate: TopicIdGate) -> bool:
+        return NAME in topic_id_gate.poll([NAME], at_once=True).right
 
-    for identity in identities:
-        ask_until(partial(is_told, identity), "the id")
-    watching = Lifeline(lambda: newcomer_finds(lambda: new_admin(cluster)))
+    for topic_id_gate in identities:
+        ask_until(partial(is_told, topic_id_gate), "the id")
+    watching = ClientWatchdog(lambda: newcomer_finds(lambda: new_admin(cluster)))
     for i, admin in enumerate(watched):
         watching.watch(f"admin-{i}", partial(admin_finds, admin))
     cluster.nodes[dead].kill()
     for _ in range(IN_VAIN + 1):
         watching.look()
         assert watching.lost == []
-    for identity in identities:
-        ask_until(partial(is_told, identity), "the id, from another node")
+    for topic_id_gate in identities:
+        ask_until(partial(is_told, topic_id_gate), "the id, from another node")

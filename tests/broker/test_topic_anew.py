@@ -31,7 +31,7 @@ from tests.broker.oracle import read_logs
 from txninsightd.config.model import DiscoveryConfig
 from txninsightd.expose.partitions import lag_records
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import Found, Place, Verdict, View
+from txninsightd.vocabulary import PartitionRef, PartitionStart, Verdict, View
 
 COMMITTED, ABORTED, UNKNOWN, PENDING = Verdict.COMMITTED, Verdict.ABORTED, Verdict.UNKNOWN, Verdict.PENDING
 
@@ -49,7 +49,7 @@ def events(name: str, count: int) -> list[str]:
 class Judged(NamedTuple):
     """Where the ledger has an event, and what it says of it."""
 
-    place: Place
+    ref: PartitionRef
     offset: int
     verdict: Verdict
 
@@ -61,7 +61,7 @@ def judged(running: InProcess, prefix: str = "") -> dict[str, Judged]:
     lives |= {txn_id: finished.life for txn_id, finished in ledger.archive.lingering.items()}
     assert {len(life) for life in lives.values()} <= {1}
     return {
-        txn_id: Judged(j.event.place, j.event.offset, j.verdict)
+        txn_id: Judged(j.event.ref, j.event.offset, j.verdict)
         for txn_id, [j] in lives.items()
         if txn_id.startswith(prefix)
     }
@@ -70,25 +70,25 @@ def judged(running: InProcess, prefix: str = "") -> dict[str, Judged]:
 def by_partition(found: dict[str, Judged]) -> dict[int, dict[int, Verdict]]:
     """Verdicts by partition and offset."""
     verdicts: dict[int, dict[int, Verdict]] = {}
-    for place, offset, verdict in found.values():
-        verdicts.setdefault(place.partition, {})[offset] = verdict
+    for ref, offset, verdict in found.values():
+        verdicts.setdefault(ref.partition, {})[offset] = verdict
     return verdicts
 
 
 def in_kafkas_log(broker: Broker, topic: str) -> dict[int, dict[int, Verdict]]:
     """The same, as the control records in the broker's own log tell it."""
-    return {log.place.partition: log.verdicts() for log in read_logs(broker, [topic])}
+    return {log.ref.partition: log.verdicts() for log in read_logs(broker, [topic])}
 
 
 def until_read_anew(running: InProcess, topic: str, partitions: int, incarnation: int = 1) -> None:
     """Until the new topic is known, read to its end, judged, and nothing is missing any more."""
-    places = [Place(topic, partition, incarnation) for partition in range(partitions)]
-    running.until(lambda: running.places(topic) == places, f"{partitions} partitions of the new topic")
+    refs = [PartitionRef(topic, partition, incarnation) for partition in range(partitions)]
+    running.until(lambda: running.refs(topic) == refs, f"{partitions} partitions of the new topic")
     running.until_decided(topic)
     running.until(lambda: not running.aggregator.missing(), "readiness")
-    for place in places:
+    for ref in refs:
         for view in View:
-            assert lag_records(running.ledger.partitions[place], view) == 0
+            assert lag_records(running.ledger.partitions[ref], view) == 0
 
 
 # --- The client's part ------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_a_topic_made_anew_is_another_topic(
             producer.aborted(name, *events(f"old-bad-{partition}", 2), partition=partition)
         running.until_decided(name)
         for partition in range(before):
-            running.hold(View.VALIDATOR, Place(name, partition), True)
+            running.hold(View.VALIDATOR, PartitionRef(name, partition), True)
             producer.committed(name, *events(f"lost-{partition}", 4), partition=partition)
         running.until_read(name)
         make_anew(broker, name, after)
@@ -151,8 +151,8 @@ def test_a_topic_made_anew_is_another_topic(
         assert {found.verdict for found in judged(running, "old-good").values()} == {COMMITTED}
         assert {found.verdict for found in judged(running, "old-bad").values()} == {ABORTED}
         assert {found.verdict for found in judged(running, "lost").values()} == {UNKNOWN}
-        assert {found.place.incarnation for found in judged(running, "old").values()} == {0}
-        assert {found.place.incarnation for found in judged(running, "new").values()} == {1}
+        assert {found.ref.incarnation for found in judged(running, "old").values()} == {0}
+        assert {found.ref.incarnation for found in judged(running, "new").values()} == {1}
         truth = in_kafkas_log(broker, name)
         assert by_partition(judged(running, "new")) == truth
         assert running.counted(View.MONITOR, name) == {"ok": 11 * before + count * after}
@@ -200,7 +200,7 @@ def test_a_topic_made_anew_after_its_leader_epoch_rose_is_read(own_broker: OwnBr
 def test_a_topic_made_anew_while_nobody_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     Writer(broker).write(name, *events("new", 8))
-    known = Found(name, 0, 5, topic_id="that of the old topic")
+    known = PartitionStart(name, 0, 5, topic_id="that of the old topic")
     with daemon_in_process(broker, config_for(broker, name), starts=[known]) as running:
         until_read_anew(running, name, 1)
         assert by_partition(judged(running)) == {0: dict.fromkeys(range(8), COMMITTED)}
@@ -295,7 +295,7 @@ def test_made_anew_again_and_again_under_load_no_record_is_taken_for_anothers(br
         }
         assert {txn_id for txn_id, f in found.items() if f.offset != fates[txn_id].offset} == set()
         assert {txn_id for txn_id, f in found.items() if f.verdict not in (fates[txn_id].verdict, UNKNOWN)} == set()
-        phase_of = {(f.place.incarnation, fates[txn_id].phase) for txn_id, f in found.items()}
+        phase_of = {(f.ref.incarnation, fates[txn_id].phase) for txn_id, f in found.items()}
         assert phase_of == {(phase, phase) for phase in range(phases)}
         assert running.counted(View.MONITOR, name) == {"ok": len(found)}
         passed = running.counted(View.VALIDATOR, name)["ok"]  # more than was sighted, where it was ahead of the monitor
@@ -315,7 +315,7 @@ def test_what_is_undecided_in_a_deleted_topic_becomes_unknown(broker: Broker, to
         running.until_read(name)
         running.until_decided(name)
         delete_topic(broker, name)
-        running.until(lambda: not running.places(name), "the end of the topic")
+        running.until(lambda: not running.refs(name), "the end of the topic")
         assert {found.verdict for found in judged(running, "decided").values()} == {COMMITTED}
         assert {found.verdict for found in judged(running, "open").values()} == {UNKNOWN}
         Writer(broker).write(other, *events("other", 3))

@@ -4,9 +4,9 @@ from typing import Any
 
 from tests.core.side_by_side import SideBySide, give
 from tests.core.worlds import Message, Style, World, make_rules, runs
-from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Place, Sightings, Signature
+from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionRef, PartitionStart, Sightings, Signature
 
-A, B, B_ANEW = Place("a", 0), Place("b", 0), Place("b", 0, 1)
+A, B, B_ANEW = PartitionRef("a", 0), PartitionRef("b", 0), PartitionRef("b", 0, 1)
 OPEN, STEP_OPEN, STEP_DONE, CLOSE = Kind.TRANSACTION_OPEN, Kind.STEP_OPEN, Kind.STEP_DONE, Kind.TRANSACTION_CLOSE
 
 
@@ -28,7 +28,9 @@ def ev(
     return offset, txn_id, signature, ts, ts if record_ts is None else record_ts
 
 
-def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, float, float], **more: Any) -> Sightings:
+def sight(
+    ref: PartitionRef, to_offset: int, *events: tuple[int, str, Signature, float, float], **more: Any
+) -> Sightings:
     """A monitor's message: it has passed `to_offset`, and saw these events."""
     table = list({e[2]: None for e in events})
     fields: dict[str, Any] = {
@@ -41,9 +43,9 @@ def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, floa
         "outage_from": 0.0,
     } | more
     return Sightings(
-        topic=place.topic,
-        partition=place.partition,
-        incarnation=place.incarnation,
+        topic=ref.topic,
+        partition=ref.partition,
+        incarnation=ref.incarnation,
         to_offset=to_offset,
         signatures=[tuple(s) for s in table],  # type: ignore[misc]
         offsets=[e[0] for e in events],
@@ -55,14 +57,14 @@ def sight(place: Place, to_offset: int, *events: tuple[int, str, Signature, floa
     )
 
 
-def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: float, **more: Any) -> Coverage:
+def cover(ref: PartitionRef, low: int, high: int, delivered: list[int], decided_at: float, **more: Any) -> Coverage:
     """A validator's message: it has passed [low, high), and these offsets were delivered."""
     usual = {"as_of": 0.0, "gaps": [], "end_offset": high, "stable_offset": high}
     fields: dict[str, Any] = usual | more
     return Coverage(
-        topic=place.topic,
-        partition=place.partition,
-        incarnation=place.incarnation,
+        topic=ref.topic,
+        partition=ref.partition,
+        incarnation=ref.incarnation,
         from_offset=low,
         to_offset=high,
         decided_at=decided_at,
@@ -71,13 +73,15 @@ def cover(place: Place, low: int, high: int, delivered: list[int], decided_at: f
     )
 
 
-def discover(asked_at: float, *places: Place, found: tuple[Place, ...] | None = None, **more: Any) -> Discovery:
+def discover(
+    asked_at: float, *refs: PartitionRef, found: tuple[PartitionRef, ...] | None = None, **more: Any
+) -> Discovery:
     """These partitions are there, each topic with an id of its incarnation; all are new, or those in `found`."""
     present: dict[str, list[int]] = {}
-    for place in places:
-        present.setdefault(place.topic, []).append(place.partition)
-    new = [Found(p.topic, p.partition, 0) for p in (places if found is None else found)]
-    ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in places}
+    for ref in refs:
+        present.setdefault(ref.topic, []).append(ref.partition)
+    new = [PartitionStart(p.topic, p.partition, 0) for p in (refs if found is None else found)]
+    ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in refs}
     return Discovery(asked_at, new, present, [], **{"topic_ids": ids, **more})
 
 

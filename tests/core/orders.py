@@ -17,21 +17,21 @@ from typing import NamedTuple
 
 from tests.core.reference import CLOSE, Ended, Partition, Seen, Sighting, deciding_close, of_kind
 from tests.core.side_by_side import end_of, give, new_ledger
-from tests.core.worlds import Sent, Streams, World, nows, place_of
+from tests.core.worlds import Sent, Streams, World, nows, ref_of
 from txninsightd.core.finished import Finished
 from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import Anomaly, Coverage, Outcome, Place, Sightings, Signature, Verdict
+from txninsightd.vocabulary import Anomaly, Coverage, Outcome, PartitionRef, Sightings, Signature, Verdict
 
 # --- What the streams will once have said -----------------------------------------------------------------------------
 
 
 def told(world: World, streams: Streams) -> dict[str, list[Seen]]:
     """All events that are ever sighted, with their last verdicts, by transaction."""
-    partitions: dict[Place, Partition] = {}
+    partitions: dict[PartitionRef, Partition] = {}
     for sent in (sent for stream in streams for sent in stream):
-        message, place = sent.message, place_of(sent.message)
-        if place is not None:
-            partition = partitions.setdefault(place, Partition(place, world.start_offset(place)))
+        message, ref = sent.message, ref_of(sent.message)
+        if ref is not None:
+            partition = partitions.setdefault(ref, Partition(ref, world.start_offset(ref)))
             if isinstance(message, Sightings):
                 partition.sightings.append(message)
             elif isinstance(message, Coverage):
@@ -48,7 +48,7 @@ def _sighted(partition: Partition) -> Iterator[Sighting]:
         for i, offset in enumerate(m.offsets):
             signature = Signature(*m.signatures[m.signature_indexes[i]])
             yield Sighting(
-                partition.place, offset, m.txn_ids[i], signature, m.timestamps[i], m.record_timestamps[i], m.read_at
+                partition.ref, offset, m.txn_ids[i], signature, m.timestamps[i], m.record_timestamps[i], m.read_at
             )
 
 
@@ -58,14 +58,14 @@ def _sighted(partition: Partition) -> Iterator[Sighting]:
 def within_property(world: World, events: list[Seen]) -> bool:
     """Whether the transaction meets the preconditions under which every order must settle it the same."""
     if world.rules.colocated:
-        if len({s.event.place for s in events}) > 1:
+        if len({s.event.ref for s in events}) > 1:
             return False
         return _retried_in_time(world, _up_to_first_decided_close(events))
     return _appended_in_time(world, events) and _stamped_in_time(world, events) and _retried_in_time(world, events)
 
 
 def _appended_at(world: World, event: Sighting) -> float:
-    return world.logs[event.place].records[event.offset].at
+    return world.logs[event.ref].records[event.offset].at
 
 
 def _up_to_first_decided_close(events: list[Seen]) -> list[Seen]:
@@ -90,7 +90,7 @@ def _stamped_in_time(world: World, events: list[Seen]) -> bool:
     return all(
         record.control or record.record_ts <= latest
         for s in events
-        for record in world.logs[s.event.place].records[: s.event.offset + 1]
+        for record in world.logs[s.event.ref].records[: s.event.offset + 1]
     )
 
 
@@ -106,7 +106,7 @@ def _retried_in_time(world: World, events: list[Seen]) -> bool:
 
 
 def _came_before(world: World, other: Sighting, event: Sighting) -> bool:
-    if other.place == event.place:
+    if other.ref == event.ref:
         return other.offset < event.offset
     return _appended_at(world, other) < _appended_at(world, event)
 
@@ -120,7 +120,7 @@ class StandsAt(NamedTuple):
     state: str
     cause: str | None
     since: float
-    events: frozenset[tuple[Place, int]]
+    events: frozenset[tuple[PartitionRef, int]]
 
 
 @dataclass
@@ -150,7 +150,7 @@ def run(world: World, arrived: list[Sent], settle_every: int) -> Run:
     for f in finished:
         ended.setdefault(f.txn.txn_id, []).append(end_of(f))
     live = {
-        txn_id: StandsAt(txn.state, txn.cause, txn.since, frozenset((e.place, e.offset) for e in txn.events))
+        txn_id: StandsAt(txn.state, txn.cause, txn.since, frozenset((e.ref, e.offset) for e in txn.events))
         for txn_id, txn in ledger.live.items()
     }
     _never_raised_from_the_dead(ledger, ended)
@@ -159,8 +159,8 @@ def run(world: World, arrived: list[Sent], settle_every: int) -> Run:
 
 def _counted_once(ledger: Ledger, finished: list[Finished], late: int, sighted: int) -> None:
     """Every sighting is in one life that ended, in a live one, or late: in one of them, once."""
-    lived = [(j.event.place, j.event.offset, f.txn.txn_id) for f in finished for j in f.life] + [
-        (e.place, e.offset, t.txn_id) for t in ledger.live.values() for e in t.events
+    lived = [(j.event.ref, j.event.offset, f.txn.txn_id) for f in finished for j in f.life] + [
+        (e.ref, e.offset, t.txn_id) for t in ledger.live.values() for e in t.events
     ]
     assert len(lived) == len(set(lived))
     assert len(lived) + late == sighted

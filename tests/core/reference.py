@@ -20,7 +20,7 @@ from txninsightd.vocabulary import (
     Discovery,
     Kind,
     Outcome,
-    Place,
+    PartitionRef,
     Sightings,
     Signature,
     State,
@@ -35,7 +35,7 @@ OPEN, STEP_OPEN, STEP_DONE, CLOSE = Kind.TRANSACTION_OPEN, Kind.STEP_OPEN, Kind.
 class Sighting(NamedTuple):
     """An event as the monitor saw it; (place, offset) is its identity."""
 
-    place: Place
+    ref: PartitionRef
     offset: int
     txn_id: str
     signature: Signature
@@ -48,8 +48,8 @@ class Sighting(NamedTuple):
         return self.signature.kind
 
     @property
-    def order(self) -> tuple[float, Place, int]:
-        return (self.ts, self.place, self.offset)
+    def order(self) -> tuple[float, PartitionRef, int]:
+        return (self.ts, self.ref, self.offset)
 
 
 class Seen(NamedTuple):
@@ -71,7 +71,7 @@ class Seen(NamedTuple):
 class Partition:
     """All that was ever received about one partition."""
 
-    place: Place
+    ref: PartitionRef
     start_offset: int
     sightings: list[Sightings] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)
@@ -144,7 +144,7 @@ def within(flat: list[int], offset: int) -> bool:
 class Gap(NamedTuple):
     """The monitor passed something unreadable; `as_of` is how far that partition had been seen before."""
 
-    place: Place
+    ref: PartitionRef
     passed_at: float
     as_of: float
 
@@ -232,7 +232,7 @@ def is_sign_of_retry(candidate: Seen, close: Sighting, life: list[Seen]) -> bool
     if not candidate.stands:
         return False
     event = candidate.event
-    if event.place == close.place:
+    if event.ref == close.ref:
         return event.offset > close.offset
     if event.ts > close.ts:
         return True
@@ -269,8 +269,8 @@ def up_to_first_close(life: list[Seen]) -> list[Seen]:
     decided = of_kind(life, CLOSE, Verdict.COMMITTED, Verdict.UNKNOWN)
     if not decided:
         return life
-    first = min((s.event for s in decided), key=lambda e: (e.place, e.offset))
-    return [s for s in life if s.event.place != first.place or s.event.offset <= first.offset]
+    first = min((s.event for s in decided), key=lambda e: (e.ref, e.offset))
+    return [s for s in life if s.event.ref != first.ref or s.event.offset <= first.offset]
 
 
 def steps_of(events: list[Sighting], kind: Kind) -> dict[str | None, list[float]]:
@@ -349,12 +349,12 @@ class Plain:
     def __init__(self, rules: Rules, start_at: float = UNSEEN) -> None:
         self.rules = rules
         self.start_at = start_at
-        self.partitions: dict[Place, Partition] = {}
+        self.partitions: dict[PartitionRef, Partition] = {}
         self.topic_ids: dict[str, list[str]] = {}
         self.lives: dict[str, Life] = {}
         self.ended: dict[str, Outcome] = {}
         self.discovered_at = UNSEEN
-        self.horizon_everywhere = UNSEEN
+        self.watermark_everywhere = UNSEEN
         self.outages: list[tuple[float, float]] = []
         self.gaps: list[Gap] = []
         self.late_events = 0
@@ -365,7 +365,7 @@ class Plain:
         self.stuck: Counter[tuple[str, str]] = Counter()
         self.changes: list[Change] = []
         self.records: Counter[tuple[str, str, str]] = Counter()
-        self._verdicts: dict[Place, dict[int, tuple[Verdict, float]]] = {}
+        self._verdicts: dict[PartitionRef, dict[int, tuple[Verdict, float]]] = {}
 
     # What comes in
 
@@ -374,7 +374,7 @@ class Plain:
         if isinstance(message, Discovery):
             self._discovered(message)
         else:
-            partition = self.partitions[Place(message.topic, message.partition, message.incarnation)]
+            partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
             if partition.void:
                 return
             if isinstance(message, Sightings):
@@ -383,8 +383,8 @@ class Plain:
                     self.outages.append((message.outage_from, message.as_of))
             else:
                 self._covered(partition, message)
-            self._verdicts.pop(partition.place, None)
-        self.horizon_everywhere = max(self.horizon_everywhere, self.seen_everywhere())
+            self._verdicts.pop(partition.ref, None)
+        self.watermark_everywhere = max(self.watermark_everywhere, self.seen_everywhere())
         for life in self.lives.values():
             self._look_at(life)
         if not isinstance(message, Discovery):
@@ -397,22 +397,22 @@ class Plain:
             if topic_id != ids[-1]:
                 ids.append(topic_id)
                 for partition in self.partitions.values():
-                    if partition.place.topic == topic and not partition.void:
+                    if partition.ref.topic == topic and not partition.void:
                         self._void(partition, message.asked_at, unread=True)
         for found in message.found:
-            place = Place(found.topic, found.partition, max(0, len(self.topic_ids.get(found.topic, [])) - 1))
-            known = self.partitions.get(place)
+            ref = PartitionRef(found.topic, found.partition, max(0, len(self.topic_ids.get(found.topic, [])) - 1))
+            known = self.partitions.get(ref)
             if known is None:
-                self.partitions[place] = Partition(place, found.start_offset, absent_at=self.discovered_at)
+                self.partitions[ref] = Partition(ref, found.start_offset, absent_at=self.discovered_at)
             elif known.void:
                 start = known.monitor_position()
-                self.partitions[place] = Partition(place, start, absent_at=self.discovered_at, former=known)
+                self.partitions[ref] = Partition(ref, start, absent_at=self.discovered_at, former=known)
         if not message.complete:
             return
-        for place, partition in self.partitions.items():
-            if partition is not self.latest(place):
+        for ref, partition in self.partitions.items():
+            if partition is not self.latest(ref):
                 continue
-            absent = place.partition not in message.present.get(place.topic, [])
+            absent = ref.partition not in message.present.get(ref.topic, [])
             if absent and partition.gone and not partition.void:
                 self._void(partition, message.asked_at, unread=partition.has_unread())
             partition.gone = absent or partition.void
@@ -420,25 +420,25 @@ class Plain:
                 partition.deleted_at = message.asked_at
         self.discovered_at = max(self.discovered_at, message.asked_at)
 
-    def latest(self, place: Place) -> Partition:
+    def latest(self, ref: PartitionRef) -> Partition:
         """What is known of the partition in the last of its topic's incarnations."""
-        return max((p for p in self.partitions.values() if p.place[:2] == place[:2]), key=lambda p: p.place)
+        return max((p for p in self.partitions.values() if p.ref[:2] == ref[:2]), key=lambda p: p.ref)
 
     def _void(self, partition: Partition, now: float, unread: bool) -> None:
         """The topic was deleted: what is undecided stays unknown, and nothing more can be read."""
-        low, high, place = partition.decided_position(), partition.monitor_position(), partition.place
+        low, high, ref = partition.decided_position(), partition.monitor_position(), partition.ref
         if unread:
-            self.gaps.append(Gap(place, now, partition.seen_until()))
+            self.gaps.append(Gap(ref, now, partition.seen_until()))
         if low < high:
-            lost = Coverage(place.topic, place.partition, low, high, now, UNSEEN, [], [low, high], -1)
+            lost = Coverage(ref.topic, ref.partition, low, high, now, UNSEEN, [], [low, high], -1)
             self._covered(partition, lost)
-            self._verdicts.pop(place, None)
+            self._verdicts.pop(ref, None)
         partition.gone = partition.void = True
 
     def _sighted(self, partition: Partition, message: Sightings) -> None:
         known = partition.monitor_position()
         if message.gaps and message.gaps[-1] > known:
-            self.gaps.append(Gap(partition.place, message.read_at, partition.seen_until()))
+            self.gaps.append(Gap(partition.ref, message.read_at, partition.seen_until()))
         columns = zip(
             message.offsets,
             message.txn_ids,
@@ -450,8 +450,8 @@ class Plain:
         for offset, txn_id, index, ts, record_ts in columns:
             if offset >= known:
                 signature = Signature(*message.signatures[index])
-                place = partition.place
-                self._admit(Sighting(place, offset, txn_id, signature, ts, record_ts, message.read_at))
+                ref = partition.ref
+                self._admit(Sighting(ref, offset, txn_id, signature, ts, record_ts, message.read_at))
         if message.to_offset > known:
             for result, count in message.results.items():
                 self.records["monitor", message.topic, result] += count
@@ -490,18 +490,18 @@ class Plain:
         """Up to when nothing unread can exist in any partition, those not yet discovered included."""
         return min([self.discovered_at, *(p.monitor_as_of() for p in self.present())]) if self.present() else UNSEEN
 
-    def places_of(self, life: Life) -> list[Place]:
+    def refs_of(self, life: Life) -> list[PartitionRef]:
         """Where events of this life are known to lie."""
-        return sorted({e.place for e in life.sightings})
+        return sorted({e.ref for e in life.sightings})
 
-    def horizon(self, life: Life) -> float:
+    def watermark(self, life: Life) -> float:
         if self.rules.colocated:
-            return min(self.seen_in(p) for p in self.places_of(life))
-        return self.horizon_everywhere
+            return min(self.seen_in(p) for p in self.refs_of(life))
+        return self.watermark_everywhere
 
-    def seen_in(self, place: Place) -> float:
+    def seen_in(self, ref: PartitionRef) -> float:
         """Up to when the partition was ever seen, whichever its topic's incarnation."""
-        return max(p.monitor_as_of() for p in self.partitions.values() if p.place[:2] == place[:2])
+        return max(p.monitor_as_of() for p in self.partitions.values() if p.ref[:2] == ref[:2])
 
     def due(self, reference: float, wait_s: float) -> float:
         """When a wait is over; an outage that began while it ran comes on top, and a grace is left after it."""
@@ -514,13 +514,12 @@ class Plain:
 
     def gaps_of(self, life: Life) -> list[Gap]:
         """The gaps in which events of this life may lie."""
-        places = {place[:2] for place in self.places_of(life)}
+        refs = {ref[:2] for ref in self.refs_of(life)}
         began = min(e.record_ts for e in life.sightings)
         return [
             gap
             for gap in self.gaps
-            if (gap.place[:2] in places or not self.rules.colocated)
-            and began <= gap.passed_at + self.rules.settle_max_s
+            if (gap.ref[:2] in refs or not self.rules.colocated) and began <= gap.passed_at + self.rules.settle_max_s
         ]
 
     # What is asked
@@ -531,9 +530,9 @@ class Plain:
 
     def _verdict(self, event: Sighting) -> tuple[Verdict, float]:
         # Worked out anew whenever a message about its partition has come in; between them nothing can change it.
-        known = self._verdicts.setdefault(event.place, {})
+        known = self._verdicts.setdefault(event.ref, {})
         if event.offset not in known:
-            known[event.offset] = self.partitions[event.place].verdict(event.offset)
+            known[event.offset] = self.partitions[event.ref].verdict(event.offset)
         return known[event.offset]
 
     def opened_at(self, seen: list[Seen]) -> float:
@@ -549,27 +548,27 @@ class Plain:
         if self.partial(events) or any(e.signature.kept_time for e in events):
             return None
         thresholds = self.rules.thresholds(type_of(events))
-        state, horizon, maybe_unread = state_of(seen), self.horizon(life), bool(self.gaps_of(life))
+        state, watermark, maybe_unread = state_of(seen), self.watermark(life), bool(self.gaps_of(life))
         if state == State.OPEN and not maybe_unread:
             due = self.due(last_activity(events), thresholds.idle_after_s)
-            if horizon > due:
+            if watermark > due:
                 return Cause.IDLE, due
             due = self.due(self.opened_at(seen), thresholds.overdue_after_s)
-            if horizon > due:
+            if watermark > due:
                 return Cause.OVERDUE, due
         if state == State.TENTATIVELY_CLOSED:
             return self._stuck_close(seen, thresholds.commit_pending_after_s)
         if state == State.ABORTED and not maybe_unread and any(s.stands for s in seen):
             due = self.due(max(s.decided_at for s in seen if not s.stands), self.rules.retry_grace_s)
-            pending = [s.event.place for s in seen if s.verdict is Verdict.PENDING]
-            if min([horizon, *(self.partitions[place].both_as_of() for place in pending)]) > due:
+            pending = [s.event.ref for s in seen if s.verdict is Verdict.PENDING]
+            if min([watermark, *(self.partitions[ref].both_as_of() for ref in pending)]) > due:
                 return Cause.NEVER_COMMITTED, due
         return None
 
     def _stuck_close(self, seen: list[Seen], commit_pending_after_s: float) -> tuple[Cause, float] | None:
         at_lso, behind = [], []
         for s in of_kind(seen, CLOSE, Verdict.PENDING):
-            partition = self.partitions[s.event.place]
+            partition = self.partitions[s.event.ref]
             due = self.due(s.event.record_ts, commit_pending_after_s)
             if partition.both_as_of() > due:
                 (at_lso if s.event.offset == partition.last_stable_offset() else behind).append(due)
@@ -671,7 +670,7 @@ class Plain:
 
     def _seen_by_all(self, life: Life) -> float:
         if self.rules.colocated:
-            return self.latest(life.sightings[0].place).monitor_as_of()
+            return self.latest(life.sightings[0].ref).monitor_as_of()
         return self.seen_everywhere()
 
     def _abort_is_final_at(self, seen: list[Seen]) -> float:
@@ -690,7 +689,7 @@ class Plain:
             odd.discard(Anomaly.CLOSE_WITHOUT_OPEN)  # its open may lie where we never read
         if any(e.signature.future for e in events):
             odd.add(Anomaly.FUTURE_TIMESTAMP)
-        if self.rules.colocated and len({e.place[:2] for e in events}) > 1:
+        if self.rules.colocated and len({e.ref[:2] for e in events}) > 1:
             odd.add(Anomaly.NOT_COLOCATED)
         if life.late_retry:
             odd.add(Anomaly.LATE_RETRY)
@@ -739,7 +738,7 @@ class Plain:
 def deciding_close(seen: list[Seen]) -> Seen | None:
     """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset)."""
     decided = of_kind(seen, CLOSE, Verdict.COMMITTED, Verdict.UNKNOWN)
-    return min(decided, key=lambda s: (s.event.record_ts, s.event.place, s.event.offset), default=None)
+    return min(decided, key=lambda s: (s.event.record_ts, s.event.ref, s.event.offset), default=None)
 
 
 def merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:

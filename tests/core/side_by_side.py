@@ -90,8 +90,8 @@ class SideBySide:
     def _compare_one(self, txn_id: str, life: Life) -> None:
         self.compared += 1
         txn, seen = self.ledger.live[txn_id], self.plain.judge(life)
-        verdicts = {(s.event.place, s.event.offset): s.verdict for s in seen}
-        assert {(j.event.place, j.event.offset): j.verdict for j in self.ledger.life(txn)} == verdicts
+        verdicts = {(s.event.ref, s.event.offset): s.verdict for s in seen}
+        assert {(j.event.ref, j.event.offset): j.verdict for j in self.ledger.life(txn)} == verdicts
         stuck = (life.cause, life.since)
         assert (txn_id, txn.state, (txn.cause, txn.since)) == (txn_id, state_of(seen), stuck)
         assert list(txn.causes) == life.causes
@@ -181,8 +181,8 @@ def no_leftovers(ledger: Ledger) -> None:
     assert not ledger.live
     assert not ledger.stuck
     assert not ledger._dirty
-    horizon, settlement = ledger.horizon, ledger.settlement
-    wheels = [horizon._everywhere.wheel, *(d.wheel for d in horizon._domains.values())]
+    watermark, settlement = ledger.watermark, ledger.settlement
+    wheels = [watermark._everywhere.wheel, *(d.wheel for d in watermark._domains.values())]
     wheels += [p.close_deadlines for p in ledger.partitions.values()]  # type: ignore[list-item]
     for wheel in wheels:
         assert not [item for bucket in wheel._buckets.values() for item in bucket]

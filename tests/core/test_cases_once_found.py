@@ -17,7 +17,7 @@ from tests.core.by_hand import (
     side_by_side,
     sight,
 )
-from txninsightd.vocabulary import Cause, Found, Outcome, Verdict
+from txninsightd.vocabulary import Cause, Outcome, PartitionStart, Verdict
 
 
 def test_a_step_stamped_before_the_start_makes_a_plain_open_transaction_partial_at_once() -> None:
@@ -174,7 +174,7 @@ def test_what_comes_after_a_topic_was_made_anew_is_of_another_topic() -> None:
         cover(B_ANEW, 0, 2, [1], 1004),
     )
     verdicts = {
-        txn_id: [(j.event.place, j.verdict) for j in both.ledger.life(txn)] for txn_id, txn in both.ledger.live.items()
+        txn_id: [(j.event.ref, j.verdict) for j in both.ledger.life(txn)] for txn_id, txn in both.ledger.live.items()
     }
     assert verdicts == {
         "old": [(B, Verdict.COMMITTED)],
@@ -233,7 +233,7 @@ def test_a_topic_that_comes_back_as_the_same_goes_on_where_it_was_left() -> None
         discover(1020, A, found=()),
     )
     begun = both.ledger.discovered(discover(1030, A, B, found=(B,)))
-    assert begun == [Found("b", 0, 2, topic_id="b-0")]
+    assert begun == [PartitionStart("b", 0, 2, topic_id="b-0")]
     both.plain.receive(discover(1030, A, B, found=(B,)))
     hand(both, sight(B, 3, ev(2, OPEN, 1040, "next"), as_of=1040), cover(B, 2, 3, [2], 1041))
     verdicts = {txn_id: both.ledger.life(txn)[0].verdict for txn_id, txn in both.ledger.live.items()}

@@ -37,7 +37,7 @@ MAPPINGS = {
     ),
     "words": Mapping(kinds={**KIND_WORDS, "OrderPlaced": Kind.TRANSACTION_OPEN, "Shipped": Kind.TRANSACTION_CLOSE}),
     "constants": Mapping(
-        event=FromConst("transaction_open"), txn_type=FromConst("order"), step=FromConst("place"), ts_unit="ms"
+        event=FromConst("transaction_open"), txn_type=FromConst("order"), step=FromConst("ref"), ts_unit="ms"
     ),
     "key": Mapping(txn_id=FromKey(), ts_unit="ms"),
     "header": Mapping(txn_id=FromHeader("order-id")),
@@ -251,7 +251,7 @@ def test_nested_fields_and_constants() -> None:
     result = decode(DECODERS["nested"], json.dumps(record).encode())
     assert result == Decoded("17", Signature(int(Kind.STEP_DONE), "pay", "order", None, False, False), 12.5)
     result = decode(DECODERS["constants"], b'{"txn_id": "t", "ts": 12500, "event": "ignored", "step": 3.5}')
-    assert result == Decoded("t", Signature(int(Kind.TRANSACTION_OPEN), "place", "order", None, False, False), 12.5)
+    assert result == Decoded("t", Signature(int(Kind.TRANSACTION_OPEN), "ref", "order", None, False, False), 12.5)
 
 
 def test_a_missing_branch_reads_as_nothing() -> None:

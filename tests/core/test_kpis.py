@@ -95,7 +95,7 @@ def test_the_status_is_that_of_the_first_committed_close() -> None:
     def close(word: str, status: str) -> object:
         j = judged(word)
         signature = j.event.signature._replace(status=status)
-        return j._replace(event=type(j.event)(j.event.ts, j.event.place, j.event.offset, j.event.record_ts, signature))
+        return j._replace(event=type(j.event)(j.event.ts, j.event.ref, j.event.offset, j.event.record_ts, signature))
 
     closes = [close("c- @a:1 1", "lost"), close("c+ @a:9 8", "late"), close("c+ @a:5 7", "ok")]
     assert kpis_of(closes, partial=False).status == "ok"  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_the_status_is_that_of_the_first_committed_close() -> None:
 def test_oddities_that_do_not_depend_on_the_end() -> None:
     j = judged("o+ @a:1 1")
     future = Signature(int(Kind.TRANSACTION_OPEN), None, None, None, True, False)
-    early = j._replace(event=type(j.event)(1.0, j.event.place, 1, 1.0, future))
+    early = j._replace(event=type(j.event)(1.0, j.event.ref, 1, 1.0, future))
     assert common_anomalies([early], colocated=True, late_retry=False) == {Anomaly.FUTURE_TIMESTAMP}
     apart = life("o+ @a:1 1", "c+ @a1:1 2")
     assert common_anomalies(apart, colocated=True, late_retry=False) == {Anomaly.NOT_COLOCATED}
@@ -115,7 +115,7 @@ def test_the_type_is_what_the_earliest_event_that_names_one_says() -> None:
     def typed(word: str, txn_type: str | None) -> object:
         event = judged(word).event
         signature = event.signature._replace(txn_type=txn_type)
-        return type(event)(event.ts, event.place, event.offset, event.record_ts, signature)
+        return type(event)(event.ts, event.ref, event.offset, event.record_ts, signature)
 
     events = [typed("c+ @a:9 9", "b"), typed("o+ @a:1 1", None), typed("s+x @a:3 3", "a"), typed("s+x @a:4 3", "c")]
     assert type_of(events) == "a"  # type: ignore[arg-type]

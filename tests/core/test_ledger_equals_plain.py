@@ -32,7 +32,7 @@ from tests.core.worlds import (
 )
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import Anomaly, Cause, Coverage, Discovery, Found, Outcome, Place, Sightings
+from txninsightd.vocabulary import Anomaly, Cause, Coverage, Discovery, Outcome, PartitionRef, PartitionStart, Sightings
 
 STYLES = {
     "plain": Style(),
@@ -191,7 +191,7 @@ def any_coverage(draw: st.DrawFn) -> Coverage:
 any_discovery = st.builds(
     Discovery,
     moments,
-    st.lists(st.builds(Found, st.just("a"), st.integers(0, 3), st.integers(0, 5)), max_size=2),
+    st.lists(st.builds(PartitionStart, st.just("a"), st.integers(0, 3), st.integers(0, 5)), max_size=2),
     st.dictionaries(st.sampled_from(["a", "b"]), st.lists(st.integers(0, 3), max_size=4), max_size=2),
     st.just([]),
 )
@@ -205,8 +205,8 @@ any_message = st.one_of(any_sightings(), any_coverage(), any_discovery)
 def test_no_sequence_of_messages_raises(told: list[Message], colocated: bool, start: float) -> None:
     rules = make_rules(Style(colocated, settle_max_s=30.0))
     ledger = Ledger(rules, Figures((1.0,), 2), start)
-    ledger.add_partition(Place("a", 0), 0)
-    ledger.add_partition(Place("a", 1), 2)
+    ledger.add_partition(PartitionRef("a", 0), 0)
+    ledger.add_partition(PartitionRef("a", 1), 2)
     for k, message in enumerate(told):
         give(ledger, message)
         ledger.settle(float(k))

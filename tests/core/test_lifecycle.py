@@ -16,7 +16,7 @@ from tests.core import reference
 from txninsightd.core import lifecycle
 from txninsightd.core.events import Event, Judged
 from txninsightd.core.lifecycle import Outage, Situation, Stuck
-from txninsightd.vocabulary import Cause, Kind, Outcome, Place, Signature, State, Thresholds, Verdict
+from txninsightd.vocabulary import Cause, Kind, Outcome, PartitionRef, Signature, State, Thresholds, Verdict
 
 KINDS = {"o": Kind.TRANSACTION_OPEN, "s": Kind.STEP_OPEN, "d": Kind.STEP_DONE, "c": Kind.TRANSACTION_CLOSE}
 VERDICTS = {"+": Verdict.COMMITTED, "-": Verdict.ABORTED, "?": Verdict.UNKNOWN, "~": Verdict.PENDING}
@@ -29,13 +29,15 @@ def life(*words: str) -> list[Judged]:
 
 def judged(word: str) -> Judged:
     what, where, ts, *more = word.split()
-    place, offset = where.removeprefix("@").split(":")
+    ref, offset = where.removeprefix("@").split(":")
     kind, verdict = KINDS[what[0]], VERDICTS[what[1]]
     signature = Signature(int(kind), what[2:] or None, None, None, False, False)
     decided_at = 0.0 if verdict is Verdict.PENDING else 100.0
     record_ts = float(more[0]) if more else float(ts)
     return Judged(
-        Event(float(ts), Place(place[0], int(place[1:] or 0)), int(offset), record_ts, signature), verdict, decided_at
+        Event(float(ts), PartitionRef(ref[0], int(ref[1:] or 0)), int(offset), record_ts, signature),
+        verdict,
+        decided_at,
     )
 
 
@@ -43,9 +45,7 @@ def plainly(events: Sequence[Judged]) -> list[reference.Seen]:
     """The same life for the plain model."""
     return [
         reference.Seen(
-            reference.Sighting(
-                j.event.place, j.event.offset, "t", j.event.signature, j.event.ts, j.event.record_ts, 0.0
-            ),
+            reference.Sighting(j.event.ref, j.event.offset, "t", j.event.signature, j.event.ts, j.event.record_ts, 0.0),
             j.verdict,
             j.decided_at,
         )
@@ -169,7 +169,7 @@ def test_the_deciding_close_is_the_first_by_record_timestamp() -> None:
     events = life("c+ @b:1 10 30", "c? @a:9 20 29", "c- @a:1 1 1", "c~ @a:2 2 2", "c+ @a:3 40 29", "s+x @a:0 0 0")
     close = lifecycle.deciding_close(events)
     assert close is not None
-    assert (close.event.place, close.event.offset) == (Place("a", 0), 3)
+    assert (close.event.ref, close.event.offset) == (PartitionRef("a", 0), 3)
     assert lifecycle.deciding_close(life("c- @a:1 1", "c~ @a:2 2")) is None
 
 
@@ -184,7 +184,7 @@ def test_what_lies_beyond_the_first_decided_close_does_not_count() -> None:
 THRESHOLDS = Thresholds(idle_after_s=10, overdue_after_s=50, commit_pending_after_s=5)
 
 
-def stuck(words: list[str], *, horizon: float = 0, both: float = 0, lso: int = 0, **more: object) -> Stuck | None:
+def stuck(words: list[str], *, watermark: float = 0, both: float = 0, lso: int = 0, **more: object) -> Stuck | None:
     """The cause of a life, its grace being 6 seconds; verdicts were given at 100."""
     events = life(*words)
     situation = Situation(
@@ -192,9 +192,9 @@ def stuck(words: list[str], *, horizon: float = 0, both: float = 0, lso: int = 0
         state=lifecycle.state_of(events),
         thresholds=THRESHOLDS,
         retry_grace_s=6,
-        horizon=horizon,
-        both_as_of=lambda place: both,
-        last_stable_offset=lambda place: lso,
+        watermark=watermark,
+        both_as_of=lambda ref: both,
+        last_stable_offset=lambda ref: lso,
         maybe_unread=False,
     )
     return lifecycle.cause_of(replace(situation, **more))  # type: ignore[arg-type]
@@ -202,18 +202,18 @@ def stuck(words: list[str], *, horizon: float = 0, both: float = 0, lso: int = 0
 
 def test_idle_needs_silence_that_was_seen() -> None:
     words = ["o+ @a:1 10", "s+x @a:2 12 15"]
-    assert stuck(words, horizon=25) is None  # 10 s after the larger of ts and record timestamp, not longer
-    assert stuck(words, horizon=25.5) == (Cause.IDLE, 25)
-    assert stuck(words, horizon=25.5, maybe_unread=True) is None  # something of it may lie where we could not read
+    assert stuck(words, watermark=25) is None  # 10 s after the larger of ts and record timestamp, not longer
+    assert stuck(words, watermark=25.5) == (Cause.IDLE, 25)
+    assert stuck(words, watermark=25.5, maybe_unread=True) is None  # something of it may lie where we could not read
 
 
 def test_overdue_counts_from_the_earliest_standing_open() -> None:
     busy = ["o- @a:1 2", "o+ @a:2 10", "o~ @a:3 20", "s+x @a:4 60"]
-    assert stuck(busy, horizon=60) is None
-    assert stuck(busy, horizon=61) == (Cause.OVERDUE, 60)
-    assert stuck(busy, horizon=61, maybe_unread=True) is None
-    assert stuck(busy, horizon=71) == (Cause.IDLE, 70)  # idle comes first in the table
-    assert stuck(["o- @a:1 2", "s+x @a:4 60"], horizon=69) is None  # no open stands
+    assert stuck(busy, watermark=60) is None
+    assert stuck(busy, watermark=61) == (Cause.OVERDUE, 60)
+    assert stuck(busy, watermark=61, maybe_unread=True) is None
+    assert stuck(busy, watermark=71) == (Cause.IDLE, 70)  # idle comes first in the table
+    assert stuck(["o- @a:1 2", "s+x @a:4 60"], watermark=69) is None  # no open stands
 
 
 def test_a_late_pending_close_is_told_by_where_it_lies() -> None:
@@ -221,7 +221,7 @@ def test_a_late_pending_close_is_told_by_where_it_lies() -> None:
     assert stuck(words, both=25, lso=5) is None
     assert stuck(words, both=26, lso=5) == (Cause.COMMIT_PENDING, 25)  # at the LSO: its own producer holds it
     assert stuck(words, both=26, lso=4) == (Cause.UNDECIDED, 25)  # behind something else
-    assert stuck(words, horizon=999, both=25, lso=4) is None  # neither idle nor overdue: it is not Open
+    assert stuck(words, watermark=999, both=25, lso=4) is None  # neither idle nor overdue: it is not Open
     assert stuck(words, both=26, lso=4, maybe_unread=True) == (Cause.UNDECIDED, 25)  # a gap suspends not this
     two = ["c~ @a:5 30", "c~ @b:7 20"]
     assert stuck(two, both=40, lso=7) == (Cause.UNDECIDED, 35)  # the first cause that holds, of any close
@@ -229,16 +229,16 @@ def test_a_late_pending_close_is_told_by_where_it_lies() -> None:
 
 def test_never_committed_needs_an_aborted_close_and_something_left_behind() -> None:
     words = ["o+ @a:1 10", "c- @a:2 20"]
-    assert stuck(words, horizon=106) is None
-    assert stuck(words, horizon=107) == (Cause.NEVER_COMMITTED, 106)
-    assert stuck(words, horizon=107, maybe_unread=True) is None
-    assert stuck(["o- @a:1 10", "c- @a:2 20"], horizon=999) is None  # wholly aborted never sticks
-    assert stuck(["o+ @a:1 10", "c- @a:2 20", "s~x @a:3 21"], horizon=20) is None  # tried again: Open
+    assert stuck(words, watermark=106) is None
+    assert stuck(words, watermark=107) == (Cause.NEVER_COMMITTED, 106)
+    assert stuck(words, watermark=107, maybe_unread=True) is None
+    assert stuck(["o- @a:1 10", "c- @a:2 20"], watermark=999) is None  # wholly aborted never sticks
+    assert stuck(["o+ @a:1 10", "c- @a:2 20", "s~x @a:3 21"], watermark=20) is None  # tried again: Open
 
 
 @pytest.mark.parametrize("words", [["o+ @a:1 1", "c+ @a:2 2"], ["o+ @a:1 1", "c? @a:2 2"]])
 def test_what_has_ended_is_not_stuck(words: list[str]) -> None:
-    assert stuck(words, horizon=9999, both=9999) is None
+    assert stuck(words, watermark=9999, both=9999) is None
 
 
 WAITS = [
@@ -274,4 +274,4 @@ def test_the_plain_model_reads_the_tables_the_same(found: list[str]) -> None:
     assert reference.state_of(plainly(events)) == lifecycle.state_of(events)
     assert reference.attempts_of(plainly(events)) == lifecycle.attempts_of(events)
     ours, theirs = reference.deciding_close(plainly(events)), lifecycle.deciding_close(events)
-    assert (ours and (ours.event.place, ours.event.offset)) == (theirs and (theirs.event.place, theirs.event.offset))
+    assert (ours and (ours.event.ref, ours.event.offset)) == (theirs and (theirs.event.ref, theirs.event.offset))

@@ -18,9 +18,9 @@ from tests.core.side_by_side import BOUNDS, give
 from tests.core.worlds import Message, Style, make_rules
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import LEAST_EVICTED, LOOKS, NO_LIMIT, Ledger
-from txninsightd.core.state import dump, restore
+from txninsightd.core.snapshot import dump, restore
 from txninsightd.core.transaction import MOST_CAUSES
-from txninsightd.vocabulary import Cause, Outcome, Place, Sightings, State, Verdict
+from txninsightd.vocabulary import Cause, Outcome, PartitionRef, Sightings, State, Verdict
 
 BYTES_A_TRANSACTION = 1_500
 BYTES_AN_EVENT = 300
@@ -295,7 +295,9 @@ def moved(message: Sightings, by: int) -> Sightings:
     return replace(message, to_offset=message.to_offset + by, offsets=[offset + by for offset in message.offsets])
 
 
-def flood(total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, place: Place = A) -> Iterator[Sightings]:
+def flood(
+    total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, ref: PartitionRef = A
+) -> Iterator[Sightings]:
     """Transactions that nobody goes on with: an open (o), step (s), close (c) each, stamped anywhere in 30 years."""
     draw = random.Random(seed)
     words = {"o": OPEN, "s": STEP_OPEN, "c": CLOSE}
@@ -305,8 +307,8 @@ def flood(total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, pl
         count = min(BATCH // len(kinds), total - start)
         stamps = [draw.random() * spread_s for _ in range(count) for _ in kinds]
         yield Sightings(
-            topic=place.topic,
-            partition=place.partition,
+            topic=ref.topic,
+            partition=ref.partition,
             to_offset=offset + len(stamps),
             read_at=1e9,
             as_of=0.0,
@@ -392,9 +394,9 @@ def resident_bytes() -> int:
 @pytest.mark.slow
 def test_a_flood_leaves_nothing_behind() -> None:
     ledger = flooded(60_000, "osc", 1_000)
-    horizon, partition = ledger.horizon, ledger.partitions[A]
-    wheel = horizon._everywhere.wheel
-    assert len(ledger._idlest._buckets) <= 1_000
+    watermark, partition = ledger.watermark, ledger.partitions[A]
+    wheel = watermark._everywhere.wheel
+    assert len(ledger._eviction_order._buckets) <= 1_000
     assert len(wheel._buckets) <= 1_000
     assert len(wheel._order) <= 3_000
     assert len(partition.close_deadlines._buckets) <= 1_000

@@ -13,8 +13,8 @@ offsets = st.integers(0, 2**63 - 1)
 moments = st.floats(allow_nan=False)
 flat = st.lists(offsets, max_size=6)
 signatures = st.tuples(st.integers(0, 3), some_text, some_text, some_text, st.booleans(), st.booleans())
-places = st.builds(v.Place, text, st.integers(0, 2**31 - 1), st.integers(0, 9))
-found = st.builds(v.Found, text, st.integers(0, 2**31 - 1), offsets, moments, st.integers(0, 9), text)
+refs = st.builds(v.PartitionRef, text, st.integers(0, 2**31 - 1), st.integers(0, 9))
+found = st.builds(v.PartitionStart, text, st.integers(0, 2**31 - 1), offsets, moments, st.integers(0, 9), text)
 
 MESSAGES = {
     v.Sightings: st.builds(
@@ -62,16 +62,16 @@ MESSAGES = {
     v.Assign: st.builds(v.Assign, st.lists(found, max_size=3)),
     v.Pause: st.builds(v.Pause, text, st.integers(0, 2**31 - 1), st.booleans()),
     v.Attach: st.builds(v.Attach, st.sampled_from(v.View), st.integers(0, 99)),
-    v.Family: st.builds(
-        v.Family,
+    v.ChildrenStatus: st.builds(
+        v.ChildrenStatus,
         st.lists(st.builds(v.ChildStatus, text, st.booleans(), st.integers(0, 99)), max_size=3),
         st.builds(v.Reloads, st.integers(0, 99), st.integers(0, 99), st.booleans()),
     ),
     v.Reload: st.just(v.Reload()),
-    v.Retune: st.builds(v.Retune, text, text, *[st.integers(1, 2**40)] * 3, moments),
+    v.UpdateReaderSettings: st.builds(v.UpdateReaderSettings, text, text, *[st.integers(1, 2**40)] * 3, moments),
     v.Stop: st.just(v.Stop()),
     v.Report: st.builds(v.Report, st.booleans(), text),
-    v.Known: st.builds(v.Known, st.lists(places, max_size=3), st.dictionaries(text, text, max_size=3)),
+    v.Known: st.builds(v.Known, st.lists(refs, max_size=3), st.dictionaries(text, text, max_size=3)),
     v.Durable: st.builds(v.Durable, st.lists(found, max_size=3)),
 }
 UNIONS = [v.FromReader, v.ToReader, v.FromParent]

@@ -10,9 +10,9 @@ from tests.core.side_by_side import SideBySide, no_leftovers
 from tests.core.worlds import Style, World, make_rules
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import Anomaly, Outcome, Place, State
+from txninsightd.vocabulary import Anomaly, Outcome, PartitionRef, State
 
-C = Place("c", 0)
+C = PartitionRef("c", 0)
 
 
 def closed_on_a(*, asked_at: float = 1000) -> SideBySide:

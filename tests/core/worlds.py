@@ -23,7 +23,17 @@ import msgspec
 from hypothesis import strategies as st
 
 from txninsightd.core.ledger import Objectives, Rules
-from txninsightd.vocabulary import Coverage, Discovery, Found, Kind, Objective, Place, Sightings, Signature, Thresholds
+from txninsightd.vocabulary import (
+    Coverage,
+    Discovery,
+    Kind,
+    Objective,
+    PartitionRef,
+    PartitionStart,
+    Sightings,
+    Signature,
+    Thresholds,
+)
 
 T = TypeVar("T")
 Message = Sightings | Coverage | Discovery
@@ -84,9 +94,9 @@ class Content(NamedTuple):
 class KafkaTransaction:
     """Open until it has a marker in each partition; `committed` is None as long as it was not ended."""
 
-    first_offsets: dict[Place, int] = field(default_factory=dict)
-    begun_at: dict[Place, float] = field(default_factory=dict)
-    marked_at: dict[Place, float] = field(default_factory=dict)
+    first_offsets: dict[PartitionRef, int] = field(default_factory=dict)
+    begun_at: dict[PartitionRef, float] = field(default_factory=dict)
+    marked_at: dict[PartitionRef, float] = field(default_factory=dict)
     contents: list[Content] = field(default_factory=list)
     committed: bool | None = None
 
@@ -110,7 +120,7 @@ class Record(NamedTuple):
 class Log:
     """One partition. Offsets are indexes into `records`."""
 
-    place: Place
+    ref: PartitionRef
     created_at: float
     records: list[Record] = field(default_factory=list)
     touching: list[KafkaTransaction] = field(default_factory=list)
@@ -130,28 +140,28 @@ class Log:
 
     def last_stable_offset(self, at: float) -> int:
         """The first offset of the earliest transaction then open, or the high watermark."""
-        place = self.place
+        ref = self.ref
         held = [
-            k.first_offsets[place]
+            k.first_offsets[ref]
             for k in self.touching
-            if k.begun_at[place] <= at and (place not in k.marked_at or k.marked_at[place] > at)
+            if k.begun_at[ref] <= at and (ref not in k.marked_at or k.marked_at[ref] > at)
         ]
         return min([self.high_watermark(at), *held])
 
     def made_anew(self, at: float) -> "tuple[Log, Log]":
         """The log as it was deleted at that moment, and what was written from then on, in a log of its own."""
-        place = Place(self.place.topic, self.place.partition, self.place.incarnation + 1)
+        ref = PartitionRef(self.ref.topic, self.ref.partition, self.ref.incarnation + 1)
         end = self.high_watermark(math.nextafter(at, 0))
-        old, new = Log(self.place, self.created_at, self.records[:end]), Log(place, at, self.records[end:])
+        old, new = Log(self.ref, self.created_at, self.records[:end]), Log(ref, at, self.records[end:])
         for kafka in self.touching:
-            marked_at = kafka.marked_at.pop(self.place, None)
+            marked_at = kafka.marked_at.pop(self.ref, None)
             if marked_at is not None:
-                kafka.marked_at[place if marked_at >= at else self.place] = marked_at
-            if kafka.first_offsets[self.place] < end:
+                kafka.marked_at[ref if marked_at >= at else self.ref] = marked_at
+            if kafka.first_offsets[self.ref] < end:
                 old.touching.append(kafka)
             rest = [o for o, record in enumerate(new.records) if record.kafka is kafka and not record.control]
             if rest:
-                kafka.first_offsets[place], kafka.begun_at[place] = rest[0], new.records[rest[0]].at
+                kafka.first_offsets[ref], kafka.begun_at[ref] = rest[0], new.records[rest[0]].at
                 new.touching.append(kafka)
         return old, new
 
@@ -168,25 +178,25 @@ class World:
     """A finished history, and the rules under which it is watched."""
 
     rules: Rules
-    logs: dict[Place, Log]
+    logs: dict[PartitionRef, Log]
     ended_at: float
     outages: list[Outage]
     start_at: float = float("-inf")
-    gone: dict[Place, float] = field(default_factory=dict)
+    gone: dict[PartitionRef, float] = field(default_factory=dict)
     anew: dict[str, float] = field(default_factory=dict)
 
-    def read_until(self, place: Place) -> float:
+    def read_until(self, ref: PartitionRef) -> float:
         """When the readers can no longer read what was there."""
-        made_anew_at = float("inf") if place.incarnation else self.anew.get(place.topic, float("inf"))
-        return min(self.gone.get(place, float("inf")), made_anew_at)
+        made_anew_at = float("inf") if ref.incarnation else self.anew.get(ref.topic, float("inf"))
+        return min(self.gone.get(ref, float("inf")), made_anew_at)
 
-    def is_there(self, place: Place, at: float) -> bool:
+    def is_there(self, ref: PartitionRef, at: float) -> bool:
         """Whether the cluster has this partition at that moment."""
-        return self.logs[place].created_at <= at < self.read_until(place)
+        return self.logs[ref].created_at <= at < self.read_until(ref)
 
-    def start_offset(self, place: Place) -> int:
+    def start_offset(self, ref: PartitionRef) -> int:
         """Where both views begin."""
-        return self.logs[place].last_stable_offset(self.start_at) if self.start_at > 0 else 0
+        return self.logs[ref].last_stable_offset(self.start_at) if self.start_at > 0 else 0
 
 
 @dataclass
@@ -204,7 +214,7 @@ class Business:
 
     txn_id: str
     txn_type: str | None
-    home: Place
+    home: PartitionRef
     producer: int
     wanted: list[Wanted]
     kept_time: bool
@@ -245,7 +255,7 @@ def make_rules(style: Style) -> Rules:
     )
 
 
-PLACES = (Place("a", 0), Place("a", 1), Place("b", 0), Place("c", 0))
+REFS = (PartitionRef("a", 0), PartitionRef("a", 1), PartitionRef("b", 0), PartitionRef("c", 0))
 SCRIPT_STEPS: tuple[tuple[str, ...], ...] = (("x",), (), ("x", "y"), ("x", "x"))
 
 
@@ -256,8 +266,8 @@ class Writer:
         self.c = c
         self.style = style
         self.now = BEGIN
-        count = c.integer(1, len(PLACES))
-        self.logs = {place: Log(place, 0.0) for place in PLACES[:count]}
+        count = c.integer(1, len(REFS))
+        self.logs = {ref: Log(ref, 0.0) for ref in REFS[:count]}
         self.open: list[KafkaTransaction | None] = [None] * c.integer(1, 3)
         self.business = [self._business(i) for i in range(c.integer(1, style.most_business))]
 
@@ -311,9 +321,9 @@ class Writer:
             return
         business = pick(c, writing)
         wanted = business.wanted.pop(c.integer(0, len(business.wanted) - 1) if chance(c, 12) else 0)
-        place = pick(c, list(self.logs))
+        ref = pick(c, list(self.logs))
         if self.style.colocated and not (self.style.breaches and chance(c, 10)):
-            place = business.home
+            ref = business.home
         record_ts = self._clock()
         future = chance(c, 2)
         ts = record_ts
@@ -325,7 +335,7 @@ class Writer:
         status = pick(c, (None, "ok", "failed")) if wanted.kind == Kind.TRANSACTION_CLOSE else None
         signature = Signature(int(wanted.kind), wanted.step, txn_type, status, future, business.kept_time)
         producer = c.integer(0, len(self.open)) if chance(c, 30) else business.producer
-        self._append(place, Content(business.txn_id, signature, ts), producer, record_ts)
+        self._append(ref, Content(business.txn_id, signature, ts), producer, record_ts)
 
     def _clock(self) -> float:
         """A producer's idea of now."""
@@ -335,19 +345,19 @@ class Writer:
         return self.now
 
     def _append(
-        self, place: Place, content: Content | None, producer: int | None, record_ts: float | None = None
+        self, ref: PartitionRef, content: Content | None, producer: int | None, record_ts: float | None = None
     ) -> None:
         """Append through a transactional producer, or (none, or beyond the last) a plain one."""
-        log = self.logs[place]
+        log = self.logs[ref]
         kafka = None
         if producer is not None and producer < len(self.open):
             kafka = self.open[producer] = self.open[producer] or KafkaTransaction()
         offset = log.append(Record(self.now, self.now if record_ts is None else record_ts, content, kafka))
         if kafka is None:
             return
-        if place not in kafka.first_offsets:
-            kafka.first_offsets[place] = offset
-            kafka.begun_at[place] = log.records[offset].at
+        if ref not in kafka.first_offsets:
+            kafka.first_offsets[ref] = offset
+            kafka.begun_at[ref] = log.records[offset].at
             log.touching.append(kafka)
         if content is not None:
             kafka.contents.append(content)
@@ -359,10 +369,10 @@ class Writer:
             return
         self.open[producer] = None
         kafka.committed = not chance(c, 40)
-        for place in kafka.first_offsets:
+        for ref in kafka.first_offsets:
             marker = Record(self.now + pick(c, (0.0, 0.0, 1.0)), self.now, None, kafka, control=True)
-            log = self.logs[place]
-            kafka.marked_at[place] = log.records[log.append(marker)].at
+            log = self.logs[ref]
+            kafka.marked_at[ref] = log.records[log.append(marker)].at
         if not kafka.committed:
             self.now += pick(c, (0.0, 0.0, 4.0, 25.0, 90.0))
             for content in reversed(kafka.contents):
@@ -390,14 +400,14 @@ def make_world(c: Chooser, style: Style) -> World:
         began = BEGIN + c.integer(0, span)
         world.outages.append(Outage(began, began + pick(c, (5.0, 12.0, 40.0))))
     if style.vanishing and len(world.logs) > 1 and chance(c, 40):
-        place, at = pick(c, list(world.logs)), BEGIN + c.integer(0, span + 20)
+        ref, at = pick(c, list(world.logs)), BEGIN + c.integer(0, span + 20)
         if chance(c, 40):
-            world.anew[place.topic] = at
-            for old in [log for log in world.logs.values() if log.place.topic == place.topic]:
-                world.logs[old.place], new = old.made_anew(at)
-                world.logs[new.place] = new
+            world.anew[ref.topic] = at
+            for old in [log for log in world.logs.values() if log.ref.topic == ref.topic]:
+                world.logs[old.ref], new = old.made_anew(at)
+                world.logs[new.ref] = new
         else:
-            world.gone[place] = at
+            world.gone[ref] = at
     if not style.colocated and len(world.logs) > 1 and chance(c, 15):
         young = list(world.logs.values())[-1]
         if young.records and not world.gone and not world.anew:
@@ -517,11 +527,13 @@ def runs(offsets: list[int]) -> list[int]:
     return flat
 
 
-def monitor_messages(c: Chooser, world: World, place: Place, begin: float, gaps: list[tuple[int, int]]) -> list[Sent]:
+def monitor_messages(
+    c: Chooser, world: World, ref: PartitionRef, begin: float, gaps: list[tuple[int, int]]
+) -> list[Sent]:
     """What the monitor sends about one partition, from the moment on at which it was told to read it."""
-    log = world.logs[place]
+    log = world.logs[ref]
     pace = Pace(_asks(world, log.high_watermark, begin, float(c.integer(1, 4))))
-    position = world.start_offset(place)
+    position = world.start_offset(ref)
     sent = []
     for at in _moments(c, world, begin):
         upto = _next_stop(c, position, log.high_watermark(at), at >= world.ended_at + ALL_READ_AFTER_S)
@@ -542,9 +554,9 @@ def sightings(
     table = sorted({content.signature for _, content, _ in events}, key=repr)
     results = {"ok": len(events), "foreign": len(read) - len(events), "gap": len(hidden)}
     return Sightings(
-        topic=log.place.topic,
-        partition=log.place.partition,
-        incarnation=log.place.incarnation,
+        topic=log.ref.topic,
+        partition=log.ref.partition,
+        incarnation=log.ref.incarnation,
         to_offset=high,
         read_at=at,
         as_of=as_of,
@@ -565,15 +577,15 @@ def sightings(
 def validator_messages(
     c: Chooser,
     world: World,
-    place: Place,
+    ref: PartitionRef,
     begin: float,
     gaps: list[tuple[int, int]],
     skips: list[tuple[int, int]],
 ) -> list[Sent]:
     """What the validator sends about one partition. Where it skips, its next range begins later than its last ended."""
-    log = world.logs[place]
+    log = world.logs[ref]
     pace = Pace(_asks(world, log.last_stable_offset, begin, float(c.integer(1, 4))))
-    position = world.start_offset(place)
+    position = world.start_offset(ref)
     sent = []
     for at in _moments(c, world, begin):
         upto = _next_stop(c, position, log.last_stable_offset(at), at >= world.ended_at + ALL_READ_AFTER_S)
@@ -585,9 +597,9 @@ def validator_messages(
         delivered = [o for o in range(low, upto) if log.records[o].delivered and o not in hidden]
         as_of, end_offset, _ = pace.reached(upto, at)
         coverage = Coverage(
-            *(place.topic, place.partition, low, upto, at, as_of, runs(delivered), unread, end_offset),
+            *(ref.topic, ref.partition, low, upto, at, as_of, runs(delivered), unread, end_offset),
             stable_offset=pace.reached_offset,
-            incarnation=place.incarnation,
+            incarnation=ref.incarnation,
         )
         sent.append(Sent(at, coverage))
         position = upto
@@ -597,7 +609,7 @@ def validator_messages(
 def discoveries(c: Chooser, world: World) -> list[Sent]:
     """What the first monitor found, from time to time. A topic made anew is seen at one look, and begun at the next."""
     sent = []
-    known: set[Place] = set()
+    known: set[PartitionRef] = set()
     seen_ids: dict[str, str] = {}
     moments = [BEGIN - 1]
     while moments[-1] < world.ended_at:
@@ -605,17 +617,19 @@ def discoveries(c: Chooser, world: World) -> list[Sent]:
     for at in [*moments, world.ended_at + LAST_ASK_AFTER_S]:
         if any(o.began <= at < o.ended for o in world.outages):
             continue
-        places = [p for p in world.logs if world.is_there(p, at)]
-        ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in places}
+        refs = [p for p in world.logs if world.is_there(p, at)]
+        ids = {p.topic: f"{p.topic}-{p.incarnation}" for p in refs}
         anew = [topic for topic, topic_id in ids.items() if seen_ids.get(topic, topic_id) != topic_id]
         unsure = [topic for topic in anew if at < world.ended_at and chance(c, 80)]
         seen_ids.update(ids)
         present: dict[str, list[int]] = {}
-        for place in places:
-            present.setdefault(place.topic, []).append(place.partition)
-        new = [p for p in places if p not in known and p.topic not in unsure]
+        for ref in refs:
+            present.setdefault(ref.topic, []).append(ref.partition)
+        new = [p for p in refs if p not in known and p.topic not in unsure]
         found = [
-            Found(p.topic, p.partition, world.start_offset(p), incarnation=p.incarnation, topic_id=ids[p.topic])
+            PartitionStart(
+                p.topic, p.partition, world.start_offset(p), incarnation=p.incarnation, topic_id=ids[p.topic]
+            )
             for p in new
         ]
         known.update(new)
@@ -629,37 +643,39 @@ Streams = list[list[Sent]]
 """Messages by reader and partition, each in order; the first stream is the discovery's."""
 
 
-def place_of(message: Message) -> Place | None:
+def ref_of(message: Message) -> PartitionRef | None:
     """The partition that a message is about."""
-    return None if isinstance(message, Discovery) else Place(message.topic, message.partition, message.incarnation)
+    return (
+        None if isinstance(message, Discovery) else PartitionRef(message.topic, message.partition, message.incarnation)
+    )
 
 
 def read_world(c: Chooser, world: World, style: Style) -> Streams:
     """One way in which both views may read a world."""
     streams = [discoveries(c, world)]
     begins = _begins(world, streams[0])
-    for place, log in world.logs.items():
-        if place not in begins:
+    for ref, log in world.logs.items():
+        if ref not in begins:
             continue  # deleted before anybody looked
         seen = _ranges(c, log, 12 if style.monitor_gaps else 0)
         missed = _ranges(c, log, 10)
         skipped = _ranges(c, log, 8)
-        until = world.read_until(place) + pick(c, (0.0, 20.0))
+        until = world.read_until(ref) + pick(c, (0.0, 20.0))
         for stream in (
-            monitor_messages(c, world, place, begins[place], seen),
-            validator_messages(c, world, place, begins[place], missed, skipped),
+            monitor_messages(c, world, ref, begins[ref], seen),
+            validator_messages(c, world, ref, begins[ref], missed, skipped),
         ):
             streams.append([sent for sent in stream if sent.at < until])
     return streams
 
 
-def _begins(world: World, discovered: list[Sent]) -> dict[Place, float]:
+def _begins(world: World, discovered: list[Sent]) -> dict[PartitionRef, float]:
     """When both readers of a partition begin: once it was found, and not before the moment where to start."""
-    begins: dict[Place, float] = {}
+    begins: dict[PartitionRef, float] = {}
     for sent in discovered:
         assert isinstance(sent.message, Discovery)
         for found in sent.message.found:
-            begins[Place(found.topic, found.partition, found.incarnation)] = max(BEGIN, sent.at, world.start_at)
+            begins[PartitionRef(found.topic, found.partition, found.incarnation)] = max(BEGIN, sent.at, world.start_at)
     return begins
 
 
@@ -667,17 +683,17 @@ def reread(c: Chooser, world: World, streams: Streams) -> Streams:
     """Another way to read the same world, with the same offsets unreadable."""
     again = [discoveries(c, world)]
     begins = _begins(world, again[0])
-    for place in world.logs:
-        if place not in begins:
+    for ref in world.logs:
+        if ref not in begins:
             continue
-        mine = [s.message for stream in streams for s in stream if place_of(s.message) == place]
+        mine = [s.message for stream in streams for s in stream if ref_of(s.message) == ref]
         unseen = _pairs([m.gaps for m in mine if isinstance(m, Sightings)])
         missed = _pairs([m.gaps for m in mine if isinstance(m, Coverage)])
         ends = [(m.from_offset, m.to_offset) for m in mine if isinstance(m, Coverage)]
-        starts = [world.start_offset(place), *(to for _, to in ends)]
+        starts = [world.start_offset(ref), *(to for _, to in ends)]
         skipped = [(to, begin) for to, (begin, _) in zip(starts, ends, strict=False) if begin > to]
-        again.append(monitor_messages(c, world, place, begins[place], unseen))
-        again.append(validator_messages(c, world, place, begins[place], missed + skipped, []))
+        again.append(monitor_messages(c, world, ref, begins[ref], unseen))
+        again.append(validator_messages(c, world, ref, begins[ref], missed + skipped, []))
     return again
 
 
@@ -745,7 +761,7 @@ def arrive(c: Chooser, streams: Streams, order: str) -> list[Sent]:
 def _rank(i: int, order: str) -> Any:
     """Streams alternate: discovery, then for each partition the monitor's and the validator's."""
     if i == 0:
-        return (-2 * len(PLACES), 0)
+        return (-2 * len(REFS), 0)
     validator, partition = (i - 1) % 2, (i - 1) // 2
     if order == "monitor first":
         return (validator, partition)
@@ -756,13 +772,13 @@ def _rank(i: int, order: str) -> Any:
 
 def _merge(c: Chooser, streams: Streams) -> list[Sent]:
     positions = [0] * len(streams)
-    found: set[Place] = set()
+    found: set[PartitionRef] = set()
     arrived: list[Sent] = []
     while True:
         ready = [
             i
             for i, stream in enumerate(streams)
-            if positions[i] < len(stream) and (i == 0 or place_of(stream[positions[i]].message) in found)
+            if positions[i] < len(stream) and (i == 0 or ref_of(stream[positions[i]].message) in found)
         ]
         if not ready:
             return arrived
@@ -771,7 +787,7 @@ def _merge(c: Chooser, streams: Streams) -> list[Sent]:
             if positions[i] < len(streams[i]):
                 sent = streams[i][positions[i]]
                 if isinstance(sent.message, Discovery):
-                    found.update(Place(f.topic, f.partition, f.incarnation) for f in sent.message.found)
+                    found.update(PartitionRef(f.topic, f.partition, f.incarnation) for f in sent.message.found)
                 arrived.append(sent)
                 positions[i] += 1
 

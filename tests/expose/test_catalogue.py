@@ -22,7 +22,7 @@ def test_a_metric_keeps_to_the_conventions(definition: Definition) -> None:
 @pytest.mark.parametrize("definition", CATALOGUE, ids=lambda d: d.name)
 def test_what_counts_says_where_it_is_counted(definition: Definition) -> None:
     counts = definition.type in (MetricType.COUNTER, MetricType.HISTOGRAM)
-    assert (definition.counted is not None) == counts, "`counted` tells exposed.py what a restart does to it"
+    assert (definition.counted is not None) == counts, "`counted` tells monotonic_counters.py what a restart does to it"
 
 
 def test_no_name_is_given_twice() -> None:

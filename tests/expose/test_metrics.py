@@ -21,10 +21,10 @@ from txninsightd.core.ledger import Objectives
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
-from txninsightd.expose.exposed import Began, Exposed
+from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
-from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Objective, Outcome, Place, RecordResult
+from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Objective, Outcome, PartitionRef, RecordResult
 
 from .workers import beat_in_a_fork
 from .world import BEGIN, World, ask
@@ -67,9 +67,9 @@ def small_caps(most: int) -> Config:
 
 def test_metrics_shows_what_the_catalogue_holds_and_nothing_else(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    exposed = Exposed(tmp_path / "exposed", "session", Began.ANEW)
+    monotonic_counters = MonotonicCounters(tmp_path / "exposed", "session", Began.ANEW)
     objectives = Objectives(Objective(duration_s=30, open_age_s=60))
-    world = World(multiproc_dir=tmp_path, exposed=exposed, objectives=objectives)
+    world = World(multiproc_dir=tmp_path, monotonic_counters=monotonic_counters, objectives=objectives)
     world.whole("t1")
     world.wait(10)
     families = {f.name: f for f in openmetrics(world).families}
@@ -85,7 +85,10 @@ def test_promtool_has_no_complaint(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     assert promtool, "promtool is needed: apt-get install --no-install-recommends prometheus"
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    world = World(multiproc_dir=tmp_path, exposed=Exposed(tmp_path / "exposed", "session", Began.ANEW))
+    world = World(
+        multiproc_dir=tmp_path,
+        monotonic_counters=MonotonicCounters(tmp_path / "exposed", "session", Began.ANEW),
+    )
     world.whole("t1")
     world.wait(10)
     text = ask(world, "/metrics").body
@@ -254,7 +257,7 @@ def test_a_last_stable_offset_that_stands_still_is_seen() -> None:
 
 def test_lag_is_what_lies_between_the_applied_position_and_the_known_end() -> None:
     world = World()
-    partition = world.ledger.partitions[Place("orders", 0)]
+    partition = world.ledger.partitions[PartitionRef("orders", 0)]
     partition.monitor_end, partition.validator_end = 12, 7
     shown = plain(world)
     assert shown.value("txninsight_consumer_lag_records", view="monitor", topic="orders") == 12
@@ -268,9 +271,9 @@ def test_a_view_is_as_old_as_its_blindest_partition() -> None:
     world.wait(0)
     world.time += 5
     assert plain(world).values("txninsight_view_age_seconds") == {("monitor",): 5, ("validator",): 5}
-    world.ledger.partitions[Place("orders", 1)].monitor_as_of -= 20
+    world.ledger.partitions[PartitionRef("orders", 1)].monitor_as_of -= 20
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 25
-    world.ledger.partitions[Place("orders", 1)].gone = True
+    world.ledger.partitions[PartitionRef("orders", 1)].gone = True
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 5
 
 
@@ -324,7 +327,7 @@ def test_topics_past_the_cap_are_counted_together() -> None:
     world = World(topics={"a": 1, "b": 1, "c": 1, "d": 1}, config=small_caps(2))
     for topic in "abcd":
         world.event("transaction_open", f"t-{topic}", at=(topic, 0))
-        world.ledger.partitions[Place(topic, 0)].monitor_end += 10
+        world.ledger.partitions[PartitionRef(topic, 0)].monitor_end += 10
     world.wait(50)
     shown = plain(world)
     assert shown.values("txninsight_undecided_records") == {("a",): 1, ("b",): 1, ("__overflow__",): 2}

@@ -18,7 +18,7 @@ from yarl import URL
 from txninsightd.config.model import Config
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Objectives, Rules
-from txninsightd.expose.exposed import Exposed
+from txninsightd.expose.monotonic_counters import MonotonicCounters
 from txninsightd.expose.server import HttpServer
 from txninsightd.vocabulary import (
     KIND_WORDS,
@@ -26,8 +26,8 @@ from txninsightd.vocabulary import (
     ChildStatus,
     Coverage,
     Discovery,
-    Found,
-    Place,
+    PartitionRef,
+    PartitionStart,
     Reloads,
     Sightings,
     Thresholds,
@@ -51,7 +51,7 @@ class World:
         multiproc_dir: Path | None = None,
         linger_s: float = 900,
         objectives: Objectives = NO_OBJECTIVES,
-        exposed: Exposed | None = None,
+        monotonic_counters: MonotonicCounters | None = None,
     ) -> None:
         self.config = config or Config()
         bounds, most = self.config.metrics.duration_buckets_s, self.config.limits.label_values
@@ -61,7 +61,7 @@ class World:
         self.ledger = Ledger(rules, Figures(bounds, most, types))
         self.started_at = self.time = BEGIN
         self.multiproc_dir = multiproc_dir
-        self.exposed = exposed
+        self.monotonic_counters = monotonic_counters
         self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0, 10.0)
         self.warm = True
         self.lacking: list[str] = []
@@ -71,7 +71,7 @@ class World:
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]
         self.end: dict[tuple[str, int], int] = defaultdict(int)
         self.topics = topics or {"orders": 1}
-        self._discover([Found(t, p, 0) for t, count in self.topics.items() for p in range(count)])
+        self._discover([PartitionStart(t, p, 0) for t, count in self.topics.items() for p in range(count)])
 
     # --- What the server is shown -------------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class World:
 
     def commit(self, at: tuple[str, int] = ("orders", 0)) -> None:
         """The validator is given everything that it did not pass yet, and passes the marker."""
-        start, end = self.ledger.partitions[Place(*at)].validator_offset, self.end[at]
+        start, end = self.ledger.partitions[PartitionRef(*at)].validator_offset, self.end[at]
         self._marker(at)
         self._covered(at, [start, end] if end > start else [])
 
@@ -155,19 +155,19 @@ class World:
 
     def lose(self, at: tuple[str, int] = ("orders", 0)) -> None:
         """The validator cannot read what it did not pass yet."""
-        start, end = self.ledger.partitions[Place(*at)].validator_offset, self.end[at]
+        start, end = self.ledger.partitions[PartitionRef(*at)].validator_offset, self.end[at]
         self._covered(at, [], gaps=[start, end])
 
     def wait(self, seconds: float) -> None:
         """Time passes, and nothing happened: both views know it, and the last stable offsets have not moved."""
         self.time += seconds
         self._discover([])
-        for place, partition in self.ledger.partitions.items():
-            at = (place.topic, place.partition)
+        for ref, partition in self.ledger.partitions.items():
+            at = (ref.topic, ref.partition)
             self._sighted(at, as_of=self.time)
             self._covered(at, [], as_of=self.time, to_offset=partition.validator_offset)
 
-    def _discover(self, found: list[Found]) -> None:
+    def _discover(self, found: list[PartitionStart]) -> None:
         present = {topic: list(range(count)) for topic, count in self.topics.items()}
         self.ledger.discovered(Discovery(self.time, found, present, []))
 
@@ -217,7 +217,7 @@ class World:
         gaps: list[int] | None = None,
         to_offset: int | None = None,
     ) -> None:
-        start = self.ledger.partitions[Place(*at)].validator_offset
+        start = self.ledger.partitions[PartitionRef(*at)].validator_offset
         end = self.end[at] if to_offset is None else to_offset
         self.ledger.covered(Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, end))
         self._settle()
@@ -253,7 +253,7 @@ def serve(world: World, asking: Callable[[Ask], Awaitable[None]]) -> None:
     """Run the server on a free port, and with it `asking`, which is handed a function (path, **headers) -> Answer."""
 
     async def main() -> None:
-        server = HttpServer(world, world.config, world.exposed)
+        server = HttpServer(world, world.config, world.monotonic_counters)
         port = await server.start("127.0.0.1", 0)
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session, asyncio.timeout(HANG_GUARD_S):

@@ -36,18 +36,18 @@ class Edit(NamedTuple):
 # --- Trees ------------------------------------------------------------------------------------------------------------
 
 
-def places(tree: Any, where: Where = ()) -> Iterator[Where]:
+def refs(tree: Any, where: Where = ()) -> Iterator[Where]:
     """Every place in a tree but the root."""
     items: Any = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
         yield (*where, name)
-        yield from places(value, (*where, name))
+        yield from refs(value, (*where, name))
 
 
 def by_shape(tree: Any) -> list[list[Where]]:
     """The places, those of one shape together; keys that are data count as one shape."""
     shapes: dict[Where, list[Where]] = {}
-    for where in places(tree):
+    for where in refs(tree):
         shape = tuple("*" if isinstance(part, int) else part for part in where)
         shapes.setdefault(shape, []).append(where)
     return list(shapes.values())

@@ -26,8 +26,8 @@ from tests.fuzz.mutation import VALUES, Edit, by_shape, edited, mutated, some_ed
 from txninsightd.aggregate.resuming import resume
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import VERSION, OtherColocation, Unusable, dump, restore
-from txninsightd.vocabulary import Discovery, Place
+from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable, dump, restore
+from txninsightd.vocabulary import Discovery, PartitionRef
 
 FOUND = Path(__file__).parent / "found"
 LATER_S = 1e7
@@ -113,9 +113,9 @@ def readable(ledger: Ledger, messages: list[tuple[float, Message]]) -> Iterator[
             yield now, message
             continue
         known = ledger.topics.get(message.topic)
-        place = Place(message.topic, message.partition, known.number if known is not None else 0)
-        if place in ledger.partitions:
-            yield now, msgspec.structs.replace(message, incarnation=place.incarnation)
+        ref = PartitionRef(message.topic, message.partition, known.number if known is not None else 0)
+        if ref in ledger.partitions:
+            yield now, msgspec.structs.replace(message, incarnation=ref.incarnation)
 
 
 # --- Changed trees ----------------------------------------------------------------------------------------------------

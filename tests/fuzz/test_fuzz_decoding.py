@@ -18,7 +18,7 @@ from tests.fuzz.mutation import mutated
 from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
-from txninsightd.core.state import dump, restore
+from txninsightd.core.snapshot import dump, restore
 from txninsightd.vocabulary import (
     KIND_WORDS,
     FromConst,
@@ -27,7 +27,7 @@ from txninsightd.vocabulary import (
     FromPath,
     Kind,
     Mapping,
-    Place,
+    PartitionRef,
     RecordResult,
     Sightings,
     Thresholds,
@@ -167,7 +167,7 @@ def test_what_is_decoded_can_be_sent_on_kept_and_shown(c: Chooser, at: float) ->
         *([at] * len(decoded), [], {"ok": len(decoded)}, len(decoded), 0.0),
     )
     ledger = empty_ledger()
-    ledger.add_partition(Place("t", 0), 0)
+    ledger.add_partition(PartitionRef("t", 0), 0)
     ledger.sighted(msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Sightings))
     ledger.settle(at)
     again = empty_ledger()

@@ -234,9 +234,9 @@ def test_the_dashboards_are_provisioned_from_files() -> None:
 # --- Reading the JSON -------------------------------------------------------------------------------------------------
 
 
-def _cells(place: dict[str, int]) -> set[tuple[int, int]]:
+def _cells(ref: dict[str, int]) -> set[tuple[int, int]]:
     """The grid cells that a panel covers, as (column, row)."""
-    return {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
+    return {(ref["x"] + i, ref["y"] + j) for i in range(ref["w"]) for j in range(ref["h"])}
 
 
 def _values_of(key: str, value: Any) -> Any:

@@ -30,8 +30,8 @@ PRODUCERS = 4
 KAFKA_TRANSACTION_S = 0.2
 SLICE_S = 0.01
 ABORTED_EVERY = 10
-DOOMED_A_TIME = 2
-DOOMED_PLAN = (("transaction_open", None), ("step_open", "payment"), ("transaction_close", None))
+CRASHES_A_TIME = 2
+CRASH_PLAN = (("transaction_open", None), ("step_open", "payment"), ("transaction_close", None))
 REPORT_EVERY_S = 1.0
 BROKER_GUARD_S = 120.0
 TOPICS = 3
@@ -119,7 +119,7 @@ class Writer(threading.Thread):
         self._producer.begin_transaction()
         batch = list(self._paced(events))
         if self._kafka_transactions % ABORTED_EVERY == 0:
-            self._write(self._doomed())
+            self._write(self._crashing())
             self._producer.flush()
             retried(self._producer.abort_transaction)
             self._producer.begin_transaction()
@@ -175,12 +175,12 @@ class Writer(threading.Thread):
         self.written.opened += 1
         return plan
 
-    def _doomed(self) -> list[Record]:
+    def _crashing(self) -> list[Record]:
         """Some whole transactions that are aborted with this Kafka transaction, and never tried again."""
-        numbers = range(self.written.opened, self.written.opened + DOOMED_A_TIME)
-        self.written.opened += DOOMED_A_TIME
-        self.written.aborted += DOOMED_A_TIME
-        return [self._record(number, *event) for number in numbers for event in DOOMED_PLAN]
+        numbers = range(self.written.opened, self.written.opened + CRASHES_A_TIME)
+        self.written.opened += CRASHES_A_TIME
+        self.written.aborted += CRASHES_A_TIME
+        return [self._record(number, *event) for number in numbers for event in CRASH_PLAN]
 
     def _record(self, number: int, kind: str, step: str | None) -> Record:
         txn_id = f"{self.name}-{number}"

@@ -25,11 +25,11 @@ import msgspec
 from txninsightd import logs
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, from_memory, hear
+from txninsightd.supervise.control import Reporter, from_memory, receive
 from txninsightd.supervise.heartbeats import Heart, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
-from txninsightd.vocabulary import Attach, Family, FromParent, Reload, View
+from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload, View
 
 fault = sys.argv[1]
 
@@ -70,7 +70,7 @@ def aggregator(control: socket.socket) -> None:
             reporter.report("all is well")
         if not select.select([control], [], [], BEAT_EVERY_S)[0]:
             continue
-        body, descriptor = hear(control)
+        body, descriptor = receive(control)
         if not body:
             os._exit(1)
         message = msgspec.msgpack.decode(body, type=FromParent)
@@ -80,11 +80,11 @@ def aggregator(control: socket.socket) -> None:
             note("aggregator", "attached", child=f"{message.view}-{message.index}")
             if fault == "aggregator-dies-slowly" and len(lines) == sum(COUNTS.values()):
                 die_slowly(control, heart)
-        elif isinstance(message, Family):
+        elif isinstance(message, ChildrenStatus):
             children = message.children
             note(
                 "aggregator",
-                "family",
+                "children_status",
                 up={c.name: c.up for c in children},
                 restarts={c.name: c.restarts for c in children},
                 reloads=list(msgspec.to_builtins(message.reloads)),

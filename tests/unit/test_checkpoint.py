@@ -21,7 +21,7 @@ from txninsightd.aggregate.resuming import resume
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import VERSION
+from txninsightd.core.snapshot import VERSION
 
 HANG_GUARD_S = 60.0
 

@@ -10,9 +10,9 @@ from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config
 from txninsightd.daemon import make_ledger
 from txninsightd.ingest.ends import EndQuestions
-from txninsightd.ingest.identity import Identity
 from txninsightd.ingest.refresh import Refresh
-from txninsightd.vocabulary import Place, View
+from txninsightd.ingest.topic_id_gate import TopicIdGate
+from txninsightd.vocabulary import PartitionRef, View
 
 HOUR_S = 3600.0
 
@@ -58,14 +58,14 @@ def test_the_readers_go_on_asking() -> None:
     admin: Any = Admin()
     refresh = Refresh(admin, clock.now)
     questions = EndQuestions(admin, refresh, View.MONITOR, clock.now)
-    identity = Identity(admin, refresh, clock.now)
-    identity.hold(cover(B, 0, 1, [0], 1.0))
+    topic_id_gate = TopicIdGate(admin, refresh, clock.now)
+    topic_id_gate.hold(cover(B, 0, 1, [0], 1.0))
     asked = []
     for step_s in (0.0, HOUR_S, -HOUR_S):
         clock.time += step_s
-        questions.poll([Place("b", 0)])
-        identity.poll([], at_once=False)
-        questions.poll([Place("b", 0)])
+        questions.poll([PartitionRef("b", 0)])
+        topic_id_gate.poll([], at_once=False)
+        questions.poll([PartitionRef("b", 0)])
         refresh._beside.submit(lambda: None).result()
         asked.append(dict(admin.asked))
     assert [each["list_offsets"] for each in asked] == [1, 2, 3]

@@ -18,7 +18,7 @@ import uvloop
 from tests.expose.world import World
 from txninsightd import cli, logs
 from txninsightd.config import ConfigError, Secret, load_config, load_state_directory
-from txninsightd.expose.control import ControlServer
+from txninsightd.expose.operator_socket import OperatorSocket
 from txninsightd.tools.forget import forget
 
 HANG_GUARD_S = 60.0
@@ -70,7 +70,7 @@ def serving(world: World, directory: Path) -> Iterator[Path]:
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
-        server = ControlServer(world)
+        server = OperatorSocket(world)
         await server.start(directory / "control.sock")
         ready.set()
         await stopping.wait()
@@ -153,7 +153,7 @@ def listening(directory: Path, world: World) -> list[str]:
     """Start and stop a server; gives what it logged."""
 
     async def main() -> None:
-        server = ControlServer(world)
+        server = OperatorSocket(world)
         await server.start(directory / "control.sock")
         await server.stop()
 

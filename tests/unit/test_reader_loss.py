@@ -4,12 +4,12 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from txninsightd.ingest.lifeline import Lifeline
+from txninsightd.ingest.client_watchdog import ClientWatchdog
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.views import Progress, ValidatorBuilder
-from txninsightd.vocabulary import Place
+from txninsightd.vocabulary import PartitionRef
 
-PLACE = Place("orders", 0)
+REF = PartitionRef("orders", 0)
 
 
 class Broken:
@@ -36,14 +36,14 @@ class Broken:
 
 def test_steps_double_only_over_what_was_passed_over() -> None:
     outside: Any = Broken((0, 100), None, None, (0, 100), (0, 100))
-    lifeline = Lifeline(lambda: False)
+    client_watchdog = ClientWatchdog(lambda: False)
     reader = Reader(
-        lambda: outside, ValidatorBuilder(), outside, outside, lifeline, outside, outside, lambda: 0.0, 100, 64
+        lambda: outside, ValidatorBuilder(), outside, outside, client_watchdog, outside, outside, lambda: 0.0, 100, 64
     )
-    progress = Progress(PLACE, 10, 0.0, 0.0)
-    reader._progress[PLACE] = progress
+    progress = Progress(REF, 10, 0.0, 0.0)
+    reader._progress[REF] = progress
     frontiers = []
     for _ in range(5):
-        reader._resume_after_loss(PLACE, progress, "damaged")
+        reader._resume_after_loss(REF, progress, "damaged")
         frontiers.append(progress.frontier)
     assert frontiers == [11, 11, 11, 13, 17]

@@ -12,8 +12,8 @@ from txninsightd.core import finished as finished_module
 from txninsightd.core import ledger as ledger_module
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules
-from txninsightd.core.remembered import Remembered
-from txninsightd.core.state import dump, restore
+from txninsightd.core.snapshot import dump, restore
+from txninsightd.core.tombstones import Tombstones
 from txninsightd.vocabulary import Cause, State, Thresholds
 
 CHANGES: tuple[dict[str, Any], ...] = (
@@ -238,7 +238,7 @@ def test_a_shorter_linger_lets_go_of_all_that_is_too_old_and_a_longer_one_of_not
 
 
 def test_fewer_remembered_ids_are_the_youngest() -> None:
-    remembered = Remembered(remember_s=1e9, most=80)
+    remembered = Tombstones(remember_s=1e9, most=80)
     for i in range(75):
         remembered.add(f"t{i}", False, i)
     remembered.keep(1e9, 24)
@@ -248,7 +248,7 @@ def test_fewer_remembered_ids_are_the_youngest() -> None:
 
 
 def test_a_young_generation_that_is_too_large_is_cut_to_its_youngest() -> None:
-    remembered = Remembered(remember_s=1e9, most=800)
+    remembered = Tombstones(remember_s=1e9, most=800)
     for i in range(99):
         remembered.add(f"t{i}", True, i)
     remembered.keep(1e9, 8)

@@ -19,7 +19,7 @@ def hang_up(parent: Supervised) -> None:
 
 def reloads(parent: Supervised) -> list[object]:
     """Applied, refused, whether the last was good; as the aggregator heard last."""
-    heard = parent.notes(what="family")
+    heard = parent.notes(what="children_status")
     return list(heard[-1]["reloads"]) if heard else []
 
 
@@ -50,7 +50,7 @@ def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(start: Start)
     parent.kill("aggregator")
     parent.await_started(times=2)
     assert [note["config"] for note in parent.notes(who="aggregator", what="started")] == [0, 1]
-    parent.await_that(lambda: parent.notes(what="family")[-1]["pid"] == parent.pids()["aggregator"])
+    parent.await_that(lambda: parent.notes(what="children_status")[-1]["pid"] == parent.pids()["aggregator"])
     assert reloads(parent) == [1, 0, True]
     assert len(parent.notes(what="reloaded")) == 1
     hang_up(parent)

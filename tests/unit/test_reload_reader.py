@@ -8,14 +8,14 @@ import msgspec
 import pytest
 import structlog
 
-from txninsightd.ingest.identity import Identity
-from txninsightd.ingest.lifeline import Lifeline
+from txninsightd.ingest.client_watchdog import ClientWatchdog
 from txninsightd.ingest.reader import Reader
+from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
-from txninsightd.vocabulary import Mapping, Place, Retune
+from txninsightd.vocabulary import Mapping, PartitionRef, UpdateReaderSettings
 
 NOW = 1_750_000_000.0
-RETUNE = Retune("error", "json", batch_records=7, queue_batches=3, value_bytes=40, future_tolerance_s=1.0)
+UPDATE = UpdateReaderSettings("error", "json", batch_records=7, queue_batches=3, value_bytes=40, future_tolerance_s=1.0)
 
 
 class Record:
@@ -81,25 +81,25 @@ def own_log() -> Iterator[None]:
 def test_a_monitor_decodes_by_the_new_bounds() -> None:
     complaints: list[str] = []
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda result, _: complaints.append(result.value))
-    progress = Progress(Place("orders", 0), 0, 0.0, 0.0)
+    progress = Progress(PartitionRef("orders", 0), 0, 0.0, 0.0)
     before = builder.message(progress, [Record(0, 30, padding=100)], NOW)
     assert (before.results, before.timestamps, before.signatures[0][4]) == ({"ok": 1}, [NOW + 30], False)
-    builder.retune(100, 1.0)
+    builder.update_settings(100, 1.0)
     after = builder.message(progress, [Record(1, 30), Record(2, 0, padding=100)], NOW)
     assert (after.results, after.timestamps, after.signatures[0][4]) == ({"ok": 1, "oversized": 1}, [NOW], True)
     assert complaints == ["oversized"]
 
 
 def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = Outside(RETUNE)
+    outside = Outside(UPDATE)
     made: Any = outside
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
-    identity = Identity(made, made, lambda: NOW)
-    lifeline = Lifeline(newcomer=lambda: False)
-    reader = Reader(lambda: made, builder, made, identity, lifeline, made, made, lambda: NOW, 100, 64)
+    topic_id_gate = TopicIdGate(made, made, lambda: NOW)
+    client_watchdog = ClientWatchdog(newcomer=lambda: False)
+    reader = Reader(lambda: made, builder, made, topic_id_gate, client_watchdog, made, made, lambda: NOW, 100, 64)
     monkeypatch.setattr(reader, "_sort", lambda records: {})
     reader.step()
-    assert outside.asked_for == [RETUNE.batch_records - 1]
+    assert outside.asked_for == [UPDATE.batch_records - 1]
     assert (reader._queue_batches, builder._value_bytes, builder._future_tolerance_s) == (3, 40, 1.0)
     with structlog.testing.capture_logs() as logged:
         structlog.get_logger().warning("not this")
@@ -109,5 +109,8 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
 
 def test_a_validator_has_nothing_to_tune() -> None:
     builder = ValidatorBuilder()
-    builder.retune(1, 1.0)
-    assert builder.message(Progress(Place("orders", 0), 0, 0.0, 0.0), [Record(0, 0, padding=999)], NOW).runs == [0, 1]
+    builder.update_settings(1, 1.0)
+    assert builder.message(Progress(PartitionRef("orders", 0), 0, 0.0, 0.0), [Record(0, 0, padding=999)], NOW).runs == [
+        0,
+        1,
+    ]

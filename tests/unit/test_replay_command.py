@@ -117,6 +117,6 @@ def test_properties_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_child_without_its_parent_ends_by_itself() -> None:
-    command = [sys.executable, "-m", "txninsightd.tools.replaying.doomed"]
+    command = [sys.executable, "-m", "txninsightd.tools.replaying.crashing_producer"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

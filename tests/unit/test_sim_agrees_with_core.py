@@ -22,7 +22,7 @@ from txninsightd.core.figures import UNNAMED, Figures
 from txninsightd.core.ledger import Ledger, Rules
 from txninsightd.core.lifecycle import attempts_of
 from txninsightd.tools.sim import main
-from txninsightd.vocabulary import Coverage, Discovery, Found, Mapping, Place, Sightings
+from txninsightd.vocabulary import Coverage, Discovery, Mapping, PartitionRef, PartitionStart, Sightings
 
 ROOT = Path(__file__).parents[2]
 JUDGED = ["checkout", "payments-with-aborts", "stuck-orders", "hanging-producer", "messy-input", "demo"]
@@ -36,7 +36,7 @@ class Delivery:
     def __init__(self) -> None:
         self.ended_at = float("inf")
         self.commits = False
-        self.firsts: dict[Place, int] = {}
+        self.firsts: dict[PartitionRef, int] = {}
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Entry:
 class Log:
     """One partition, and how far each view has read it."""
 
-    place: Place
+    ref: PartitionRef
     decoder: Decoder
     entries: list[Entry] = field(default_factory=list)
     open: list[Delivery] = field(default_factory=list)
@@ -66,26 +66,26 @@ class Log:
         return end
 
     def stable(self, now: float) -> int:
-        firsts = [d.firsts[self.place] for d in self.open if d.ended_at > now]
+        firsts = [d.firsts[self.ref] for d in self.open if d.ended_at > now]
         end = self.covered
         while end < len(self.entries) and self.entries[end].at <= now:
             end += 1
         return min([end, *firsts])
 
 
-def laid_out(lines: list[dict[str, Any]], config: Config, rng: random.Random) -> dict[Place, Log]:
+def laid_out(lines: list[dict[str, Any]], config: Config, rng: random.Random) -> dict[PartitionRef, Log]:
     """The lines as logs. Crashed producers' Kafka transactions are aborted after the time-out, within a second."""
     header = lines[0]["header"]
     topics = {t.name: t.mapping or Mapping() for t in config.topics}
     tolerance = config.events.future_tolerance_s
     logs = {
-        Place(name, i): Log(Place(name, i), Decoder(topics[name], config.limits.value_bytes, tolerance))
+        PartitionRef(name, i): Log(PartitionRef(name, i), Decoder(topics[name], config.limits.value_bytes, tolerance))
         for name, facts in header["topics"].items()
         for i in range(facts["partitions"])
     }
     endings: list[tuple[float, Delivery, bool]] = []
     began: dict[str, tuple[Delivery, float | None]] = {}
-    appended: list[tuple[float, Place, Entry]] = []
+    appended: list[tuple[float, PartitionRef, Entry]] = []
     for line in lines[1:]:
         word, producer, at = line.get("kafka"), line["producer"], line["at"]
         if word == "begin":
@@ -100,17 +100,17 @@ def laid_out(lines: list[dict[str, Any]], config: Config, rng: random.Random) ->
             delivery, first_at = began.get(producer, (None, None))
             if delivery is not None and first_at is None:
                 began[producer] = (delivery, at)
-            place = Place(line["topic"], line["partition"])
-            appended.append((at, place, Entry(at, line, delivery)))
+            ref = PartitionRef(line["topic"], line["partition"])
+            appended.append((at, ref, Entry(at, line, delivery)))
             if delivery is not None:
-                delivery.firsts.setdefault(place, -1)
+                delivery.firsts.setdefault(ref, -1)
     for at, delivery, commits in endings:
         delivery.ended_at, delivery.commits = at, commits
-        appended += [(at, place, Entry(at, None, delivery)) for place in delivery.firsts]
-    for _, place, entry in sorted(appended, key=lambda a: a[0]):
-        log = logs[place]
-        if entry.delivery is not None and entry.delivery.firsts[place] < 0:
-            entry.delivery.firsts[place] = len(log.entries)
+        appended += [(at, ref, Entry(at, None, delivery)) for ref in delivery.firsts]
+    for _, ref, entry in sorted(appended, key=lambda a: a[0]):
+        log = logs[ref]
+        if entry.delivery is not None and entry.delivery.firsts[ref] < 0:
+            entry.delivery.firsts[ref] = len(log.entries)
             log.open.append(entry.delivery)
         log.entries.append(entry)
     return logs
@@ -133,8 +133,8 @@ def sightings(log: Log, now: float) -> Sightings:
             events.append((offset, decoded, record_ts))
     log.sighted = to
     return Sightings(
-        log.place.topic,
-        log.place.partition,
+        log.ref.topic,
+        log.ref.partition,
         to,
         now,
         now,
@@ -174,16 +174,16 @@ def coverage(log: Log, now: float) -> Coverage:
         else:
             runs += [offset, offset + 1]
     log.covered = to
-    return Coverage(log.place.topic, log.place.partition, start, to, now, now, runs, [], to, to)
+    return Coverage(log.ref.topic, log.ref.partition, start, to, now, now, runs, [], to, to)
 
 
-def watched(logs: dict[Place, Log], config: Config, begin: float, until: float, rng: random.Random) -> Ledger:
+def watched(logs: dict[PartitionRef, Log], config: Config, begin: float, until: float, rng: random.Random) -> Ledger:
     """The ledger after ideal but lagging readers have watched it all."""
     ledger = Ledger(rules_of(config), Figures(config.metrics.duration_buckets_s, config.limits.label_values))
     present: dict[str, list[int]] = {}
-    for place in logs:
-        present.setdefault(place.topic, []).append(place.partition)
-    found = [Found(place.topic, place.partition, 0) for place in logs]
+    for ref in logs:
+        present.setdefault(ref.topic, []).append(ref.partition)
+    found = [PartitionStart(ref.topic, ref.partition, 0) for ref in logs]
     now = begin
     while now < until:
         now = min(now + STEP_S, until)

@@ -31,7 +31,7 @@ def differing(ours: Any, shipped: Any, path: str = "") -> dict[str, Any]:
         pairs = [(f"{path}/{at}", mine, theirs) for at, (mine, theirs) in enumerate(zip(ours, shipped, strict=True))]
     else:
         return {} if ours == shipped else {path: ours}
-    return {place: value for pair in pairs for place, value in differing(pair[1], pair[2], pair[0]).items()}
+    return {ref: value for pair in pairs for ref, value in differing(pair[1], pair[2], pair[0]).items()}
 
 
 def test_prometheus_differs_in_addresses_and_pace(settings: Settings) -> None:

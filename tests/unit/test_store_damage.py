@@ -84,14 +84,14 @@ def test_cut_short_anywhere_it_falls_back_to_the_older(directory: Path, newer: P
 
 def test_a_flipped_bit_anywhere_is_found(directory: Path, newer: Path) -> None:
     whole = newer.read_bytes()
-    places = {*range(HEAD_BYTES + 64), *random.Random(5).sample(range(len(whole)), 300)}
-    for place in places:
+    refs = {*range(HEAD_BYTES + 64), *random.Random(5).sample(range(len(whole)), 300)}
+    for ref in refs:
         for bit in (0, 7):
             flipped = bytearray(whole)
-            flipped[place] ^= 1 << bit
+            flipped[ref] ^= 1 << bit
             newer.write_bytes(flipped)
             sound, damaged = read(directory)
-            assert (sound, len(damaged)) == ([OLD], 1), (place, bit)
+            assert (sound, len(damaged)) == ([OLD], 1), (ref, bit)
     newer.write_bytes(whole)
     assert read(directory) == ([NEW, OLD], [])
 

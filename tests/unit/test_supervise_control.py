@@ -10,8 +10,18 @@ import msgspec
 import pytest
 
 from txninsightd import daemon
-from txninsightd.supervise.control import REPORT_EVERY_S, Reporter, control_pair, hear, tell
-from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, FromParent, Reload, Report, Stop, View
+from txninsightd.supervise.control import REPORT_EVERY_S, Reporter, control_pair, receive, send
+from txninsightd.vocabulary import (
+    Attach,
+    ChildrenStatus,
+    ChildStatus,
+    FromAggregator,
+    FromParent,
+    Reload,
+    Report,
+    Stop,
+    View,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -26,21 +36,21 @@ def pair() -> Iterator[Pair]:
 
 def test_messages_arrive_one_by_one_in_order(pair: Pair) -> None:
     parent, aggregator = pair
-    sent: list[FromParent] = [Family([ChildStatus("monitor-0", True, 3)]), Stop()]
+    sent: list[FromParent] = [ChildrenStatus([ChildStatus("monitor-0", True, 3)]), Stop()]
     for message in sent:
-        assert tell(parent, message)
-    heard = [msgspec.msgpack.decode(hear(aggregator)[0], type=FromParent) for _ in sent]
+        assert send(parent, message)
+    heard = [msgspec.msgpack.decode(receive(aggregator)[0], type=FromParent) for _ in sent]
     assert heard == sent
 
 
 def test_a_descriptor_arrives_with_its_message(pair: Pair) -> None:
     parent, aggregator = pair
     readable, writable = os.pipe()
-    tell(parent, Stop())
-    tell(parent, Attach(View.MONITOR, 1), readable)
+    send(parent, Stop())
+    send(parent, Attach(View.MONITOR, 1), readable)
     os.close(readable)
-    assert hear(aggregator)[1] is None
-    body, received = hear(aggregator)
+    assert receive(aggregator)[1] is None
+    body, received = receive(aggregator)
     assert msgspec.msgpack.decode(body, type=FromParent) == Attach(View.MONITOR, 1)
     assert received is not None
     os.write(writable, b"through")
@@ -55,36 +65,36 @@ def test_a_line_that_came_without_its_descriptor_is_not_the_order_to_stop(pair: 
     stopping = asyncio.Event()
     nobody: Any = None
     for message, stops in ((Attach(View.MONITOR, 1), False), (Reload(), False), (Stop(), True)):
-        tell(parent, message)
+        send(parent, message)
         daemon._on_control(aggregator, nobody, stopping)
         assert stopping.is_set() == stops
 
 
 def test_nothing_there_is_not_the_end(pair: Pair) -> None:
     with pytest.raises(BlockingIOError):
-        hear(pair[1])
+        receive(pair[1])
 
 
 def test_what_was_said_before_the_end_is_still_heard(pair: Pair) -> None:
     parent, aggregator = pair
-    tell(parent, Stop())
+    send(parent, Stop())
     parent.close()
-    assert hear(aggregator)[0] != b""
-    assert hear(aggregator) == (b"", None)
-    assert hear(aggregator) == (b"", None)
+    assert receive(aggregator)[0] != b""
+    assert receive(aggregator) == (b"", None)
+    assert receive(aggregator) == (b"", None)
 
 
 def test_telling_the_dead_says_so(pair: Pair) -> None:
     parent, aggregator = pair
     aggregator.close()
-    assert not tell(parent, Stop())
+    assert not send(parent, Stop())
 
 
 def test_the_largest_message_that_is_ever_sent_passes(pair: Pair) -> None:
     parent, aggregator = pair
-    family = Family([ChildStatus(f"{view}-{i}", True, 10**9) for view in View for i in range(64)])
-    assert tell(parent, family)
-    assert msgspec.msgpack.decode(hear(aggregator)[0], type=FromParent) == family
+    children_status = ChildrenStatus([ChildStatus(f"{view}-{i}", True, 10**9) for view in View for i in range(64)])
+    assert send(parent, children_status)
+    assert msgspec.msgpack.decode(receive(aggregator)[0], type=FromParent) == children_status
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------
@@ -95,7 +105,7 @@ def reported(parent: socket.socket) -> list[FromAggregator]:
     heard = []
     while True:
         try:
-            heard.append(msgspec.msgpack.decode(hear(parent)[0], type=FromAggregator))
+            heard.append(msgspec.msgpack.decode(receive(parent)[0], type=FromAggregator))
         except BlockingIOError:
             return heard
 

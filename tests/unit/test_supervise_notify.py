@@ -130,6 +130,6 @@ def test_that_a_reload_is_over_is_said_again_until_it_is_heard() -> None:
     parent._ready, parent._report, parent._names = True, Report(True, "well"), []
     parent._hangups.append(1)
     parent._reload_if_asked()
-    parent._tell_systemd()
-    parent._tell_systemd()
+    parent._notify_systemd()
+    parent._notify_systemd()
     assert heard == ["reloading", "ready", "ready"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from txninsightd.mortality import die_with
+from txninsightd.parent_death import kill_on_parent_exit
 from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
@@ -151,10 +151,10 @@ def test_receivers_start_first_and_stop_last(start: Start, number: int) -> None:
 
 def test_the_aggregator_hears_how_the_family_is(start: Start) -> None:
     parent = start("none").await_started()
-    parent.await_that(lambda: bool(parent.notes(what="family")))
-    family = parent.notes(what="family")[-1]
-    assert family["up"] == dict.fromkeys(CHILDREN, True)
-    assert family["restarts"] == dict.fromkeys(CHILDREN, 0)
+    parent.await_that(lambda: bool(parent.notes(what="children_status")))
+    children_status = parent.notes(what="children_status")[-1]
+    assert children_status["up"] == dict.fromkeys(CHILDREN, True)
+    assert children_status["restarts"] == dict.fromkeys(CHILDREN, 0)
     parent.stop()
 
 
@@ -175,15 +175,15 @@ def test_a_dead_reader_is_restarted_alone(start: Start) -> None:
     parent.await_attached("monitor-1", 2)
     after = parent.pids()
     assert {child for child in CHILDREN if before[child] != after[child]} == {"monitor-1"}
-    parent.await_that(lambda: parent.notes(what="family")[-1]["restarts"]["monitor-1"] == 1)
-    assert {"monitor-1": False} in [{"monitor-1": n["up"]["monitor-1"]} for n in parent.notes(what="family")]
+    parent.await_that(lambda: parent.notes(what="children_status")[-1]["restarts"]["monitor-1"] == 1)
+    assert {"monitor-1": False} in [{"monitor-1": n["up"]["monitor-1"]} for n in parent.notes(what="children_status")]
     assert parent.stop() == 0
 
 
 def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
     parent = start("none").await_started()
     before = parent.pids()
-    parent.await_that(lambda: bool(parent.notes(what="family")))
+    parent.await_that(lambda: bool(parent.notes(what="children_status")))
     parent.kill("aggregator")
     parent.await_started(times=2)
     assert not set(before.values()) & set(parent.pids().values())
@@ -359,7 +359,7 @@ def test_not_even_one_that_is_stopped_outlives_a_killed_parent(start: Start) -> 
 def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> None:
     pid = os.fork()
     if not pid:
-        die_with(os.getpid())  # somebody who is not its parent
+        kill_on_parent_exit(os.getpid())  # somebody who is not its parent
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 

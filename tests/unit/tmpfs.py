@@ -43,19 +43,19 @@ class Tmpfs:
 
 
 @contextmanager
-def tmpfs(place: Path, size: str) -> Iterator[Tmpfs]:
-    """One of `size` ("64k") and some thirty files, over the empty directory `place`.
+def tmpfs(mount_point: Path, size: str) -> Iterator[Tmpfs]:
+    """One of `size` ("64k") and some thirty files, over the empty directory `mount_point`.
 
     Skips the test where the machine lets nobody mount.
     """
     for way in WAYS_IN:
         if shutil.which(way[0]) is None:
             continue
-        command = [*way, "sh", "-c", SHELL, "sh", str(place), size]
+        command = [*way, "sh", "-c", SHELL, "sh", str(mount_point), size]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
             pid = _pipe(shell.stdout).readline().strip()
             if pid:
-                yield Tmpfs(shell, Path(f"/proc/{pid}/root{place}"))
+                yield Tmpfs(shell, Path(f"/proc/{pid}/root{mount_point}"))
                 return
     pytest.skip("nobody may mount a tmpfs here: allow user namespaces, or run the tests as root with CAP_SYS_ADMIN")
 

@@ -13,8 +13,8 @@ from zlib import crc32
 import msgspec
 import structlog
 
-from txninsightd.aggregate.adoption import Adoption, Loop
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
+from txninsightd.aggregate.rule_reload import Loop, RuleReload
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
 from txninsightd.core.ledger import Ledger, Rules, StuckChange
@@ -26,15 +26,15 @@ from txninsightd.vocabulary import (
     Coverage,
     Discovery,
     Durable,
-    Found,
     FromReader,
     Known,
     Line,
+    PartitionRef,
+    PartitionStart,
     Pause,
-    Place,
     Reloads,
-    Retune,
     Sightings,
+    UpdateReaderSettings,
     View,
 )
 
@@ -76,20 +76,20 @@ class Aggregator:
         self.now = now
         self.multiproc_dir = multiproc_dir
         # A message, or a change of rules, that touches very many may take longer than the parent waits for a beat.
-        self.beat = ledger.breathe = beat
+        self.beat = ledger.on_progress = beat
         self.heartbeat_ages_s = heartbeat_ages_s
-        self.family: list[ChildStatus] = []
+        self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
         self._loop = loop
         self._counts = counts
         self._discover_every_s = discover_every_s
         self._lines: dict[tuple[View, int], Line] = {}
         # Where the validator was told to pause.
-        self._held: set[Place] = set()
+        self._held: set[PartitionRef] = set()
         # What was restored is read once the broker has confirmed that the topics are still the same
-        # (docs/decisions/identity.md).
+        # (docs/decisions/topic_id_gate.md).
         self._not_begun = set(ledger.partitions)
-        self._not_durable: set[Place] = set()
+        self._not_durable: set[PartitionRef] = set()
         self._checkpoints: Checkpoints | None = None
         if store is not None:
             self._checkpoints = Checkpoints(store, ledger, loop, now, checkpoint_every_s, fallbacks)
@@ -97,7 +97,7 @@ class Aggregator:
         self._problems: list[str] = []
         self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromReader).decode
-        self._adoption = Adoption(ledger, loop, now, self.warming_up, self._after_slice)
+        self._rule_reload = RuleReload(ledger, loop, now, self.warming_up, self._after_slice)
 
     # --- Lines --------------------------------------------------------------------------------------------------------
 
@@ -111,14 +111,14 @@ class Aggregator:
         self._loop.add_reader(line.fileno(), self._readable, view, index, line)
         # The scout lives in this one, and a new scout knows nothing of what its predecessor found.
         if (view, index) == FIRST_MONITOR:
-            known = [place for place, p in self.ledger.partitions.items() if not p.void]
-            line.send(Known(known, self.ledger.topic_ids(), looked=self.ledger.horizon.discovered_at != UNSEEN))
+            known = [ref for ref, p in self.ledger.partitions.items() if not p.void]
+            line.send(Known(known, self.ledger.topic_ids(), looked=self.ledger.watermark.discovered_at != UNSEEN))
         self._assign(view, index, self._positions(view))
         # A validator passes over a pause of what it does not read, so it is not asked whose share this is.
-        for place in self._held if view is View.VALIDATOR else ():
-            if self.ledger.partitions[place].void:
+        for ref in self._held if view is View.VALIDATOR else ():
+            if self.ledger.partitions[ref].void:
                 continue  # its name may be another topic's by now
-            line.send(Pause(place.topic, place.partition, True))
+            line.send(Pause(ref.topic, ref.partition, True))
 
     @property
     def drained(self) -> bool:
@@ -158,10 +158,10 @@ class Aggregator:
         if isinstance(message, Sightings):
             self.ledger.sighted(message)
             self._keep_outage(message)
-            self._hold(Place(message.topic, message.partition, message.incarnation))
+            self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
         elif isinstance(message, Coverage):
             self.ledger.covered(message)
-            self._hold(Place(message.topic, message.partition, message.incarnation))
+            self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
         else:
             self._discover(message)
 
@@ -178,78 +178,80 @@ class Aggregator:
         if message.complete:
             self._discovered_at = max(self._discovered_at, message.asked_at)
         # First: this makes void what belonged to a topic that was made anew, so that it is not begun below.
-        new = {Place(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
+        new = {PartitionRef(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
         # Those of the checkpoint; new ones wait until one that holds them is on disk.
         waiting = self._not_begun - self._not_durable
-        self._begin({place for place in waiting if place.partition in message.present.get(place.topic, ())})
+        self._begin({ref for ref in waiting if ref.partition in message.present.get(ref.topic, ())})
         if new:
-            log.info("partitions_found", count=len(new), topics=sorted({place.topic for place in new}))
+            log.info("partitions_found", count=len(new), topics=sorted({ref.topic for ref in new}))
             self._begin_once_durable(new)
 
-    def _begin_once_durable(self, places: set[Place]) -> None:
+    def _begin_once_durable(self, refs: set[PartitionRef]) -> None:
         """Where a partition was begun must not be forgotten once something of it was read."""
-        self._not_begun |= places
+        self._not_begun |= refs
         if self._checkpoints is None:
-            self._begin(places)
+            self._begin(refs)
             return
-        self._not_durable |= places
+        self._not_durable |= refs
 
         def then(_: OSError | None) -> None:
             # Also where it has failed: the daemon reads on, and says so (docs/decisions/checkpoint.md).
-            self._not_durable -= places
-            self._begin(places)
+            self._not_durable -= refs
+            self._begin(refs)
 
         self._checkpoints.request(then)
 
-    def _begin(self, places: set[Place]) -> None:
+    def _begin(self, refs: set[PartitionRef]) -> None:
         """Let these partitions be read."""
-        self._not_begun -= places
-        for view, index in self._lines if places else ():
+        self._not_begun -= refs
+        for view, index in self._lines if refs else ():
             positions = self._positions(view)
-            self._assign(view, index, [f for f in positions if Place(f.topic, f.partition, f.incarnation) in places])
+            self._assign(
+                view, index, [f for f in positions if PartitionRef(f.topic, f.partition, f.incarnation) in refs]
+            )
 
-    def _positions(self, view: View) -> list[Found]:
+    def _positions(self, view: View) -> list[PartitionStart]:
         """Where each partition that is begun stands in a view."""
         topics, monitor = self.ledger.topics, view is View.MONITOR
         return [
-            Found(
-                topic=p.place.topic,
-                partition=p.place.partition,
+            PartitionStart(
+                topic=p.ref.topic,
+                partition=p.ref.partition,
                 start_offset=p.monitor_offset if monitor else p.validator_offset,
                 # UNSEEN is minus infinity; in messages 0 stands for what is not known.
                 as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
-                incarnation=p.place.incarnation,
-                topic_id=topics[p.place.topic].topic_id if p.place.topic in topics else "",
+                incarnation=p.ref.incarnation,
+                topic_id=topics[p.ref.topic].topic_id if p.ref.topic in topics else "",
             )
             for p in self.ledger.partitions.values()
-            if not p.void and p.place not in self._not_begun
+            if not p.void and p.ref not in self._not_begun
         ]
 
-    def _assign(self, view: View, index: int, starts: list[Found]) -> None:
+    def _assign(self, view: View, index: int, starts: list[PartitionStart]) -> None:
         share = self._share(view, index, starts)
         if share:
             self._lines[view, index].send(Assign(share))
 
-    def _share(self, view: View, index: int, places: list[Found]) -> list[Found]:
-        return [f for f in places if share_of(f.topic, f.partition, self._counts[view]) == index]
+    def _share(self, view: View, index: int, refs: list[PartitionStart]) -> list[PartitionStart]:
+        return [f for f in refs if share_of(f.topic, f.partition, self._counts[view]) == index]
 
-    def _hold(self, place: Place) -> None:
+    def _hold(self, ref: PartitionRef) -> None:
         """Keep the validator from running ahead of the monitor in memory."""
-        runs = self.ledger.partitions[place].waiting_runs
-        held = place in self._held
+        runs = self.ledger.partitions[ref].waiting_runs
+        held = ref in self._held
         # Released at half only: a consumer that pauses throws away what it has prefetched, so it must not be done
         # often.
         if not held and runs > MOST_WAITING_RUNS:
-            self._held.add(place)
+            self._held.add(ref)
         elif held and runs < MOST_WAITING_RUNS // 2:
-            self._held.discard(place)
+            self._held.discard(ref)
         else:
             return
-        index = share_of(place.topic, place.partition, self._counts[View.VALIDATOR])
+        index = share_of(ref.topic, ref.partition, self._counts[View.VALIDATOR])
         line = self._lines.get((View.VALIDATOR, index))
         # Without a line it is being started again, and will be told in `attach`.
         if line is not None:
-            line.send(Pause(place.topic, place.partition, not held))
+            line.send(Pause(ref.topic, ref.partition, not held))
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -309,9 +311,9 @@ class Aggregator:
         if self._checkpoints is not None:
             self._checkpoints.write_every(checkpoint_every_s)
         self.ledger.figures.name_at_most(most_label_values)
-        self._adoption.want(rules)
+        self._rule_reload.want(rules)
 
-    def retune(self, command: Retune) -> None:
+    def update_settings(self, command: UpdateReaderSettings) -> None:
         """Tell all readers what they shall go by; those that attach later were started with it."""
         for line in self._lines.values():
             line.send(command)
@@ -323,7 +325,7 @@ class Aggregator:
     def tick(self) -> None:
         """What the wall clock brings; called about once a second."""
         self.beat()
-        self._adoption.tick()
+        self._rule_reload.tick()
         self.ledger.tick(self.now())
         self.settle()
         # A line that turns out broken here is detached once its end is read.
@@ -336,12 +338,12 @@ class Aggregator:
 
     def children(self) -> list[ChildStatus]:
         """The children as the parent last told."""
-        return self.family
+        return self.children_status
 
     def missing(self) -> list[str]:
         """What keeps the daemon from telling the truth just now, in words."""
         # The first one stands in the status line, so what tells most comes first.
-        missing = [f"{child.name} is down" for child in self.family if not child.up]
+        missing = [f"{child.name} is down" for child in self.children_status if not child.up]
         missing += self._problems
         if not self._discovered_at:
             if not self._problems:

@@ -21,8 +21,8 @@ import structlog
 
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import dump
-from txninsightd.mortality import die_with
+from txninsightd.core.snapshot import dump
+from txninsightd.parent_death import kill_on_parent_exit
 from txninsightd.vocabulary import CheckpointHealth
 
 LONGEST_WRITE_S = 300.0
@@ -112,10 +112,10 @@ class Checkpoints:
         """End the writer that runs, if any, and write the last checkpoint here, for all who wait. Failure is logged."""
         waiting = self._take_waiting()
         if self._writer is not None:
-            # What they wait for is in the last one as well. The pid is still the writer's: only `_bury` waits for it.
+            # What they wait for is in the last one as well. The pid is still the writer's: only `_reap` waits for it.
             waiting += self._writer.waiting
             os.kill(self._writer.pid, signal.SIGKILL)
-            self._bury(self._writer)
+            self._reap(self._writer)
         now = self._now()
         try:
             size_bytes = self._store.write(dump(self._ledger))
@@ -164,7 +164,7 @@ class Checkpoints:
             answer = json.loads(writer.answer or b"{}")
         except ValueError:
             answer = {}
-        self._bury(writer)
+        self._reap(writer)
         if "bytes" in answer:
             self._succeeded(writer.begun_at, answer["bytes"], writer.waiting)
         else:
@@ -176,7 +176,7 @@ class Checkpoints:
             self._next_at = self._now() + (0.0 if "bytes" in answer else RETRY_S)
         self.tick()
 
-    def _bury(self, writer: Writer) -> None:
+    def _reap(self, writer: Writer) -> None:
         # Before it is closed, for then its number may be another's.
         self._loop.remove_reader(writer.report)
         os.close(writer.report)
@@ -211,7 +211,7 @@ class Checkpoints:
 def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggregator: int) -> NoReturn:
     """Never returns: nothing of the aggregator's may run twice."""
     try:
-        die_with(aggregator)
+        kill_on_parent_exit(aggregator)
         # Its number may be that of the checkpoint's file soon, into which no signal may write.
         signal.set_wakeup_fd(-1)
         _keep_only(report)

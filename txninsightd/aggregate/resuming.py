@@ -11,7 +11,7 @@ import structlog
 
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import OtherColocation, Unusable, restore
+from txninsightd.core.snapshot import OtherColocation, Unusable, restore
 
 log = structlog.get_logger()
 

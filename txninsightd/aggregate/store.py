@@ -116,15 +116,15 @@ class CheckpointStore:
         """Do not count this checkpoint among the good ones; `why` follows its name: "is ...", "cannot ..."."""
         self._passed_over[path] = f"{path.name} {why}"
 
-    def read(self, breathe: Callable[[], None] = lambda: None) -> Iterator[Loaded]:
+    def read(self, on_progress: Callable[[], None] = lambda: None) -> Iterator[Loaded]:
         """The sound ones, newest first; the others are passed over. Raises StateUnusable when one may not be read.
 
-        `breathe` is called between the blocks that are checked, which may take long on a slow disk.
+        `on_progress` is called between the blocks that are checked, which may take long on a slow disk.
         """
         for number in sorted(self._numbers(), reverse=True):
             path = self._path(number)
             try:
-                header = _check(path, self._version, breathe)
+                header = _check(path, self._version, on_progress)
             # Not passed over: it may be sound, and with other rights could be gone on from.
             except PermissionError as failure:
                 raise _unusable(self._directory, failure) from failure
@@ -253,8 +253,8 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _unusable(directory: Path, failure: OSError) -> StateUnusable:
-    place = Path(os.fsdecode(failure.filename)) if failure.filename else directory
-    where = "" if place == directory else f" ({place})"
+    failed = Path(os.fsdecode(failure.filename)) if failure.filename else directory
+    where = "" if failed == directory else f" ({failed})"
     advice = ADVICE.get(failure.errno or 0, "see to its file system").format(user=os.geteuid(), directory=directory)
     return StateUnusable(
         f"the state directory {directory} cannot be used: {failure.strerror}{where}; "
@@ -300,12 +300,12 @@ def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[byte
     return HEAD_BYTES + body_bytes
 
 
-def _check(path: Path, newest_version: int, breathe: Callable[[], None]) -> Header:
+def _check(path: Path, newest_version: int, on_progress: Callable[[], None]) -> Header:
     """Read all of it once. Raises Damaged for what is not whole, not sound or too new, and OSError."""
     with BufferedReader(FileIO(path), BLOCK_BYTES) as file:
         head = file.read(HEAD_BYTES)
         header = _header(head, os.fstat(file.fileno()).st_size)
-        checksum = _checksum(file, header, breathe)
+        checksum = _checksum(file, header, on_progress)
     if CHECKSUM.pack(crc32(head[: HEADER.size], checksum)) != head[HEADER.size :]:
         raise Damaged("is damaged: its checksum does not fit what it holds")
     # Only after the checksum: a flipped bit in the version is damage, not a newer txninsightd.
@@ -329,7 +329,7 @@ def _header(head: bytes, size_bytes: int) -> Header:
     return header
 
 
-def _checksum(file: "BufferedReader[FileIO]", header: Header, breathe: Callable[[], None]) -> int:
+def _checksum(file: "BufferedReader[FileIO]", header: Header, on_progress: Callable[[], None]) -> int:
     """Of the chunks and their lengths, block by block; what the header says is not believed yet."""
     # One buffer for all, so that no chunk is held whole.
     block = memoryview(bytearray(BLOCK_BYTES))
@@ -343,7 +343,7 @@ def _checksum(file: "BufferedReader[FileIO]", header: Header, breathe: Callable[
             raise Damaged("is damaged: a chunk in it does not end")
         checksum = crc32(length, checksum)
         while chunk_left:
-            breathe()
+            on_progress()
             part = block[: file.readinto(block[: min(chunk_left, BLOCK_BYTES)])]
             if not part:
                 raise Damaged("is damaged: it ended while it was read")

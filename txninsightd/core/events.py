@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from txninsightd.vocabulary import Kind, Place, Signature, Verdict
+from txninsightd.vocabulary import Kind, PartitionRef, Signature, Verdict
 
 STEP_KINDS = (Kind.STEP_OPEN, Kind.STEP_DONE)
 
@@ -19,13 +19,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """A sighting, slim: `ts` and `record_ts` are seconds since the epoch."""
 
     ts: float
-    place: Place
+    ref: PartitionRef
     offset: int
     record_ts: float
     signature: Signature
 
 
-event_order: Callable[[Event], tuple[float, Place, int]] = attrgetter("ts", "place", "offset")
+event_order: Callable[[Event], tuple[float, PartitionRef, int]] = attrgetter("ts", "ref", "offset")
 """The one order of events within a transaction."""
 
 

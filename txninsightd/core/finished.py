@@ -18,7 +18,7 @@ from txninsightd.core.kpis import (
     type_of,
 )
 from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
-from txninsightd.core.remembered import Remembered
+from txninsightd.core.tombstones import Tombstones
 from txninsightd.core.transaction import NO_NOTES, Transaction
 from txninsightd.vocabulary import Anomaly, Kind, Objective, Outcome, Verdict
 
@@ -58,9 +58,9 @@ def is_plain(txn: Transaction, colocated: bool) -> bool:
     if txn.doubtful or txn.future or txn.given_up_steps or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
         return False
     events = txn.events
-    # Identity will do: a partition's events share its Place, and where they do not, `finish` comes to the same result.
+    # Comparing by identity is enough: a partition's events share one PartitionRef, and if not, `finish` gives the same.
     return not colocated or (
-        events[-1].signature.kind == Kind.TRANSACTION_CLOSE and all(event.place is events[0].place for event in events)
+        events[-1].signature.kind == Kind.TRANSACTION_CLOSE and all(event.ref is events[0].ref for event in events)
     )
 
 
@@ -116,7 +116,7 @@ def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
     if close is None:
         return None
     # Each reader notes when it came by, and the validator may be the first of the two: hence not below 0.
-    note = txn.notes[close.event.place, close.event.offset]
+    note = txn.notes[close.event.ref, close.event.offset]
     return max(0.0, note.decided_at - note.sighted_at)
 
 
@@ -159,17 +159,17 @@ class Archive:
         self._limit_hits = limit_hits
         self._linger_s = linger_s
         self._most_lingering = most_lingering
-        self._remembered = Remembered(remember_s, most_remembered)
+        self._tombstones = Tombstones(remember_s, most_remembered)
 
     @property
     def remembered(self) -> int:
         """How many ids are remembered."""
-        return len(self._remembered)
+        return len(self._tombstones)
 
     @property
-    def memory(self) -> Remembered:
+    def memory(self) -> Tombstones:
         """The ids that are remembered."""
-        return self._remembered
+        return self._tombstones
 
     def resume(self, finished: Finished) -> None:
         """Let one linger on as it did before a restart."""
@@ -179,8 +179,8 @@ class Archive:
     def add(self, finished: Finished, now: float) -> None:
         """Keep a settled transaction."""
         txn_id = finished.txn.txn_id
-        # Remembered from its settlement on, not from when it leaves the archive: `was_aborted` asks the memory alone.
-        forgotten = self._remembered.add(txn_id, finished.outcome is Outcome.ABORTED, now)
+        # Tombstones from its settlement on, not from when it leaves the archive: `was_aborted` asks the memory alone.
+        forgotten = self._tombstones.add(txn_id, finished.outcome is Outcome.ABORTED, now)
         if forgotten:
             self._limit_hits["remembered_ids"] += forgotten
         # Another life of the id (a late retry) goes to the end: those settled first stand first, which `_drop` goes by.
@@ -207,7 +207,7 @@ class Archive:
         self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, now: float
     ) -> Iterator[None]:
         """Go by other bounds. What they leave no room for goes in portions, one a step."""
-        self._limit_hits["remembered_ids"] += self._remembered.keep(remember_s, most_remembered)
+        self._limit_hits["remembered_ids"] += self._tombstones.keep(remember_s, most_remembered)
         while self._drop(DROPPED_A_STEP, linger_s, most_lingering, now):
             yield
         self._linger_s, self._most_lingering = linger_s, most_lingering
@@ -226,12 +226,12 @@ class Archive:
 
     def was_aborted(self, txn_id: str) -> bool | None:
         """Whether a transaction that is over ended as Aborted; None when it is not known to be over."""
-        return self._remembered.was_aborted(txn_id)
+        return self._tombstones.was_aborted(txn_id)
 
     def age(self, now: float) -> None:
         """Let go of what has lingered, and forget what has been remembered, for long enough."""
         self._drop(len(self.lingering), self._linger_s, self._most_lingering, now)
-        self._remembered.age(now)
+        self._tombstones.age(now)
 
 
 NO_FIGURES: list[StepFigure] = []

@@ -106,7 +106,7 @@ def common_anomalies(life: Life, colocated: bool, late_retry: bool) -> set[Anoma
     if any(j.event.signature.future for j in life):
         found.add(Anomaly.FUTURE_TIMESTAMP)
     # Without the incarnation: a topic made anew is no other place for a key.
-    if colocated and len({(j.event.place.topic, j.event.place.partition) for j in life}) > 1:
+    if colocated and len({(j.event.ref.topic, j.event.ref.partition) for j in life}) > 1:
         found.add(Anomaly.NOT_COLOCATED)
     if late_retry:
         found.add(Anomaly.LATE_RETRY)

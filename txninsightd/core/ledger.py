@@ -23,13 +23,11 @@ from itertools import compress, islice
 from types import MappingProxyType
 from typing import NamedTuple
 
-from txninsightd.core.coverage import PartitionState
 from txninsightd.core.deadlines import drop
 from txninsightd.core.events import STEP_KINDS, Event, Judged
+from txninsightd.core.eviction_order import EvictionOrder
 from txninsightd.core.figures import Figures, Shown
 from txninsightd.core.finished import Archive, Finished, finish, finish_plain, give_up, is_plain, record
-from txninsightd.core.horizon import Horizon
-from txninsightd.core.idlest import Idlest
 from txninsightd.core.kpis import type_of
 from txninsightd.core.lifecycle import (
     NEVER,
@@ -43,16 +41,18 @@ from txninsightd.core.lifecycle import (
 )
 from txninsightd.core.settlement import Settlement
 from txninsightd.core.transaction import NO_CLOSES, UNSEEN, Ending, Note, Transaction
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.core.watermark import Watermark
 from txninsightd.vocabulary import (
     Anomaly,
     Cause,
     Coverage,
     Discovery,
-    Found,
     Kind,
     Objective,
     Outcome,
-    Place,
+    PartitionRef,
+    PartitionStart,
     Sightings,
     Signature,
     State,
@@ -66,7 +66,7 @@ NOT_KNOWN = 0.0
 REJUDGED_A_STEP = 100
 """Transactions judged anew in one step after a change of rules."""
 
-BREATHS = 5_000
+PROGRESS_EVERY = 5_000
 """After so many transactions in one go, somebody may want to know that it goes on."""
 
 ENDED = (State.CLOSED, State.UNKNOWN)
@@ -158,7 +158,7 @@ class Ledger:
 
     `judged_by`: by what every live transaction was judged; None while they are being judged anew (see `adopt`).
     `kept_events`: of all live transactions. `undecided`: sightings that are kept for their verdicts.
-    `horizon`: how far we have seen. `settlement`: who waits to be settled.
+    `watermark`: how far we have seen. `settlement`: who waits to be settled.
     """
 
     def __init__(self, rules: Rules, figures: Figures, start_at: float = UNSEEN) -> None:
@@ -168,7 +168,7 @@ class Ledger:
         self.start_at = start_at
         self.live: dict[str, Transaction] = {}
         self.stuck: dict[str, Transaction] = {}
-        self.partitions: dict[Place, PartitionState] = {}
+        self.partitions: dict[PartitionRef, PartitionState] = {}
         self.topics: dict[str, Incarnation] = {}
         self.archive = Archive(
             rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, figures.limit_hits
@@ -177,16 +177,16 @@ class Ledger:
         self.undecided = 0
         self.stuck_changes: list[StuckChange] = []
         self.caught_up = False
-        self.horizon = Horizon(rules.colocated, rules.settle_max_s)
-        self.settlement = Settlement(rules.colocated, rules.settle_max_s, self.horizon)
+        self.watermark = Watermark(rules.colocated, rules.settle_max_s)
+        self.settlement = Settlement(rules.colocated, rules.settle_max_s, self.watermark)
         # Dicts as ordered sets: who is looked at first follows from the messages, not from where objects lie in memory.
         self._dirty: dict[Transaction, None] = {}
         self._await_validator: dict[Transaction, None] = {}
-        self._idlest = Idlest()
+        self._eviction_order = EvictionOrder()
         self._admitted = 0
         self._outsized: dict[Transaction, None] = {}
         self._signatures: dict[Signature, Signature] = {}
-        self.breathe: Callable[[], None] = lambda: None
+        self.on_progress: Callable[[], None] = lambda: None
         self._resumed_at = NOT_KNOWN
         self._withheld: dict[Transaction, None] = {}
 
@@ -207,7 +207,7 @@ class Ledger:
             # After a clock was set back, `as_of` would lie in the future, and silence unseen would count as seen.
             partition.monitor_as_of = min(partition.monitor_as_of, now)
             partition.validator_as_of = min(partition.validator_as_of, now)
-        self.horizon.not_beyond(now)
+        self.watermark.not_beyond(now)
 
     @property
     def warming_up(self) -> bool:
@@ -219,18 +219,18 @@ class Ledger:
         self.undecided = sum(partition.undecided for partition in self.partitions.values())
         self.kept_events = sum(len(txn.events) for txn in self.live.values())
         for txn in self.live.values():
-            self._idlest.add(txn)
+            self._eviction_order.add(txn)
 
     # --- What comes in ------------------------------------------------------------------------------------------------
 
-    def add_partition(self, place: Place, start_offset: int) -> PartitionState:
+    def add_partition(self, ref: PartitionRef, start_offset: int) -> PartitionState:
         """A partition that both views read from `start_offset` on."""
-        partition = PartitionState(place, start_offset)
-        self.partitions[place] = partition
-        self.horizon.add(partition)
+        partition = PartitionState(ref, start_offset)
+        self.partitions[ref] = partition
+        self.watermark.add(partition)
         return partition
 
-    def discovered(self, message: Discovery) -> list[Found]:
+    def discovered(self, message: Discovery) -> list[PartitionStart]:
         """Take in which partitions there are: lost ones are no longer waited for. Gives what to begin, and where."""
         # First, since what begins bears the number of the topic that is there now.
         for topic, topic_id in message.topic_ids.items():
@@ -239,8 +239,8 @@ class Ledger:
         begun = [found for each in message.found if (found := self._begin(each)) is not None]
         if message.complete:
             self._note_absent(message)
-            self.horizon.discovered_at = max(self.horizon.discovered_at, message.asked_at)
-        self._dirty.update(dict.fromkeys(self.horizon.advance(None)))
+            self.watermark.discovered_at = max(self.watermark.discovered_at, message.asked_at)
+        self._dirty.update(dict.fromkeys(self.watermark.advance(None)))
         self._evaluate_dirty()
         return begun
 
@@ -252,25 +252,25 @@ class Ledger:
         elif known.topic_id != topic_id:
             self.topics[topic] = Incarnation(topic_id, known.number + 1)
             for partition in self.partitions.values():
-                if partition.place.topic == topic and not partition.void:
+                if partition.ref.topic == topic and not partition.void:
                     self._void(partition, now, unread=True)
 
-    def _begin(self, found: Found) -> Found | None:
+    def _begin(self, found: PartitionStart) -> PartitionStart | None:
         """What was away, and comes back as the same topic, goes on where it was left."""
         topic = self.topics.get(found.topic, Incarnation(found.topic_id, 0))
-        place = Place(found.topic, found.partition, topic.number)
-        known = self.partitions.get(place)
+        ref = PartitionRef(found.topic, found.partition, topic.number)
+        known = self.partitions.get(ref)
         if known is not None and not known.void:
             return None
         start_offset = known.monitor_offset if known is not None else found.start_offset
-        self.add_partition(place, start_offset).absent_at = self.horizon.discovered_at
-        return Found(*place[:2], start_offset, incarnation=topic.number, topic_id=topic.topic_id)
+        self.add_partition(ref, start_offset).absent_at = self.watermark.discovered_at
+        return PartitionStart(*ref[:2], start_offset, incarnation=topic.number, topic_id=topic.topic_id)
 
     def _note_absent(self, message: Discovery) -> None:
         """What is missing is no longer waited for; missing a second time, it was deleted."""
         for partition in self.partitions.values():
-            place = partition.place
-            absent = place.partition not in message.present.get(place.topic, ())
+            ref = partition.ref
+            absent = ref.partition not in message.present.get(ref.topic, ())
             if absent and partition.gone and not partition.void:
                 self._void(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
             partition.gone = absent or partition.void
@@ -280,20 +280,20 @@ class Ledger:
 
     def _void(self, partition: PartitionState, now: float, unread: bool) -> None:
         """It was deleted: what has no verdict yet never gets one. `unread`: part of it may never have been read."""
-        place, start, end = partition.place, partition.decided_offset, partition.monitor_offset
+        ref, start, end = partition.ref, partition.decided_offset, partition.monitor_offset
         # As if the validator had told of a gap: the usual walk then finds all that pends to be unknown.
-        unreadable = Coverage(place.topic, place.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
-        self.figures.count_records("validator", place.topic, partition.cover(unreadable))
+        unreadable = Coverage(ref.topic, ref.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
+        self.figures.count_records("validator", ref.topic, partition.cover(unreadable))
         self._decide(partition)
         partition.drop_waiting()
         if unread:
-            self.horizon.gap(partition, now)
+            self.watermark.gap(partition, now)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         partition.gone = partition.void = True
 
     def _partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
         """None: its topic was deleted meanwhile."""
-        partition = self.partitions[Place(message.topic, message.partition, message.incarnation)]
+        partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
         return None if partition.void else partition
 
     def sighted(self, message: Sightings) -> None:
@@ -312,14 +312,14 @@ class Ledger:
         if gap_is_new:
             # Before `as_of` moves: up to where it stands now, the partition was seen without the gap.
             # Only the stuck are looked at: who waits is asked about gaps when it falls due.
-            self.horizon.gap(partition, message.read_at)
+            self.watermark.gap(partition, message.read_at)
             self._dirty.update(dict.fromkeys(self.stuck.values()))
         # Before `as_of` passes the outage: who falls due by that must be judged with the outage known.
         self._note_outage(message)
         # 0 is larger than UNSEEN, and yet no moment that was seen.
         if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
             partition.monitor_as_of = message.as_of
-            self._dirty.update(dict.fromkeys(self.horizon.advance(partition)))
+            self._dirty.update(dict.fromkeys(self.watermark.advance(partition)))
         self._apply(partition)
 
     def covered(self, message: Coverage) -> None:
@@ -346,8 +346,8 @@ class Ledger:
         settled: list[Finished] = []
         for txn in self.settlement.ripe(self.partitions):
             settled.append(self._finish(txn, now))
-            if not len(settled) % BREATHS:
-                self.breathe()
+            if not len(settled) % PROGRESS_EVERY:
+                self.on_progress()
         return settled + self._make_room(now)
 
     def forget(self, txn_id: str, now: float) -> bool:
@@ -392,7 +392,7 @@ class Ledger:
 
     def _go_by(self, rules: Rules) -> None:
         self.rules = rules
-        self.horizon.settle_max_s = self.settlement.settle_max_s = rules.settle_max_s
+        self.watermark.settle_max_s = self.settlement.settle_max_s = rules.settle_max_s
 
     # --- What is asked ------------------------------------------------------------------------------------------------
 
@@ -405,10 +405,10 @@ class Ledger:
         partitions, notes = self.partitions, txn.notes
         life = []
         for event in txn.events:
-            note = notes.get((event.place, event.offset))
+            note = notes.get((event.ref, event.offset))
             if note is not None:
                 life.append(Judged(event, note.verdict, note.decided_at))
-            elif event.offset < partitions[event.place].decided_offset:
+            elif event.offset < partitions[event.ref].decided_offset:
                 life.append(Judged(event, Verdict.COMMITTED))
             else:
                 life.append(Judged(event, Verdict.PENDING))
@@ -420,7 +420,7 @@ class Ledger:
         self, partition: PartitionState, columns: "Columns", message: Sightings
     ) -> tuple[list[int], list[str]]:
         """The inner loop: everything here is paid for once an event. Gives the offsets and txn_ids of what was kept."""
-        live, dirty, place, start_at = self.live, self._dirty, partition.place, self.start_at
+        live, dirty, ref, start_at = self.live, self._dirty, partition.ref, self.start_at
         signatures = [self.shared(Signature(*s)) for s in message.signatures]
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
@@ -438,7 +438,7 @@ class Ledger:
             if len(events) >= most and not self._has_room(txn, signatures[index], ts, record_ts):
                 passed_over.append(offset)
                 continue
-            event = Event(ts, place, offset, record_ts, signatures[index])
+            event = Event(ts, ref, offset, record_ts, signatures[index])
             events.append(event)
             moment = ts if ts > record_ts else record_ts
             if moment > txn.last_at:
@@ -523,13 +523,13 @@ class Ledger:
             txn.opened_at = min(txn.opened_at, event.ts)
         elif kind == Kind.TRANSACTION_CLOSE:
             # Sightings come by ascending offset, so these stand in the order in which verdicts will come.
-            partition.pending_closes.append(txn.await_verdict(event.place, event.offset, event.record_ts, sighted_at))
+            partition.pending_closes.append(txn.await_verdict(event.ref, event.offset, event.record_ts, sighted_at))
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
     def _note_outage(self, message: Sightings) -> None:
         """The broker did not answer for a while: the stuck, and who waits to be settled as aborted, get more time."""
-        if message.outage_from and self.horizon.outage(message.outage_from, message.as_of):
+        if message.outage_from and self.watermark.outage(message.outage_from, message.as_of):
             # Who stands in a wheel needs no look: it falls due as before, and then waits for longer. But when an abort
             # may settle stands in its ending.
             self._dirty.update(dict.fromkeys(self.stuck.values()))
@@ -561,7 +561,7 @@ class Ledger:
         self.caught_up = self.caught_up or (seen > UNSEEN and not self.warming_up)
 
     def _decide(self, partition: PartitionState) -> None:
-        place, live, undecided = partition.place, self.live, partition.undecided
+        ref, live, undecided = partition.ref, self.live, partition.undecided
         for decided_offset, decided_at, undelivered in partition.decide():
             verdicts = {u.offset: u.verdict for u in undelivered}
             closes = partition.pending_closes
@@ -581,7 +581,7 @@ class Ledger:
                 # does not have. That costs it the short ways, and changes no verdict.
                 txn = live.get(u.txn_id) if u.offset in verdicts else None
                 if txn is not None:
-                    txn.note(place, u.offset, Note(u.verdict, decided_at))
+                    txn.note(ref, u.offset, Note(u.verdict, decided_at))
                     txn.simple = False
                     self._dirty[txn] = None
             self.settlement.decided(partition)
@@ -599,8 +599,8 @@ class Ledger:
         dirty, self._dirty = self._dirty, {}
         for i, txn in enumerate(dirty, 1):
             self._evaluate(txn)
-            if not i % BREATHS:
-                self.breathe()
+            if not i % PROGRESS_EVERY:
+                self.on_progress()
 
     def _evaluate(self, txn: Transaction) -> None:
         # It may be over since it was made dirty, or its id may live again as another.
@@ -621,7 +621,7 @@ class Ledger:
         self._show(txn)
         # Whoever is new comes by here at the end of its first message, since it is not simple yet.
         if txn.idle_bucket is None:
-            self._idlest.add(txn)
+            self._eviction_order.add(txn)
 
     def _state(self, txn: Transaction, life: list[Judged] | None) -> State:
         """The first three rules by what was noted; only a doubtful transaction needs its whole life."""
@@ -642,17 +642,17 @@ class Ledger:
                 return None
             return self._cause(txn, life, thresholds)
         # And for good, since what lay in a gap is never read: no wheel.
-        if self.horizon.maybe_unread(txn):
+        if self.watermark.maybe_unread(txn):
             return None
         if txn.state is State.OPEN:
             idle_at = self._due_after(txn.last_at, thresholds.idle_after_s)
             overdue_at = self._due_after(txn.opened_at, thresholds.overdue_after_s)
             stuck = None
-            if self.horizon.of(txn) > min(idle_at, overdue_at):
+            if self.watermark.of(txn) > min(idle_at, overdue_at):
                 stuck = self._cause(txn, life, thresholds)
             # Idle is the first of all causes: nothing that falls due can change it. The overdue may become idle.
             if stuck is None or stuck.cause is not Cause.IDLE:
-                self.horizon.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
+                self.watermark.wheel(txn).set(txn, idle_at if stuck is not None else min(idle_at, overdue_at))
             return stuck
         assert life is not None  # Aborted: nothing is, without a note
         if not any(j.stands for j in life):
@@ -660,22 +660,22 @@ class Ledger:
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
             due_at = self._due_after(latest_abort(life), self.rules.retry_grace_s)
-            if self.horizon.of(txn) > due_at:
+            if self.watermark.of(txn) > due_at:
                 # The monitor has seen enough; how far the validator has come, for what still pends, no wheel can tell.
                 self._await_validator[txn] = None
             else:
-                self.horizon.wheel(txn).set(txn, due_at)
+                self.watermark.wheel(txn).set(txn, due_at)
         return stuck
 
     def _due_after(self, reference: float, wait_s: float) -> float:
-        outages = self.horizon.outages
+        outages = self.watermark.outages
         return due_after(reference, wait_s, outages, self.rules.retry_grace_s) if outages else reference + wait_s
 
     def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
         """Whether one of its pending closes does; those that do not yet fall due later."""
         late = False
         for close in txn.pending_closes:
-            partition = self.partitions[close.place]
+            partition = self.partitions[close.ref]
             due_at = self._due_after(close.record_ts, commit_pending_after_s)
             if partition.both_as_of > due_at:
                 late = True
@@ -690,11 +690,11 @@ class Ledger:
                 state=txn.state,
                 thresholds=thresholds,
                 retry_grace_s=self.rules.retry_grace_s,
-                horizon=self.horizon.of(txn),
-                both_as_of=lambda place: self.partitions[place].both_as_of,
-                last_stable_offset=lambda place: self.partitions[place].last_stable_offset,
-                maybe_unread=self.horizon.maybe_unread(txn),
-                outages=self.horizon.outages,
+                watermark=self.watermark.of(txn),
+                both_as_of=lambda ref: self.partitions[ref].both_as_of,
+                last_stable_offset=lambda ref: self.partitions[ref].last_stable_offset,
+                maybe_unread=self.watermark.maybe_unread(txn),
+                outages=self.watermark.outages,
                 last_at=txn.last_at,
             )
         )
@@ -757,7 +757,7 @@ class Ledger:
         if txn.committed_close and is_plain(txn, self.rules.colocated):
             finished = finish_plain(txn, now)
         else:
-            unread = self.horizon.retry_maybe_unread(txn, txn.ending.key)
+            unread = self.watermark.retry_maybe_unread(txn, txn.ending.key)
             finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, now)
         self._leave(finished, events, now)
         return finished
@@ -766,7 +766,7 @@ class Ledger:
         """It is over, whatever became of it: nothing waits for it any more. `events`: how many were kept of it."""
         txn = finished.txn
         drop(txn)
-        self._idlest.leave(txn)
+        self._eviction_order.leave(txn)
         if self._withheld:
             self._withheld.pop(txn, None)
         self._set_cause(txn, None)
@@ -782,7 +782,7 @@ class Ledger:
 
     def _release_closes(self, txn: Transaction) -> None:
         for close in txn.pending_closes:
-            self.partitions[close.place].give_up(close)
+            self.partitions[close.ref].give_up(close)
         txn.pending_closes = NO_CLOSES
 
     # --- Limits -------------------------------------------------------------------------------------------------------
@@ -799,7 +799,7 @@ class Ledger:
             evicted += [self._evict(txn, "events_per_transaction", now) for txn in over]
         most, self._admitted = LEAST_EVICTED + 2 * self._admitted, 0
         if self._passed_limit() is not None:
-            for txn in self._idlest.take(LOOKS * most):
+            for txn in self._eviction_order.take(LOOKS * most):
                 evicted.append(self._evict(txn, self._passed_limit() or "", now))
                 if self._passed_limit() is None or len(evicted) >= most:
                     break

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from txninsightd.core.events import Judged, Life, closes, event_order
-from txninsightd.vocabulary import Cause, Kind, Outcome, Place, State, Thresholds, Verdict
+from txninsightd.vocabulary import Cause, Kind, Outcome, PartitionRef, State, Thresholds, Verdict
 
 NEVER = float("inf")
 
@@ -45,7 +45,7 @@ def retried_since(close: Judged, life: Life) -> bool:
     for j in life:
         if not j.stands:
             continue
-        if j.event.place == close.event.place:
+        if j.event.ref == close.event.ref:
             if j.event.offset > close.event.offset:
                 return True
         elif j.event.ts > close.event.ts or j.event.ts >= aborted.get((j.kind, j.event.signature.step), NEVER):
@@ -110,7 +110,7 @@ def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_
 class Situation:
     """A transaction, and how far we have seen. Moments are seconds since the epoch.
 
-    `horizon` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
+    `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
     smaller of both views' there; `last_stable_offset(place)` is -1 while the validator is on its way to it.
     `maybe_unread`: events of it may lie where the monitor could not read. `last_at`: of the last event, if not kept.
     """
@@ -119,9 +119,9 @@ class Situation:
     state: State
     thresholds: Thresholds
     retry_grace_s: float
-    horizon: float
-    both_as_of: Callable[[Place], float]
-    last_stable_offset: Callable[[Place], int]
+    watermark: float
+    both_as_of: Callable[[PartitionRef], float]
+    last_stable_offset: Callable[[PartitionRef], int]
     maybe_unread: bool
     outages: Sequence[Outage] = ()
     last_at: float = -NEVER
@@ -158,7 +158,7 @@ def _idle(s: Situation) -> float | None:
         return None
     # `last_at` knows of the steps that were not kept.
     since = s.due_after(max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s)
-    return since if s.horizon > since else None
+    return since if s.watermark > since else None
 
 
 def _overdue(s: Situation) -> float | None:
@@ -166,7 +166,7 @@ def _overdue(s: Situation) -> float | None:
         return None
     # Without a standing open this is NEVER, too.
     since = s.due_after(earliest_open(s.life), s.thresholds.overdue_after_s)
-    return since if s.horizon > since else None
+    return since if s.watermark > since else None
 
 
 def _late_closes(s: Situation, at_lso: bool) -> float | None:
@@ -176,7 +176,7 @@ def _late_closes(s: Situation, at_lso: bool) -> float | None:
     late = []
     for j in closes(s.life, Verdict.PENDING):
         due = s.due_after(j.event.record_ts, s.thresholds.commit_pending_after_s)
-        if s.both_as_of(j.event.place) > due and (j.event.offset == s.last_stable_offset(j.event.place)) == at_lso:
+        if s.both_as_of(j.event.ref) > due and (j.event.offset == s.last_stable_offset(j.event.ref)) == at_lso:
             late.append(due)
     return min(late, default=None)
 
@@ -195,8 +195,8 @@ def _never_committed(s: Situation) -> float | None:
         return None
     since = s.due_after(latest_abort(s.life), s.retry_grace_s)
     # What still pends may turn out aborted too, and then nothing was left behind: the validator must have had its say.
-    seen = [s.both_as_of(j.event.place) for j in s.life if j.verdict is Verdict.PENDING]
-    return since if min([s.horizon, *seen]) > since else None
+    seen = [s.both_as_of(j.event.ref) for j in s.life if j.verdict is Verdict.PENDING]
+    return since if min([s.watermark, *seen]) > since else None
 
 
 class CauseRule(NamedTuple):
@@ -255,7 +255,7 @@ def deciding_close(life: Life) -> Judged | None:
     """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset)."""
     return min(
         closes(life, Verdict.COMMITTED, Verdict.UNKNOWN),
-        key=lambda j: (j.event.record_ts, j.event.place, j.event.offset),
+        key=lambda j: (j.event.record_ts, j.event.ref, j.event.offset),
         default=None,
     )
 
@@ -265,9 +265,9 @@ def up_to_first_close(life: Life) -> Life:
     decided = closes(life, Verdict.COMMITTED, Verdict.UNKNOWN)
     if not decided:
         return life
-    first = min(decided, key=lambda j: (j.event.place, j.event.offset)).event
+    first = min(decided, key=lambda j: (j.event.ref, j.event.offset)).event
     # In other partitions (a breach) no offset tells before from after: all of theirs count.
-    return [j for j in life if j.event.place != first.place or j.event.offset <= first.offset]
+    return [j for j in life if j.event.ref != first.ref or j.event.offset <= first.offset]
 
 
 def outcome_of(life: Life, partial: bool, maybe_unread: bool) -> Outcome:

@@ -18,11 +18,11 @@ from itertools import accumulate, count
 from math import ceil
 from typing import NamedTuple
 
-from txninsightd.core.coverage import PartitionState
-from txninsightd.core.horizon import Horizon
 from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
-from txninsightd.vocabulary import Place
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.core.watermark import Watermark
+from txninsightd.vocabulary import PartitionRef
 
 LEAST_COMPACTED = 10_000
 """So many endings that nobody waits for are borne with before they are sorted out."""
@@ -116,16 +116,16 @@ class Settlement:
     `given_up`: endings that were waited for and are no more, since they were last sorted out of the queues.
     """
 
-    def __init__(self, colocated: bool, settle_max_s: float, horizon: Horizon) -> None:
+    def __init__(self, colocated: bool, settle_max_s: float, watermark: Watermark) -> None:
         self._colocated = colocated
         self.settle_max_s = settle_max_s
-        self._horizon = horizon
+        self._watermark = watermark
         # Not colocated, the closed stand in both, and leave by the one that is ripe first.
         self._by_decided = Cohorts()
         self._by_key = Cohorts()
-        self._aborted: dict[Place | None, Queue] = {}
+        self._aborted: dict[PartitionRef | None, Queue] = {}
         self._ready: list[tuple[Transaction, Ending]] = []
-        self._parked: dict[Place, Queue] = {}
+        self._parked: dict[PartitionRef, Queue] = {}
         # Breaks ties in the heaps, where transactions cannot be compared.
         self._serial = count()
         self.given_up = 0
@@ -163,7 +163,7 @@ class Settlement:
 
     def _enqueue(self, txn: Transaction, ending: Ending) -> None:
         if ending.wholly_aborted:
-            queue = self._aborted.setdefault(txn.events[0].place if self._colocated else None, [])
+            queue = self._aborted.setdefault(txn.events[0].ref if self._colocated else None, [])
             heappush(queue, (ending.key, next(self._serial), txn, ending))
         elif self._colocated:
             self._ready.append((txn, ending))
@@ -181,14 +181,14 @@ class Settlement:
 
     def decided(self, partition: PartitionState) -> None:
         """Verdicts have come in this partition: who waited for one of its own may be ripe now."""
-        parked = self._parked.get(partition.place)
+        parked = self._parked.get(partition.ref)
         while parked and parked[0][0] < partition.decided_offset:
             _, _, txn, ending = heappop(parked)
             self._ready.append((txn, ending))
 
     # --- Out ----------------------------------------------------------------------------------------------------------
 
-    def ripe(self, partitions: Mapping[Place, PartitionState]) -> Iterator[Transaction]:
+    def ripe(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[Transaction]:
         """Those that may be settled now. The caller settles each before it asks for the next."""
         if self.given_up > self._compact_at:
             self._compact()
@@ -200,14 +200,14 @@ class Settlement:
             if pending is None:
                 yield txn
             else:
-                place, offset = pending
-                heappush(self._parked.setdefault(place, []), (offset, next(self._serial), txn, ending))
+                ref, offset = pending
+                heappush(self._parked.setdefault(ref, []), (offset, next(self._serial), txn, ending))
 
-    def _final(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
+    def _final(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
         ready, self._ready = self._ready, []
         yield from ready
-        for place, queue in self._aborted.items():
-            as_of = self._horizon.seen_everywhere() if place is None else self._horizon.seen_in(place)
+        for ref, queue in self._aborted.items():
+            as_of = self._watermark.seen_everywhere() if ref is None else self._watermark.seen_in(ref)
             # Those that nobody waits for go along, and are passed over in `ripe`.
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
@@ -224,7 +224,7 @@ class Settlement:
             left += len(queue)
         self.given_up, self._compact_at = 0, max(LEAST_COMPACTED, left)
 
-    def _closed(self, partitions: Mapping[Place, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
+    def _closed(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
         seen = self._seen(partitions)
         yield from self._by_decided.take_before(seen.as_ofs[0])
         while (first := self._by_key.first()) is not None:
@@ -234,22 +234,24 @@ class Settlement:
                 return
             yield from self._by_key.take_first()
 
-    def _seen(self, partitions: Mapping[Place, PartitionState]) -> Seen:
-        discovered_at = self._horizon.discovered_at
+    def _seen(self, partitions: Mapping[PartitionRef, PartitionState]) -> Seen:
+        discovered_at = self._watermark.discovered_at
         present = [(min(p.monitor_as_of, discovered_at), p.read_past) for p in partitions.values() if not p.gone]
         # The one added stands for partitions that nobody found yet: seen up to the last look, and read past nothing.
         steps = sorted([*present, (discovered_at, UNSEEN)])
         return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
 
 
-def _own_pending(txn: Transaction, partitions: Mapping[Place, PartitionState]) -> tuple[Place, int] | None:
+def _own_pending(
+    txn: Transaction, partitions: Mapping[PartitionRef, PartitionState]
+) -> tuple[PartitionRef, int] | None:
     """The first of its sightings that has no verdict yet."""
-    place, decided_offset = None, 0
+    ref, decided_offset = None, 0
     for event in txn.events:
         # Mostly all lie in one partition, which is then looked up once.
-        if event.place is not place:
-            place = event.place
-            decided_offset = partitions[place].decided_offset
+        if event.ref is not ref:
+            ref = event.ref
+            decided_offset = partitions[ref].decided_offset
         if event.offset >= decided_offset:
-            return event.place, event.offset
+            return event.ref, event.offset
     return None

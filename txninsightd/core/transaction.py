@@ -11,7 +11,7 @@ from txninsightd.core.deadlines import Bucket
 from txninsightd.core.events import Event
 from txninsightd.core.figures import Shown
 from txninsightd.core.lifecycle import NEVER
-from txninsightd.vocabulary import Cause, Place, State, Verdict
+from txninsightd.vocabulary import Cause, PartitionRef, State, Verdict
 
 UNSEEN = float("-inf")
 """The moment of what was never seen."""
@@ -31,11 +31,11 @@ class PendingClose:
     `txn` is None once the transaction is over: then nobody waits any more.
     """
 
-    __slots__ = ("bucket", "due_at", "offset", "place", "record_ts", "sighted_at", "txn")
+    __slots__ = ("bucket", "due_at", "offset", "record_ts", "ref", "sighted_at", "txn")
 
-    def __init__(self, txn: "Transaction", place: Place, offset: int, record_ts: float, sighted_at: float) -> None:
+    def __init__(self, txn: "Transaction", ref: PartitionRef, offset: int, record_ts: float, sighted_at: float) -> None:
         self.txn: Transaction | None = txn
-        self.place = place
+        self.ref = ref
         self.offset = offset
         self.record_ts = record_ts
         self.sighted_at = sighted_at
@@ -56,14 +56,14 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 
 
 # Compared as tuples. That never comes to the last number, since no two closes share place and offset.
-Deciding = tuple[float, Place, int, float]
+Deciding = tuple[float, PartitionRef, int, float]
 """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset); its decided_at."""
 
 MOST_CAUSES = 100
 """As many of the causes that a transaction was stuck for are kept, the latest."""
 
 # Shared by all who have none, and never added to: whoever needs one gets its own first.
-NO_NOTES: dict[tuple[Place, int], Note] = {}
+NO_NOTES: dict[tuple[PartitionRef, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 
 
@@ -143,19 +143,19 @@ class Transaction:
         """Whether its beginning was not seen: no duration, never stuck."""
         return self.early or not self.sighted_open
 
-    def await_verdict(self, place: Place, offset: int, record_ts: float, sighted_at: float) -> PendingClose:
+    def await_verdict(self, ref: PartitionRef, offset: int, record_ts: float, sighted_at: float) -> PendingClose:
         """A close of it was sighted there and has no verdict yet."""
-        close = PendingClose(self, place, offset, record_ts, sighted_at)
+        close = PendingClose(self, ref, offset, record_ts, sighted_at)
         if self.pending_closes is NO_CLOSES:
             self.pending_closes = []
         self.pending_closes.append(close)
         return close
 
-    def note(self, place: Place, offset: int, note: Note) -> None:
+    def note(self, ref: PartitionRef, offset: int, note: Note) -> None:
         """Keep a verdict."""
         if self.notes is NO_NOTES:
             self.notes = {}
-        self.notes[place, offset] = note
+        self.notes[ref, offset] = note
         if note.verdict is Verdict.ABORTED or note.verdict is Verdict.UNKNOWN:
             self.doubtful = True
 
@@ -166,9 +166,9 @@ class Transaction:
     def close_decided(self, close: PendingClose, note: Note) -> None:
         """One of its closes has its verdict."""
         self.pending_closes.remove(close)
-        self.note(close.place, close.offset, note)
+        self.note(close.ref, close.offset, note)
         if note.verdict is not Verdict.ABORTED:
-            deciding = (close.record_ts, close.place, close.offset, note.decided_at)
+            deciding = (close.record_ts, close.ref, close.offset, note.decided_at)
             if self.deciding is None or deciding < self.deciding:
                 self.deciding = deciding
         if note.verdict is Verdict.COMMITTED:

@@ -1,7 +1,7 @@
 """The routes: what each URL answers. Everything is read from the `Source`; nothing here changes anything.
 
 All answers but `/metrics` are JSON; an error is `{"error": "..."}` and says what to do. Listings and scrapes work in
-small portions (breath.py) and one listing at a time, so that neither holds the aggregator up.
+small portions (loop_yield.py) and one listing at a time, so that neither holds the aggregator up.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from aiohttp import web
 from prometheus_client.core import CollectorRegistry
 
 from txninsightd import __version__
-from txninsightd.expose.breath import Breath
 from txninsightd.expose.listing import BadParameter, parse_query, select
+from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.partitions import PartitionSummary, partition_summary
 from txninsightd.expose.rendering import format_for, render
 from txninsightd.expose.source import Source
@@ -89,12 +89,12 @@ class Api:
         ledger, now = self._source.ledger, self._source.now()
         async with self._listing:
             selection = await select(ledger, query)
-            breath = Breath()
+            loop_yield = LoopYield()
             shown = []
             # One may settle between two breaths: it is then shown as it last stood.
             for entry in selection.entries:
                 shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
-                await breath.take()
+                await loop_yield.take()
         return json_response(Listing(shown, selection.matched, len(shown)))
 
     async def transaction(self, request: web.Request) -> web.Response:
@@ -121,12 +121,12 @@ class Api:
 
     async def partitions(self, request: web.Request) -> web.Response:
         """All partitions of topics that are there, or were a moment ago."""
-        ledger, breath = self._source.ledger, Breath()
+        ledger, loop_yield = self._source.ledger, LoopYield()
         shown: list[PartitionSummary] = []
         # A list of its own, since partitions may be found between two breaths.
         for partition in [p for p in ledger.partitions.values() if not p.void]:
             shown.append(partition_summary(ledger, partition))
-            await breath.take()
+            await loop_yield.take()
         return json_response(shown)
 
     async def health(self, request: web.Request) -> web.Response:

@@ -25,7 +25,7 @@ class MetricType(StrEnum):
 
 
 class Counted(StrEnum):
-    """Where a counter is counted, which tells when it begins again (exposed.py makes up for that)."""
+    """Where a counter is counted, which tells when it begins again (monotonic_counters.py makes up for that)."""
 
     STATE = "state"
     """In the aggregator's state: a checkpoint holds it, and what came after is read and counted again."""

@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from txninsightd import __version__
-from txninsightd.core.coverage import PartitionState
 from txninsightd.core.figures import UNNAMED, Figures, Histogram
+from txninsightd.core.verdicts import PartitionState
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import Definition
 from txninsightd.expose.partitions import as_of, lag_records, lso_age_s
@@ -119,9 +119,9 @@ class LedgerCollector(Collector):
 
     def _topics(self) -> Iterator[Metric]:
         ledger, figures = self._source.ledger, self._source.ledger.figures
-        topics = TopicLabels((place.topic for place in ledger.partitions), self._most_topics)
+        topics = TopicLabels((ref.topic for ref in ledger.partitions), self._most_topics)
         # Counters go on for topics that are gone; lags and ages are of those that are there.
-        present = [(topics.label(p.place.topic), p) for p in ledger.partitions.values() if not p.gone]
+        present = [(topics.label(p.ref.topic), p) for p in ledger.partitions.values() if not p.gone]
         yield simple(catalogue.RECORDS, self._records(topics))
         yield simple(catalogue.CONSUMER_LAG, _lags(topics, present))
         yield simple(catalogue.VIEW_AGE, {(view.value,): self._view_age_s(view) for view in View})
@@ -187,7 +187,7 @@ def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     """The values of the label `txn_type`: the configured types, and all that were seen."""
     seen = (figures.opened, figures.durations, figures.live_partial)
     by_state = (figures.live, figures.finished)
-    # Not a set: while the samples keep their order, exposed.py has little to do.
+    # Not a set: while the samples keep their order, monotonic_counters.py has little to do.
     return list(dict.fromkeys([*configured, *(t for f in seen for t in f), *(key[0] for f in by_state for key in f)]))
 
 

@@ -13,7 +13,7 @@ from multidict import MultiMapping
 from txninsightd.core.figures import UNNAMED
 from txninsightd.core.finished import Finished
 from txninsightd.core.ledger import Ledger
-from txninsightd.expose.breath import Breath
+from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.summaries import Entry
 from txninsightd.vocabulary import Cause, State
 
@@ -108,7 +108,7 @@ async def select(ledger: Ledger, query: Query) -> Selection:
     rank = _since if query.only_stuck else _activity
     best: list[Ranked] = []
     matched = 0
-    breath = Breath()
+    loop_yield = LoopYield()
     while candidates:
         for entry in reversed(candidates[-LOOKED_AT_ONCE:]):
             if query.wants(entry):
@@ -118,7 +118,7 @@ async def select(ledger: Ledger, query: Query) -> Selection:
                 _keep_best(best, (rank(entry), -matched, entry), query.limit)
         # From the end, which moves nothing.
         del candidates[-LOOKED_AT_ONCE:]
-        await breath.take()
+        await loop_yield.take()
     return Selection([entry for _, _, entry in sorted(best, reverse=True)], matched)
 
 

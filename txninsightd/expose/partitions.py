@@ -2,11 +2,11 @@
 
 import msgspec
 
-from txninsightd.core.coverage import PartitionState
 from txninsightd.core.events import Event
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.transaction import UNSEEN
-from txninsightd.expose.words import kind_word
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.expose.text_format import kind_word
 from txninsightd.vocabulary import View
 
 
@@ -36,8 +36,8 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 def partition_summary(ledger: Ledger, partition: PartitionState) -> PartitionSummary:
     """What the API says of a partition."""
     return PartitionSummary(
-        partition.place.topic,
-        partition.place.partition,
+        partition.ref.topic,
+        partition.ref.partition,
         partition.monitor_offset,
         partition.validator_offset,
         partition.undecided_records(),
@@ -62,7 +62,7 @@ def oldest_undecided(ledger: Ledger, partition: PartitionState) -> Undecided | N
 def _event_at(ledger: Ledger, txn_id: str, partition: PartitionState, offset: int) -> Event | None:
     txn = ledger.live.get(txn_id)
     events = txn.events if txn is not None else ()
-    return next((e for e in events if e.offset == offset and e.place == partition.place), None)
+    return next((e for e in events if e.offset == offset and e.ref == partition.ref), None)
 
 
 def lso_age_s(partition: PartitionState, now: float) -> float:

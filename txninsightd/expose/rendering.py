@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from txninsightd.expose.breath import Breath
+from txninsightd.expose.loop_yield import LoopYield
 
 MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
@@ -54,23 +54,23 @@ async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> b
     pieces = [piece async for piece in _pieces(registry, form)]
     if not gzip:
         return b"".join(pieces)
-    breath = Breath()
+    loop_yield = LoopYield()
     # 16 more: in gzip's frame, not in zlib's own.
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     packed = []
     for piece in pieces:
         packed.append(compressor.compress(piece))
-        await breath.take()
+        await loop_yield.take()
     return b"".join((*packed, compressor.flush()))
 
 
 async def _pieces(registry: CollectorRegistry, form: TextFormat) -> AsyncIterator[bytes]:
-    breath = Breath()
+    loop_yield = LoopYield()
     for family in registry.collect():
         for i, part in enumerate(_slices(family, form)):
             text = form.write(_One(part)).removesuffix(form.end)
             yield text if i == 0 else _without_heading(text)
-            await breath.take()
+            await loop_yield.take()
     yield form.end
 
 

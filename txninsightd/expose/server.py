@@ -1,8 +1,8 @@
 """The HTTP server: aiohttp inside the aggregator's own event loop, with one registry for `/metrics`.
 
 The registry joins the ledger's collector with what the readers write about themselves (worker_health.py), raised to
-what was exposed before (exposed.py). aiohttp starts no thread here and takes no signals: the composition root starts
-and stops it.
+what was exposed before (monotonic_counters.py). aiohttp starts no thread here and takes no signals: the composition
+root starts and stops it.
 """
 
 import errno
@@ -14,7 +14,7 @@ from prometheus_client.core import CollectorRegistry
 from txninsightd.config.model import Config
 from txninsightd.expose.api import Api
 from txninsightd.expose.collector import LedgerCollector
-from txninsightd.expose.exposed import Exposed, Raised
+from txninsightd.expose.monotonic_counters import MonotonicCollector, MonotonicCounters
 from txninsightd.expose.source import Source
 from txninsightd.expose.workers import WorkersCollector
 
@@ -26,25 +26,27 @@ class ListenError(OSError):
     """The address of `http.listen` cannot be listened on; the message says what to do."""
 
 
-def registry_of(source: Source, config: Config, exposed: Exposed | None = None) -> CollectorRegistry:
-    """Everything that `/metrics` shows. Without `exposed`, counters show what is counted now, whatever they showed."""
+def registry_of(
+    source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None
+) -> CollectorRegistry:
+    """Everything that `/metrics` shows. Without `monotonic_counters`, counters show what is counted now."""
     registry = CollectorRegistry(support_collectors_without_names=True)
     registry.register(LedgerCollector(source, config.metrics.duration_buckets_s, config.limits.label_values))
     if source.multiproc_dir is not None:
         registry.register(WorkersCollector(source.multiproc_dir))
-    if exposed is None:
+    if monotonic_counters is None:
         return registry
     # Around all of it: what the readers count must not fall either.
     raised = CollectorRegistry(support_collectors_without_names=True)
-    raised.register(Raised(registry, exposed))
+    raised.register(MonotonicCollector(registry, monotonic_counters))
     return raised
 
 
 class HttpServer:
     """Serves the API and the metrics of one source. `start` and `stop` once each, on the running loop."""
 
-    def __init__(self, source: Source, config: Config, exposed: Exposed | None = None) -> None:
-        self._app = Api(source, registry_of(source, config, exposed)).application()
+    def __init__(self, source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None) -> None:
+        self._app = Api(source, registry_of(source, config, monotonic_counters)).application()
         self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
 
     async def start(self, host: str, port: int) -> int:

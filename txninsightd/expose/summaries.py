@@ -16,8 +16,8 @@ from txninsightd.core.kpis import first_committed_close
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.lifecycle import NEVER, attempts_of, last_activity
 from txninsightd.core.transaction import Transaction
+from txninsightd.expose.text_format import kind_word
 from txninsightd.expose.why import why_live, why_settled
-from txninsightd.expose.words import kind_word
 from txninsightd.vocabulary import Kind
 
 Entry = Transaction | Finished
@@ -152,8 +152,8 @@ def _opened_at(txn: Transaction) -> float | None:
 def _timeline_entry(judged: Judged) -> TimelineEntry:
     event = judged.event
     return TimelineEntry(
-        event.place.topic,
-        event.place.partition,
+        event.ref.topic,
+        event.ref.partition,
         event.offset,
         kind_word(event.signature.kind),
         event.signature.step,

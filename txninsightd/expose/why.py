@@ -13,7 +13,7 @@ from txninsightd.core.kpis import first_committed_close
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.lifecycle import deciding_close, last_aborted_close, latest_abort
 from txninsightd.core.transaction import Transaction
-from txninsightd.expose.words import moment, what_and_where, where
+from txninsightd.expose.text_format import moment, what_and_where, where
 from txninsightd.vocabulary import Cause, Kind, Outcome, State, Thresholds, Verdict
 
 
@@ -190,7 +190,7 @@ BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
 
 def _last(life: Life) -> Event:
     # By the later of both stamps, as silence is measured.
-    return max((j.event for j in life), key=lambda e: (max(e.ts, e.record_ts), e.place, e.offset))
+    return max((j.event for j in life), key=lambda e: (max(e.ts, e.record_ts), e.ref, e.offset))
 
 
 def _first_standing_open(life: Life) -> Event | None:
@@ -206,7 +206,7 @@ def _pending_close(case: Case, at_frontier: bool) -> Event:
 
 
 def _frontier(case: Case, event: Event) -> int:
-    return case.ledger.partitions[event.place].validator_offset
+    return case.ledger.partitions[event.ref].validator_offset
 
 
 def _written(close: Event) -> str:

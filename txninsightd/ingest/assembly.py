@@ -6,14 +6,14 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from txninsightd.config import Config
-from txninsightd.ingest.complaints import Complaints, client_logger
+from txninsightd.ingest.client_watchdog import ClientWatchdog, admin_finds, newcomer_finds
 from txninsightd.ingest.discovery import PartitionScout
 from txninsightd.ingest.ends import EndQuestions
-from txninsightd.ingest.identity import Identity
-from txninsightd.ingest.lifeline import Lifeline, admin_finds, newcomer_finds
 from txninsightd.ingest.reader import Health, Reader
 from txninsightd.ingest.refresh import Refresh
+from txninsightd.ingest.rejected_records import RejectedRecords, client_logger
 from txninsightd.ingest.settings import UnusableClient, admin_settings, consumer_settings, require_safe_client
+from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
 from txninsightd.vocabulary import Line, Mapping, View
 
@@ -29,16 +29,16 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
     try:
         admin = make_admin()
         refresh = Refresh(admin, now)
-        lifeline = Lifeline(lambda: newcomer_finds(make_admin))
-        lifeline.watch("admin", lambda: admin_finds(admin))
+        client_watchdog = ClientWatchdog(lambda: newcomer_finds(make_admin))
+        client_watchdog.watch("admin", lambda: admin_finds(admin))
         settings = consumer_settings(config.kafka.client, view, config.limits.prefetch_bytes)
         scouts = view is View.MONITOR and index == 0
         return Reader(
             make_consumer=lambda: Consumer(settings, logger=logger),
             builder=make_builder(config, view, now),
             questions=EndQuestions(admin, refresh, view, now),
-            identity=Identity(admin, refresh, now),
-            lifeline=lifeline,
+            topic_id_gate=TopicIdGate(admin, refresh, now),
+            client_watchdog=client_watchdog,
             line=line,
             health=health,
             now=now,
@@ -59,4 +59,6 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
         entry = config.topic_for(topic)
         return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
-    return MonitorBuilder(mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, Complaints(now))
+    return MonitorBuilder(
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now)
+    )

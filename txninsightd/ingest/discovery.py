@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from txninsightd.config import Config
 from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks, topic_ids
-from txninsightd.vocabulary import Discovery, Found, Place
+from txninsightd.vocabulary import Discovery, PartitionRef, PartitionStart
 
 STOOD_STILL_S = 2 * ANSWER_WITHIN_S
 """A failure that took so long is our own: this process was stopped meanwhile, and the cluster is not to blame."""
@@ -38,21 +38,21 @@ class PartitionScout:
         self._admin = admin
         self._config = config
         self._now = now
-        self._known: set[Place] = set()
+        self._known: set[PartitionRef] = set()
         self._ids: dict[str, str] = {}
         # None: nobody has looked yet.
-        self._at_first_look: set[Place] | None = None
+        self._at_first_look: set[PartitionRef] | None = None
         self._checks = TopicChecks(admin, now)
         self._news: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
 
-    def start(self, known: Iterable[Place], ids: Mapping[str, str], looked: bool) -> None:
+    def start(self, known: Iterable[PartitionRef], ids: Mapping[str, str], looked: bool) -> None:
         """Begin to look; `known` are the partitions that are read already, `ids` those of their topics.
 
         `looked`: this is not the first look, whoever took that.
         """
-        self._known = {Place(place.topic, place.partition) for place in known}
+        self._known = {PartitionRef(ref.topic, ref.partition) for ref in known}
         self._ids = dict(ids)
         self._at_first_look = set() if self._known or looked else None
         context = copy_context()  # the log lines of the thread carry the process's name, too
@@ -95,17 +95,17 @@ class PartitionScout:
         ids = topic_ids(self._admin, wanted)
         made_anew = self._forget_made_anew(ids)
         present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
-        places = {Place(name, partition) for name, partitions in present.items() for partition in partitions}
+        refs = {PartitionRef(name, partition) for name, partitions in present.items() for partition in partitions}
         # Kept, also where no start could be learnt: these partitions are of the first look at the next one, too.
         if self._at_first_look is None:
-            self._at_first_look = set(places)
-        found = self._starts({p for p in places - self._known if p.topic in ids and p.topic not in made_anew})
-        self._known.update(Place(f.topic, f.partition) for f in found)
-        unsure = self._unsure(wanted, places, refusals)
+            self._at_first_look = set(refs)
+        found = self._starts({p for p in refs - self._known if p.topic in ids and p.topic not in made_anew})
+        self._known.update(PartitionRef(f.topic, f.partition) for f in found)
+        unsure = self._unsure(wanted, refs, refusals)
         # What has no start yet is not read, and could carry events: the look must not move the horizon.
-        complete = places <= self._known and not unsure
+        complete = refs <= self._known and not unsure
         if complete:
-            self._forget(self._known - places)
+            self._forget(self._known - refs)
         found = [msgspec.structs.replace(f, topic_id=ids[f.topic]) for f in found]
         return Discovery(asked_at, found, present, self._problems, ids, complete)
 
@@ -126,14 +126,14 @@ class PartitionScout:
             log.warning("topic_made_anew", topic=name, old_id=self._ids[name], new_id=ids[name])
             self._problems.append(f"topic {name} was deleted and made anew: the new one is begun in a moment")
         self._ids.update(ids)
-        self._forget({place for place in self._known if place.topic in made_anew})
+        self._forget({ref for ref in self._known if ref.topic in made_anew})
         return made_anew
 
-    def _forget(self, places: set[Place]) -> None:
+    def _forget(self, refs: set[PartitionRef]) -> None:
         """Should they come (back), they are read from their beginning."""
-        self._known -= places
+        self._known -= refs
         if self._at_first_look is not None:
-            self._at_first_look -= places
+            self._at_first_look -= refs
 
     def _present(self, topics: Mapping[str, Any]) -> dict[str, list[int]]:
         for name, meta in topics.items():
@@ -142,12 +142,14 @@ class PartitionScout:
                 self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
         return {name: sorted(meta.partitions) for name, meta in topics.items()}
 
-    def _unsure(self, topics: Mapping[str, Any], places: set[Place], refusals: Mapping[str, str]) -> set[Place]:
+    def _unsure(
+        self, topics: Mapping[str, Any], refs: set[PartitionRef], refusals: Mapping[str, str]
+    ) -> set[PartitionRef]:
         """Partitions that were known, and are missing although their topic is there: half an answer."""
-        missing = {place for place in self._known - places if place.topic in topics}
+        missing = {ref for ref in self._known - refs if ref.topic in topics}
         # Of a topic that is known to be compacted, partitions are missing for good; of one whose policy was never
         # learnt, only until it answers.
-        return {place for place in missing if place.topic not in refusals or not self._checks.knows(place.topic)}
+        return {ref for ref in missing if ref.topic not in refusals or not self._checks.knows(ref.topic)}
 
     def _name_missing(self, topics: dict[str, Any]) -> None:
         for entry in self._config.topics:
@@ -156,10 +158,10 @@ class PartitionScout:
             elif entry.pattern is not None and not any(entry.matches(name) for name in topics):
                 self._problems.append(f"no topic matches the pattern {entry.pattern}")
 
-    def _starts(self, places: set[Place]) -> list[Found]:
-        first = {place for place in places if self._at_first_look is not None and place in self._at_first_look}
+    def _starts(self, refs: set[PartitionRef]) -> list[PartitionStart]:
+        first = {ref for ref in refs if self._at_first_look is not None and ref in self._at_first_look}
         start = self._config.start
-        found = self._ask(places - first, OffsetSpec.earliest())
+        found = self._ask(refs - first, OffsetSpec.earliest())
         if start.kind == "earliest":
             return found + self._ask(first, OffsetSpec.earliest())
         if start.kind == "latest":
@@ -168,17 +170,17 @@ class PartitionScout:
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
         # No record since that moment. A consumer would take this answer for the end at the time of its assignment,
         # which is another one in each view: so both begin at the last stable offset of one moment.
-        beyond_end = {Place(f.topic, f.partition) for f in at_moment if f.start_offset == OFFSET_END}
+        beyond_end = {PartitionRef(f.topic, f.partition) for f in at_moment if f.start_offset == OFFSET_END}
         found += [f for f in at_moment if f.start_offset != OFFSET_END]
         return found + self._ask(beyond_end, OffsetSpec.latest())
 
     def _ask(
-        self, places: set[Place], spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
-    ) -> list[Found]:
+        self, refs: set[PartitionRef], spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> list[PartitionStart]:
         """Offsets of these partitions; those that get no answer are left for the next look."""
-        if not places:
+        if not refs:
             return []
-        wanted = {TopicPartition(place.topic, place.partition): spec for place in sorted(places)}
+        wanted = {TopicPartition(ref.topic, ref.partition): spec for ref in sorted(refs)}
         found = []
         for tp, future in self._admin.list_offsets(
             wanted, isolation_level=isolation, request_timeout=ANSWER_WITHIN_S
@@ -190,7 +192,7 @@ class PartitionScout:
                 continue
             # OFFSET_END (-1) answers a question for a moment; a broker that hangs gives -1001, and no error.
             if offset >= 0 or offset == OFFSET_END:
-                found.append(Found(tp.topic, tp.partition, offset))
+                found.append(PartitionStart(tp.topic, tp.partition, offset))
             else:
                 self._problems.append(f"partition {tp.topic}/{tp.partition}: the broker did not answer in time")
         return found

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from txninsightd.core.coverage import EndTracker, runs_of
 from txninsightd.core.decoding import Decoded, Decoder
+from txninsightd.core.verdicts import EndTracker, runs_of
 from txninsightd.vocabulary import (
     KEPT_TIME_HEADER,
     Coverage,
     Mapping,
-    Place,
+    PartitionRef,
     RecordResult,
     Sightings,
 )
@@ -35,7 +35,7 @@ class Progress:
         "eof_offset",
         "frontier",
         "gaps",
-        "place",
+        "ref",
         "reported",
         "reported_as_of",
         "stride",
@@ -43,8 +43,8 @@ class Progress:
         "tracker",
     )
 
-    def __init__(self, place: Place, start_offset: int, as_of: float, begun_at: float) -> None:
-        self.place = place
+    def __init__(self, ref: PartitionRef, start_offset: int, as_of: float, begun_at: float) -> None:
+        self.ref = ref
         self.begun_at = begun_at
         self.told = (start_offset, as_of)
         self.frontier = start_offset
@@ -84,7 +84,7 @@ class ViewBuilder(Protocol):
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings | Coverage:
         """`records` are confluent_kafka Messages of this partition without errors, ascending, perhaps none."""
 
-    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+    def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
         """Read records by these bounds from now on."""
 
 
@@ -96,13 +96,13 @@ class MonitorBuilder:
         mapping_for: Callable[[str], Mapping],
         value_bytes: int,
         future_tolerance_s: float,
-        complain: Callable[[RecordResult, Any], None],
+        report_rejected: Callable[[RecordResult, Any], None],
     ) -> None:
         self._mapping_for = mapping_for
-        self._complain = complain
-        self.retune(value_bytes, future_tolerance_s)
+        self._report_rejected = report_rejected
+        self.update_settings(value_bytes, future_tolerance_s)
 
-    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+    def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
         """Larger values than this are oversized, events further ahead of their records clamped."""
         self._value_bytes = value_bytes
         self._future_tolerance_s = future_tolerance_s
@@ -111,7 +111,7 @@ class MonitorBuilder:
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings:
         """One message of sightings."""
-        topic = progress.place.topic
+        topic = progress.ref.topic
         decoder = self._decoders.get(topic)
         if decoder is None:
             mapping = self._mapping_for(topic)
@@ -128,7 +128,7 @@ class MonitorBuilder:
         tracker = progress.tracker
         return Sightings(
             topic=topic,
-            partition=progress.place.partition,
+            partition=progress.ref.partition,
             to_offset=progress.frontier,
             read_at=now,
             as_of=tracker.as_of,
@@ -143,7 +143,7 @@ class MonitorBuilder:
             results=columns.results,
             end_offset=tracker.end_offset,
             outage_from=tracker.take_outage(),
-            incarnation=progress.place.incarnation,
+            incarnation=progress.ref.incarnation,
         )
 
     def _take(self, decoder: Decoder, columns: "_Columns", record: Any) -> None:
@@ -155,7 +155,7 @@ class MonitorBuilder:
             columns.add(record.offset(), record_ts, found)
         else:
             columns.results[found.value] += 1
-            self._complain(found, record)
+            self._report_rejected(found, record)
 
 
 class _Columns:
@@ -208,7 +208,7 @@ class _Columns:
 class ValidatorBuilder:
     """Turns delivered offsets into coverage; decodes nothing."""
 
-    def retune(self, value_bytes: int, future_tolerance_s: float) -> None:
+    def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
         """What is not decoded knows no bounds."""
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
@@ -216,8 +216,8 @@ class ValidatorBuilder:
         tracker = progress.tracker
         tracker.take_outage()  # only the monitor's lengthen waits
         return Coverage(
-            topic=progress.place.topic,
-            partition=progress.place.partition,
+            topic=progress.ref.topic,
+            partition=progress.ref.partition,
             # The end of the message before: coverage has no holes but the gaps that it names.
             from_offset=progress.reported,
             to_offset=progress.frontier,
@@ -227,5 +227,5 @@ class ValidatorBuilder:
             gaps=progress.take_gaps(),
             end_offset=tracker.end_offset,
             stable_offset=tracker.reached_offset,
-            incarnation=progress.place.incarnation,
+            incarnation=progress.ref.incarnation,
         )

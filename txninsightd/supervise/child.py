@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing import parent_process
 
 from txninsightd import logs
-from txninsightd.mortality import die_with
+from txninsightd.parent_death import kill_on_parent_exit
 
 COLLECTOR = (100_000, 20, 100)
 """The garbage of millions of records and events holds hardly any cycles: looking for them at Python's usual pace costs
@@ -25,7 +25,7 @@ def become(name: str, on_terminate: Callable[[], None] | None) -> None:
     parent = parent_process()
     assert parent is not None
     assert parent.pid is not None
-    die_with(parent.pid)
+    kill_on_parent_exit(parent.pid)
     # What the parent has made is no garbage here, and to look at it would copy its pages.
     gc.freeze()
     gc.set_threshold(*COLLECTOR)

@@ -28,12 +28,12 @@ def control_pair() -> tuple[socket.socket, socket.socket]:
     return parent, aggregator
 
 
-def tell(
+def send(
     end: socket.socket, message: FromParent | FromAggregator, descriptor: int | None = None, patience_s: float = 5.0
 ) -> bool:
     """Send one message; says whether there was anybody left to take it. Waits no longer than `patience_s`."""
     body = msgspec.msgpack.encode(message)
-    # Set at each call: `hear` makes the same socket one that never waits.
+    # Set at each call: `receive` makes the same socket one that never waits.
     end.settimeout(patience_s)
     try:
         if descriptor is None:
@@ -46,7 +46,7 @@ def tell(
     return True
 
 
-def hear(end: socket.socket) -> tuple[bytes, int | None]:
+def receive(end: socket.socket) -> tuple[bytes, int | None]:
     """The next message and its descriptor; b"" at the end of the line. Raises BlockingIOError when there is none."""
     end.setblocking(False)
     try:
@@ -91,5 +91,5 @@ class Reporter:
         if report == self._told or (now < self._next_at and not changed):
             return
         self._next_at = now + REPORT_EVERY_S
-        if tell(self._end, report, patience_s=0.0):
+        if send(self._end, report, patience_s=0.0):
             self._told = report

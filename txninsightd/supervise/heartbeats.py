@@ -66,7 +66,7 @@ class Heart:
         self._moments[self._slot] = self._now()
 
 
-class Heard(NamedTuple):
+class LastBeat(NamedTuple):
     """When the parent last saw a child's number change, by its own reckoning, and what it was."""
 
     moment: float
@@ -82,26 +82,26 @@ class Watch:
         self._timeout_s = timeout_s
         self._looked_at = heartbeats.now()
         self._watched_s = 0.0
-        self._heard: dict[str, Heard] = {}
+        self._last_beats: dict[str, LastBeat] = {}
 
     def forked(self, name: str) -> None:
         """A new child of this name is about to begin, and has the whole time-out for its first beat."""
         self._heartbeats.forked(name)
-        self._heard[name] = Heard(self._heartbeats.moment(name), self._watched_s)
+        self._last_beats[name] = LastBeat(self._heartbeats.moment(name), self._watched_s)
 
     def look(self) -> None:
         """See who has beaten since the last look. A look that came late counts as little more than one in time."""
         now = self._heartbeats.now()
         self._watched_s += min(now - self._looked_at, 2 * self.every_s)
         self._looked_at = now
-        for name, heard in self._heard.items():
+        for name, heard in self._last_beats.items():
             moment = self._heartbeats.moment(name)
             if moment != heard.moment:
-                self._heard[name] = Heard(moment, self._watched_s)
+                self._last_beats[name] = LastBeat(moment, self._watched_s)
 
     def silence_s(self, name: str) -> float:
         """For how long the parent has been looking without seeing a beat."""
-        return self._watched_s - self._heard[name].at_s
+        return self._watched_s - self._last_beats[name].at_s
 
     def is_hung(self, name: str) -> bool:
         """Whether it will have been silent for too long before the next look, or was already.

@@ -26,10 +26,20 @@ import structlog
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.child import STOP_SIGNALS
-from txninsightd.supervise.control import control_pair, hear, in_memory, tell
+from txninsightd.supervise.control import control_pair, in_memory, receive, send
 from txninsightd.supervise.heartbeats import Heartbeats, Watch
 from txninsightd.supervise.notify import Notifier
-from txninsightd.vocabulary import Attach, ChildStatus, Family, FromAggregator, Reload, Reloads, Report, Stop, View
+from txninsightd.vocabulary import (
+    Attach,
+    ChildrenStatus,
+    ChildStatus,
+    FromAggregator,
+    Reload,
+    Reloads,
+    Report,
+    Stop,
+    View,
+)
 
 EXIT_GAVE_UP = 3
 EXIT_UNUSABLE = 4
@@ -129,7 +139,7 @@ class Parent:
         # A config that the aggregator which lives was not told of yet.
         self._untold: bytes | None = None
         self._woken, self._wake = os.pipe()
-        self._told: Family | None = None
+        self._told: ChildrenStatus | None = None
         self._names = child_names(counts)
 
     def run(self) -> int:
@@ -141,11 +151,11 @@ class Parent:
                 # Before the starts, so that whoever is forked below goes by the new config already.
                 self._reload_if_asked()
                 self._start_what_is_due()
-                self._tell_config()
-                self._tell_family()
-                self._tell_systemd()
+                self._send_config()
+                self._send_children_status()
+                self._notify_systemd()
                 self._wait()
-                verdict = self._bury_the_dead()
+                verdict = self._reap_exited()
                 if verdict:
                     self._kill_all()
                     return verdict
@@ -192,15 +202,15 @@ class Parent:
             self._untold = config
             self._reloads = Reloads(counts.applied + 1, counts.refused, good=True)
         if self._ready:
-            # Where it could not be delivered, `_tell_systemd` says it again.
+            # Where it could not be delivered, `_notify_systemd` says it again.
             self._ready = self._notifier.ready()
 
-    def _tell_config(self) -> None:
+    def _send_config(self) -> None:
         """Until the aggregator that lives has it. One that is forked after the reload has it already."""
         if self._untold is None or self._control is None:
             return
         descriptor = in_memory(self._untold)
-        if tell(self._control, Reload(), descriptor):
+        if send(self._control, Reload(), descriptor):
             self._untold = None
         os.close(descriptor)
 
@@ -257,7 +267,7 @@ class Parent:
         slot.restarts += 1
         os.close(theirs)
         # Where this fails, nobody has the other end once ours is closed: the reader hears that, and ends.
-        tell(control, Attach(slot.view, slot.index), ours)
+        send(control, Attach(slot.view, slot.index), ours)
         os.close(ours)
 
     # --- Watching -----------------------------------------------------------------------------------------------------
@@ -275,12 +285,12 @@ class Parent:
             if ready == self._woken:
                 os.read(self._woken, 4096)
             elif ready is self._control:
-                self._hear()
+                self._receive_report()
 
-    def _hear(self) -> None:
+    def _receive_report(self) -> None:
         assert self._control is not None
         try:
-            body, _ = hear(self._control)
+            body, _ = receive(self._control)
         except BlockingIOError:
             return
         if not body:  # the aggregator is dead, or about to be
@@ -289,11 +299,11 @@ class Parent:
             return
         self._report = msgspec.msgpack.decode(body, type=FromAggregator)
 
-    def _bury_the_dead(self) -> int:
+    def _reap_exited(self) -> int:
         """Plan a restart for every child that has died; gives an exit code when there is no hope."""
         # First, since it takes the readers along: that they end, too, is no death that counts against them.
         if self._aggregator is not None and not self._aggregator.is_alive():
-            return self._bury_aggregator()
+            return self._reap_aggregator()
         for slot in self._slots:
             if slot.process is not None and not slot.process.is_alive():
                 code = slot.process.exitcode
@@ -308,7 +318,7 @@ class Parent:
                     return EXIT_GAVE_UP
         return 0
 
-    def _bury_aggregator(self) -> int:
+    def _reap_aggregator(self) -> int:
         assert self._aggregator is not None
         code = self._aggregator.exitcode
         self._aggregator = None
@@ -349,7 +359,7 @@ class Parent:
 
     # --- Telling ------------------------------------------------------------------------------------------------------
 
-    def _tell_systemd(self) -> None:
+    def _notify_systemd(self) -> None:
         """Ready, once: the aggregator serves and every work loop comes round. Whether Kafka answers is not asked."""
         waits_for = [name for name in self._names if not self._watch.has_beaten(name)]
         if not self._ready and self._report.serving and not waits_for:
@@ -366,12 +376,12 @@ class Parent:
             return f"starting: waiting for {', '.join(waits_for)}"
         return self._report.status
 
-    def _tell_family(self) -> None:
+    def _send_children_status(self) -> None:
         status = [ChildStatus(s.name, s.process is not None, max(0, s.restarts)) for s in self._slots]
         status.append(ChildStatus("aggregator", self._aggregator is not None, max(0, self._aggregator_restarts)))
-        family = Family(status, self._reloads)
-        if family != self._told and self._control is not None and tell(self._control, family):
-            self._told = family
+        children_status = ChildrenStatus(status, self._reloads)
+        if children_status != self._told and self._control is not None and send(self._control, children_status):
+            self._told = children_status
 
     # --- Stopping -----------------------------------------------------------------------------------------------------
 
@@ -399,7 +409,7 @@ class Parent:
         for slot in self._slots:
             self._kill(slot)
         if self._control is not None and self._aggregator is not None:
-            tell(self._control, Stop())
+            send(self._control, Stop())
             orderly = self._await(self._aggregator, deadline) and orderly
         self._kill_all()
         log.info("daemon_stopped", orderly=orderly)

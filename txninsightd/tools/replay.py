@@ -30,7 +30,7 @@ from rich.console import Console
 from txninsightd.tools.events_file import PlainEvents, read_lines
 from txninsightd.tools.replaying.cluster import Cluster, Refusal, client_properties
 from txninsightd.tools.replaying.conductor import Conductor, Rewrite
-from txninsightd.tools.replaying.doomed import DoomedPublisher
+from txninsightd.tools.replaying.crashing_producer import CrashingPublisher
 from txninsightd.tools.replaying.plan import Life, Survey, Timeline, TsPaths, rebase_start, survey
 from txninsightd.tools.replaying.publisher import ProducerSettings, Publisher
 from txninsightd.tools.replaying.report import Display, Ending, PublishingBar, write_summary
@@ -157,7 +157,7 @@ class _Replay:
             settings = ProducerSettings(
                 life.producer, properties, transactional_id, timeout_s or DEFAULT_TRANSACTION_TIMEOUT_S
             )
-            kind = DoomedPublisher if life.crashes else Publisher
+            kind = CrashingPublisher if life.crashes else Publisher
             return Worker(kind(settings, self._stopping), self._board, self._stopping, queued, predecessor)
 
         return hire

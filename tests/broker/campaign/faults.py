@@ -99,7 +99,7 @@ class Striker:
         self._broker = broker
         self._draw = random.Random(seed)
         self._require_load = require_load
-        self._places = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
+        self._refs = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
         self._admin: AdminClient = admin(broker.bootstrap)
 
     def strike(self, fault: Fault, in_checkpoint: bool) -> Struck:
@@ -168,9 +168,9 @@ class Striker:
 
     def _ends(self, isolation: IsolationLevel) -> Ends:
         """Where each partition ends, for all readers or for those that read what is committed."""
-        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in self._places}
+        asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in self._refs}
         answers = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=30.0)
-        return {(place.topic, place.partition): answer.result().offset for place, answer in answers.items()}
+        return {(ref.topic, ref.partition): answer.result().offset for ref, answer in answers.items()}
 
     def _knows_leaders(self) -> bool:
         """A client that has known the broker before its end must learn of the new terms of office first."""
@@ -246,11 +246,11 @@ class Striker:
 
 
 def _reached(partition: dict[str, Any], written: Ends, decided: Ends, seen_after: float) -> bool:
-    place = partition["topic"], partition["partition"]
+    ref = partition["topic"], partition["partition"]
     as_of = min(partition["monitor_as_of"] or 0.0, partition["validator_as_of"] or 0.0)
     return (
-        partition["monitor_offset"] >= written[place]
-        and partition["validator_offset"] >= decided[place]
+        partition["monitor_offset"] >= written[ref]
+        and partition["validator_offset"] >= decided[ref]
         and as_of > seen_after
     )
 

@@ -107,7 +107,7 @@ class Keeper:
             patience_s = self.daemon.watchdog_s if self._fed_at is not None else STARTING_S
             silent = time.monotonic() - (self._fed_at or started_at) > patience_s
             if code is not None or silent:
-                self._bury(by_watchdog=code is None)
+                self._reap(by_watchdog=code is None)
                 self._stopping.wait(RESTART_AFTER_S)
                 self._fed_at, started_at = None, time.monotonic()
                 self.daemon.start()
@@ -118,7 +118,7 @@ class Keeper:
             if "READY=1" in words or (self._fed_at is not None and "WATCHDOG=1" in words):
                 self._fed_at = time.monotonic()
 
-    def _bury(self, *, by_watchdog: bool) -> None:
+    def _reap(self, *, by_watchdog: bool) -> None:
         """Kill what is left; of a main process that died by itself, its children must have gone with it."""
         process = self.daemon.process
         assert process is not None

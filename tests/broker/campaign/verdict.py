@@ -78,7 +78,7 @@ class EventFact(NamedTuple):
 
 def event_differences(details: Details, logs: Iterable[Log]) -> list[str]:
     """Each event that is missing, told twice, invented, or whose verdict is not that of the broker's log."""
-    facts = {(log.place.topic, log.place.partition, o): fact for log in logs for o, fact in _events(log).items()}
+    facts = {(log.ref.topic, log.ref.partition, o): fact for log in logs for o, fact in _events(log).items()}
     found = []
     told = set()
     for txn_id, detail in details.items():
@@ -114,7 +114,7 @@ def with_validator(counts: Counts, logs: Iterable[Log]) -> Counts:
     records = Counter(counts["txninsight_records_total"])
     for log in logs:
         committed = sum(verdict is Verdict.COMMITTED for verdict in log.verdicts().values())
-        records["validator", log.place.topic, "ok"] += committed
+        records["validator", log.ref.topic, "ok"] += committed
     return {**counts, "txninsight_records_total": records}
 
 

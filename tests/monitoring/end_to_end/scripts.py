@@ -19,7 +19,7 @@ from tests.broker.traffic import publish
 from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S, await_that, until
 from tests.monitoring.end_to_end.stage import ABSENT, Stage
 from tests.monitoring.end_to_end.traffic import PULSE, closes, event, opens, wholes
-from txninsightd.vocabulary import Place
+from txninsightd.vocabulary import PartitionRef
 
 RECORDS = "txninsight_records_total"
 CUT = "txninsight_label_values_cut_total"
@@ -124,7 +124,7 @@ def lose_records(stage: Stage) -> None:
         try:
             for _ in range(3):
                 stage.write("records", *wholes(ids("deleted", 5), PULSE))
-            end = high_watermark(stage.broker, Place(topic, 0))
+            end = high_watermark(stage.broker, PartitionRef(topic, 0))
             delete_before(stage.broker, topic, end)
         finally:
             os.kill(monitor, signal.SIGCONT)

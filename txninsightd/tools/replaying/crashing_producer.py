@@ -1,7 +1,7 @@
 """A producer that will crash: a process of its own, so that its end is a real kill and its transaction stays open.
 
-Both ends of the pipe are here. The parent's `DoomedPublisher` looks like a `Publisher`: it starts
-`python -m txninsightd.tools.replaying.doomed`, sends it the settings and then batches of lines, and waits for the tally
+Both ends of the pipe are here. The parent's `CrashingPublisher` looks like a `Publisher`: it starts
+`python -m txninsightd.tools.replaying.crashing_producer`, sends it the settings and then batches of lines, and waits for the tally
 that answers each. The child does what they say with a real Publisher. A batch with a `crash` is answered once
 all its records are on the broker, and then the parent kills the child with SIGKILL: nobody ends its Kafka transaction.
 
@@ -42,7 +42,7 @@ class _Order(msgspec.Struct):
     stopped: bool = False
 
 
-class DoomedPublisher:
+class CrashingPublisher:
     """The parent's end: a producer in a child process, killed at its `crash` line."""
 
     def __init__(self, settings: ProducerSettings, stopping: threading.Event) -> None:
@@ -54,7 +54,7 @@ class DoomedPublisher:
         """Start the child and wait until its producer is ready. Raises Refusal."""
         self._child = subprocess.Popen(
             # It imports from where we do, and nothing from the working directory.
-            [sys.executable, "-P", "-m", "txninsightd.tools.replaying.doomed"],
+            [sys.executable, "-P", "-m", "txninsightd.tools.replaying.crashing_producer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

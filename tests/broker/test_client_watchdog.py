@@ -20,8 +20,8 @@ from tests.broker.contract import QUIET, ask_until
 from tests.broker.daemon import Daemon
 from tests.broker.in_process import config_for, daemon_in_process
 from tests.broker.traffic import publish, write_transactions
-from txninsightd.ingest import assembly, lifeline
-from txninsightd.ingest.lifeline import IN_VAIN, Lifeline, admin_finds, consumer_finds, newcomer_finds
+from txninsightd.ingest import assembly, client_watchdog
+from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, consumer_finds, newcomer_finds
 from txninsightd.ingest.settings import admin_settings, consumer_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import View
@@ -67,7 +67,7 @@ def given_up(make_client: Callable[[], Client]) -> Client:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not answer at once does not answer."""
-    monkeypatch.setattr(lifeline, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -77,7 +77,7 @@ def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -
     consumer = given_up(lambda: Consumer(consumer_settings({**settings, **GIVES_UP}, View.MONITOR), logger=QUIET))
     mend(fenced)
     living = AdminClient(admin_settings(settings), logger=QUIET)
-    watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
+    watching = ClientWatchdog(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
     watching.watch("admin", lambda: admin_finds(admin))
     watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
     watching.watch("living", lambda: admin_finds(living))
@@ -95,7 +95,7 @@ def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
         AdminClient(admin_settings(settings), logger=QUIET),
         Consumer(consumer_settings(settings, View.VALIDATOR), logger=QUIET),
     )
-    watching = Lifeline(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
+    watching = ClientWatchdog(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
     watching.watch("admin", lambda: admin_finds(admin))
     watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
     watching.look()
@@ -121,8 +121,8 @@ def test_a_consumer_is_asked_when_it_is_hungry(fenced: Broker, monkeypatch: pyte
         publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
         running.until(lambda: not monitor._consumer_finds(), "it is hungry, and nobody answers it")
         for _ in range(IN_VAIN):
-            monitor._lifeline.look()
-        assert monitor._lifeline.lost == ["consumer"]
+            monitor._client_watchdog.look()
+        assert monitor._client_watchdog.lost == ["consumer"]
 
 
 def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: Broker, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Loop(checkpoint.Loop, Protocol):
         """Call back when the loop comes round."""
 
 
-class Adoption:
+class RuleReload:
     """`after_slice` is called after each slice, for what has come of it."""
 
     def __init__(

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from txninsightd.core.figures import Histogram
 from txninsightd.expose import catalogue
 from txninsightd.expose.collector import histograms, simple
-from txninsightd.expose.exposed import Began, Exposed
+from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(began=st.sampled_from(Began))
     def begin(self, began: Began) -> None:
-        self.exposed = Exposed(self.path, "parent-0", began)
+        self.monotonic_counters = MonotonicCounters(self.path, "parent-0", began)
 
     # --- What happens -------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Histories(RuleBasedStateMachine):
         self.of_processes[key] = self.last.get(key, 0)
         self.failures = 0
         self.told = False
-        self.exposed = Exposed(self.path, f"parent-{self.parents}", began)
+        self.monotonic_counters = MonotonicCounters(self.path, f"parent-{self.parents}", began)
 
     # --- Scrapes ------------------------------------------------------------------------------------------------------
 
@@ -160,13 +160,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def scraped(self) -> None:
-        self.seen(list(self.exposed.raised(self.families())))
+        self.seen(list(self.monotonic_counters.raised(self.families())))
 
     @rule(log=st.sampled_from(LOGS))
     @precondition(lambda self: self.logs[0] or self.logs[1])
     def scraped_by_two_at_once(self, log: int) -> None:
         """The second begins first and ends last; what the first has answered must be on disk."""
-        other = self.exposed.raised(self.families())
+        other = self.monotonic_counters.raised(self.families())
         begun = [next(other)]
         self.read(log, 3)
         self.scraped()
@@ -177,7 +177,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(families=st.integers(1, 3))
     def killed_in_the_middle_of_a_scrape(self, families: int) -> None:
-        scrape = self.exposed.raised(self.families())
+        scrape = self.monotonic_counters.raised(self.families())
         for _ in range(families):
             next(scrape)
         self.aggregator_killed()

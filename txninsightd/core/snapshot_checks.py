@@ -2,17 +2,17 @@
 
 The checksum of a checkpoint finds what a disk did to it. It does not find what a faulty program wrote, and such a
 state must be met here, where the one before it can still be taken, and not by the message that trips over it after the
-start, the next start and the one after that. Types and bounds of single values are held where they are read (state.py);
+start, the next start and the one after that. Types and bounds of single values are checked where they are read;
 here stand the rules between them. Nothing here looks at plain, open transactions, which are very many.
 """
 
 from itertools import pairwise
 from math import isfinite
 
-from txninsightd.core.coverage import PartitionState
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.transaction import Transaction
-from txninsightd.vocabulary import Coverage, Kind, Place, Thresholds
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.vocabulary import Coverage, Kind, PartitionRef, Thresholds
 
 LATEST_S = 1e17
 """Far beyond the largest timestamp that a Kafka record can have, and far below where floats know no seconds."""
@@ -24,9 +24,9 @@ def check(ledger: Ledger) -> None:
     for topic, incarnation in ledger.topics.items():
         _require(0 <= incarnation.number < 1 << 31, f"topic {topic!r} with an impossible number")
     for partition in ledger.partitions.values():
-        _check_place(partition.place)
+        _check_ref(partition.ref)
         _check_partition(partition)
-    for moment in [moment for outage in ledger.horizon.outages for moment in outage]:
+    for moment in [moment for outage in ledger.watermark.outages for moment in outage]:
         _require(isfinite(moment), "an outage without a time")
 
 
@@ -44,9 +44,9 @@ def _check_judging(ledger: Ledger) -> None:
     _require(all(0 <= wait < LATEST_S for wait in waits), "rules with an impossible time")
 
 
-def _check_place(place: Place) -> None:
-    sound = 0 <= place.partition < 1 << 31 and 0 <= place.incarnation < 1 << 31
-    _require(sound, f"partition {place.partition} of topic {place.topic!r} cannot be")
+def _check_ref(ref: PartitionRef) -> None:
+    sound = 0 <= ref.partition < 1 << 31 and 0 <= ref.incarnation < 1 << 31
+    _require(sound, f"partition {ref.partition} of topic {ref.topic!r} cannot be")
 
 
 def _check_partition(partition: PartitionState) -> None:
@@ -70,7 +70,7 @@ def _check_coverage(coverage: Coverage) -> None:
 
 def check_transaction(txn: Transaction) -> None:
     """A live one that is not plain: each of its closes has a verdict or awaits one. Raises ValueError."""
-    known = {*txn.notes, *((close.place, close.offset) for close in txn.pending_closes)}
-    closes = {(e.place, e.offset) for e in txn.events if e.signature.kind == Kind.TRANSACTION_CLOSE}
+    known = {*txn.notes, *((close.ref, close.offset) for close in txn.pending_closes)}
+    closes = {(e.ref, e.offset) for e in txn.events if e.signature.kind == Kind.TRANSACTION_CLOSE}
     _require(closes <= known, "a close that nobody decides")
-    _require({(c.place, c.offset) for c in txn.pending_closes} <= closes, "a verdict is awaited of what is no close")
+    _require({(c.ref, c.offset) for c in txn.pending_closes} <= closes, "a verdict is awaited of what is no close")

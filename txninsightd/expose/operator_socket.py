@@ -29,7 +29,7 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     txn_id: str
 
 
-class ControlServer:
+class OperatorSocket:
     """Takes orders for one source. `start` and `stop` once each, on the running loop."""
 
     def __init__(self, source: Source) -> None:

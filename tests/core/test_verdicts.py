@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.core.by_hand import A, cover
 from tests.core.reference import Partition
 from tests.core.worlds import runs
-from txninsightd.core.coverage import EndTracker, PartitionState, runs_of
+from txninsightd.core.verdicts import EndTracker, PartitionState, runs_of
 from txninsightd.vocabulary import Coverage, Sightings, Verdict
 
 ascending = st.lists(st.integers(0, 40), unique=True).map(sorted)

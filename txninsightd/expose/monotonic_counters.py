@@ -32,9 +32,9 @@ from prometheus_client.core import Metric, Sample
 from prometheus_client.registry import Collector
 
 from txninsightd.core.figures import UNNAMED, Figures
-from txninsightd.expose import exposed_file
+from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import CATALOGUE, COUNTERS_KEPT, Counted, Definition
-from txninsightd.expose.exposed_file import Kept, KeptFamily, Unreadable
+from txninsightd.expose.monotonic_counters_file import Kept, KeptFamily, Unreadable
 from txninsightd.vocabulary import OVERFLOW
 
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ class Began(StrEnum):
     """Empty, and begun at the end of all topics: nothing is read again."""
 
 
-class Exposed:
+class MonotonicCounters:
     """What was exposed, kept in the file `path`; one for each life of the aggregator, made before anything is counted.
 
     `session` names the parent's life. A file that cannot be used is logged and written anew.
@@ -104,7 +104,7 @@ class Exposed:
 
     def _load(self, began: Began) -> None:
         try:
-            kept = exposed_file.read(self._path)
+            kept = monotonic_counters_file.read(self._path)
             # What the catalogue has no more is dropped.
             for name in kept.families.keys() & self._families.keys():
                 self._families[name].load(kept.families[name])
@@ -127,7 +127,7 @@ class Exposed:
             return
         table = {name: family.kept() for name, family in self._families.items() if family.keys}
         try:
-            exposed_file.write(self._path, Kept(self._session, table))
+            monotonic_counters_file.write(self._path, Kept(self._session, table))
         except OSError as e:
             if self._kept:
                 log.error(
@@ -145,16 +145,16 @@ class Exposed:
         self._changed = False
 
 
-class Raised(Collector):
+class MonotonicCollector(Collector):
     """A registry's metrics, raised to what was exposed before."""
 
-    def __init__(self, source: Collector, exposed: Exposed) -> None:
+    def __init__(self, source: Collector, monotonic_counters: MonotonicCounters) -> None:
         self._source = source
-        self._exposed = exposed
+        self._monotonic_counters = monotonic_counters
 
     def collect(self) -> Iterable[Metric]:
         """All families, one after the other as they are asked for."""
-        return self._exposed.raised(self._source.collect())
+        return self._monotonic_counters.raised(self._source.collect())
 
 
 def _counts_from_zero(definition: Definition, began: Began, another_parent: bool) -> bool:
@@ -197,7 +197,7 @@ class _Family:
         self._shown: list[float] = []
         self._base: list[float] = []
         self._came = 0
-        self._packed_keys = exposed_file.packed_keys([])
+        self._packed_keys = monotonic_counters_file.packed_keys([])
 
     # --- A scrape -----------------------------------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class _Family:
 
     def load(self, kept: KeptFamily) -> None:
         """Take the rows from the file. Raises Unreadable."""
-        self.keys = [(self._name + key[0], *key[1:]) for key in exposed_file.keys_of(kept)]
+        self.keys = [(self._name + key[0], *key[1:]) for key in monotonic_counters_file.keys_of(kept)]
         self._labels, self._shown, self._base = kept.labels, kept.shown, kept.base
         # As if all had come in the last scrape: the first one of this life will align them.
         self._came = len(self.keys)
@@ -312,7 +312,7 @@ class _Family:
     def _pack(self) -> None:
         start = len(self._name)
         # Packed when they change, not at each write. The family's name, with which each begins, is left out.
-        self._packed_keys = exposed_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
+        self._packed_keys = monotonic_counters_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
 
 
 def _with(sample: Sample, value: float) -> Sample:

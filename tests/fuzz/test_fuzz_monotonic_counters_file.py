@@ -23,21 +23,27 @@ from tests.core.worlds import Chooser
 from tests.fuzz.forms import choosers, fuzz
 from tests.fuzz.mutation import edited, mutated, some_edits
 from txninsightd.core.figures import Figures
-from txninsightd.expose import exposed_file
+from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import Definition, MetricType
-from txninsightd.expose.exposed import COUNTED, Began, Exposed
+from txninsightd.expose.monotonic_counters import COUNTED, Began, MonotonicCounters
 
-WORDS = [exposed_file.MAGIC, b"\xc0", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xcb\x7f\xf8" + bytes(6)]
+WORDS = [
+    monotonic_counters_file.MAGIC,
+    b"\xc0",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xcb\x7f\xf8" + bytes(6),
+]
 
 
 class Scraped(Collector):
     """All counters and histograms that there are, with a series each, as a scrape shows them."""
 
-    def __init__(self, exposed: Exposed) -> None:
-        self._exposed = exposed
+    def __init__(self, monotonic_counters: MonotonicCounters) -> None:
+        self._monotonic_counters = monotonic_counters
 
     def collect(self) -> Iterator[Metric]:
-        return self._exposed.raised(map(family, COUNTED.values()))
+        return self._monotonic_counters.raised(map(family, COUNTED.values()))
 
 
 def family(definition: Definition) -> Metric:
@@ -55,9 +61,9 @@ def family(definition: Definition) -> Metric:
     return metric
 
 
-def scrape(exposed: Exposed) -> bytes:
+def scrape(monotonic_counters: MonotonicCounters) -> bytes:
     registry = CollectorRegistry()
-    registry.register(Scraped(exposed))
+    registry.register(Scraped(monotonic_counters))
     return generate_latest(registry)
 
 
@@ -72,23 +78,23 @@ def sound() -> bytes:
     """A file that was written after a scrape."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "exposed"
-        scrape(Exposed(path, "one", Began.ANEW))
+        scrape(MonotonicCounters(path, "one", Began.ANEW))
         return path.read_bytes()
 
 
 def with_checksum(body: bytes) -> bytes:
-    return exposed_file.MAGIC + crc32(body).to_bytes(exposed_file.CHECKSUM_BYTES, "big") + body
+    return monotonic_counters_file.MAGIC + crc32(body).to_bytes(monotonic_counters_file.CHECKSUM_BYTES, "big") + body
 
 
 def starts_and_shows(content: bytes, began: Began, session: str) -> None:
     with TemporaryDirectory() as directory, structlog.testing.capture_logs():
         path = Path(directory) / "exposed"
         path.write_bytes(content)
-        exposed = Exposed(path, session, began)
-        exposed.name_again(Figures((1.0,), most_label_values=10))
-        shown = scrape(exposed)
-        assert scrape(exposed) == shown
-        later = numbers(scrape(Exposed(path, session, Began.RESUMED)))
+        monotonic_counters = MonotonicCounters(path, session, began)
+        monotonic_counters.name_again(Figures((1.0,), most_label_values=10))
+        shown = scrape(monotonic_counters)
+        assert scrape(monotonic_counters) == shown
+        later = numbers(scrape(MonotonicCounters(path, session, Began.RESUMED)))
         assert all(later[name] >= value for name, value in numbers(shown).items())
 
 
@@ -106,7 +112,7 @@ def test_any_bytes(content: bytes, began: Began, session: str) -> None:
 def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -> None:
     content = sound()
     if repaired:
-        start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+        start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
         content = with_checksum(mutated(c, content[start:], [content], WORDS))
     else:
         content = mutated(c, content, [content], WORDS)
@@ -115,7 +121,7 @@ def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -
 
 @fuzz(120, 3000, c=choosers(), began=begins, session=sessions)
 def test_changed_values(c: Chooser, began: Began, session: str) -> None:
-    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
     body = msgspec.msgpack.decode(sound()[start:])
     changed = edited(body, some_edits(c, body))
     starts_and_shows(with_checksum(msgspec.msgpack.encode(changed)), began, session)
@@ -132,19 +138,19 @@ FOUND = {
 
 @pytest.mark.parametrize("change", FOUND.values(), ids=FOUND.keys())
 def test_what_was_found_once(change: Callable[[Any], Any], tmp_path: Path) -> None:
-    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
     session, families = msgspec.msgpack.decode(sound()[start:])
     change(families["txninsight_transactions_opened"])
     refused(tmp_path / "exposed", with_checksum(msgspec.msgpack.encode([session, families])))
 
 
 def test_a_label_that_is_not_utf_8_was_found_once(tmp_path: Path) -> None:
-    start = len(exposed_file.MAGIC) + exposed_file.CHECKSUM_BYTES
+    start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
     refused(tmp_path / "exposed", with_checksum(sound()[start:].replace(b"order", b"ord\xa7r")))
 
 
 def refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with structlog.testing.capture_logs() as logged:
-        Exposed(path, "one", Began.RESUMED)
+        MonotonicCounters(path, "one", Began.RESUMED)
     assert [entry["event"] for entry in logged] == ["exposed_values_ignored"]

@@ -23,7 +23,7 @@ def moment(seconds: float) -> str:
 
 def where(event: Event) -> str:
     """Topic, partition and offset of an event."""
-    return f"topic {event.place.topic}, partition {event.place.partition}, offset {event.offset}"
+    return f"topic {event.ref.topic}, partition {event.ref.partition}, offset {event.offset}"
 
 
 def what_and_where(event: Event) -> str:

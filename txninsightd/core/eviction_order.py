@@ -12,7 +12,7 @@ from txninsightd.core.deadlines import Wheel
 from txninsightd.core.transaction import Transaction
 
 
-class Idlest(Wheel):
+class EvictionOrder(Wheel):
     """All live transactions, by the second of their latest event (or one before it)."""
 
     def add(self, txn: Transaction) -> None:

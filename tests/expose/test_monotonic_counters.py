@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 
 from txninsightd.config.model import Config, LimitsConfig
 from txninsightd.core.figures import Figures, Histogram
-from txninsightd.expose import catalogue, exposed_file
+from txninsightd.expose import catalogue, monotonic_counters_file
 from txninsightd.expose.catalogue import COUNTERS_KEPT
 from txninsightd.expose.collector import histograms, simple
-from txninsightd.expose.exposed import Began, Exposed
+from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 
 from .world import BEGIN, Ask, World, ask, serve
 
@@ -57,14 +57,14 @@ def numbers(samples: Iterable[Sample]) -> Numbers:
     return {(s.name.removeprefix("txninsight_"), *s.labels.values()): s.value for s in samples}
 
 
-def scrape(exposed: Exposed, *families: Metric) -> Numbers:
+def scrape(monotonic_counters: MonotonicCounters, *families: Metric) -> Numbers:
     """What one scrape shows."""
-    return numbers(s for family in exposed.raised(families) for s in family.samples)
+    return numbers(s for family in monotonic_counters.raised(families) for s in family.samples)
 
 
-def totals(exposed: Exposed, family: Metric) -> dict[str, float]:
+def totals(monotonic_counters: MonotonicCounters, family: Metric) -> dict[str, float]:
     """The values of a counter with one label."""
-    shown = scrape(exposed, family)
+    shown = scrape(monotonic_counters, family)
     return {key[1]: value for key, value in shown.items() if key[0].endswith("_total") and len(key) == 2}
 
 
@@ -77,25 +77,25 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_state_that_was_set_back_shows_the_old_value_until_it_is_passed(path: Path) -> None:
-    assert totals(Exposed(path, "s1", Began.ANEW), opened(order=10)) == {"order": 10}
-    again = Exposed(path, "s1", Began.RESUMED)
+    assert totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10)) == {"order": 10}
+    again = MonotonicCounters(path, "s1", Began.RESUMED)
     assert [totals(again, opened(order=own))["order"] for own in (4, 9, 10, 11)] == [10, 10, 10, 11]
 
 
 def test_a_parent_that_begins_again_does_not_touch_the_state(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=10))
-    assert totals(Exposed(path, "s2", Began.RESUMED), opened(order=11)) == {"order": 11}
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
+    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), opened(order=11)) == {"order": 11}
 
 
 def test_a_state_begun_anew_at_earliest_counts_everything_once_more(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=10))
-    again = Exposed(path, "s2", Began.ANEW)
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
+    again = MonotonicCounters(path, "s2", Began.ANEW)
     assert [totals(again, opened(order=own))["order"] for own in (0, 10, 12)] == [10, 10, 12]
 
 
 def test_a_state_begun_anew_at_latest_counts_on(path: Path) -> None:
-    scrape(Exposed(path, "s1", Began.ANEW), opened(order=10), durations(order=[0.5, 3.0]))
-    again = Exposed(path, "s2", Began.ANEW_AT_LATEST)
+    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10), durations(order=[0.5, 3.0]))
+    again = MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST)
     shown = scrape(again, opened(order=2), durations(order=[7.0]))
     assert shown["transactions_opened_total", "order"] == 12
     assert shown["transaction_duration_seconds_bucket", "order", "1.0"] == 1
@@ -105,49 +105,49 @@ def test_a_state_begun_anew_at_latest_counts_on(path: Path) -> None:
 
 
 def test_what_was_begun_anew_at_latest_may_be_set_back_like_any_other(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=10))
-    totals(Exposed(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
-    again = Exposed(path, "s2", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
+    totals(MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
+    again = MonotonicCounters(path, "s2", Began.RESUMED)
     assert [totals(again, opened(order=own))["order"] for own in (5, 7, 8)] == [17, 17, 18]
 
 
 def test_begun_anew_at_latest_and_killed_before_the_first_scrape(path: Path) -> None:
     """The checkpoint that it left is of the state that counts from 0: the file must know that already."""
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=10))
-    Exposed(path, "s2", Began.ANEW_AT_LATEST)
-    assert totals(Exposed(path, "s2", Began.RESUMED), opened(order=1)) == {"order": 11}
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
+    MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST)
+    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), opened(order=1)) == {"order": 11}
 
 
 def test_begun_anew_at_latest_and_later_at_earliest_nothing_is_added_any_more(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=10))
-    totals(Exposed(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
-    assert totals(Exposed(path, "s3", Began.ANEW), opened(order=18)) == {"order": 18}
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
+    totals(MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
+    assert totals(MonotonicCounters(path, "s3", Began.ANEW), opened(order=18)) == {"order": 18}
 
 
 def test_a_parents_counter_goes_on_over_an_aggregators_restart(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), restarts(monitor=3))
-    again = Exposed(path, "s1", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", Began.ANEW), restarts(monitor=3))
+    again = MonotonicCounters(path, "s1", Began.RESUMED)
     assert totals(again, restarts()) == {"monitor": 3}, "the parent has not told yet"
     assert totals(again, restarts(monitor=4)) == {"monitor": 4}
 
 
 def test_a_parents_counter_is_added_up_over_its_lives(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), restarts(monitor=3))
-    second = Exposed(path, "s2", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", Began.ANEW), restarts(monitor=3))
+    second = MonotonicCounters(path, "s2", Began.RESUMED)
     assert [totals(second, restarts(monitor=own))["monitor"] for own in (0, 1)] == [3, 4]
-    assert totals(Exposed(path, "s2", Began.RESUMED), restarts(monitor=2)) == {"monitor": 5}
-    assert totals(Exposed(path, "s3", Began.RESUMED), restarts(monitor=2)) == {"monitor": 7}
+    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), restarts(monitor=2)) == {"monitor": 5}
+    assert totals(MonotonicCounters(path, "s3", Began.RESUMED), restarts(monitor=2)) == {"monitor": 7}
 
 
 def test_an_aggregators_own_counter_is_added_up_over_its_lives(path: Path) -> None:
     for life, expected in ((1, 2), (2, 4), (3, 6)):
-        shown = scrape(Exposed(path, "s1", Began.RESUMED), failures(2))
+        shown = scrape(MonotonicCounters(path, "s1", Began.RESUMED), failures(2))
         assert shown["checkpoint_failures_total",] == expected, life
 
 
 def test_gauges_fall_as_they_like(path: Path) -> None:
-    exposed = Exposed(path, "s1", Began.ANEW)
-    gauges = [scrape(exposed, simple(catalogue.CHECKPOINT_BYTES, {(): value})) for value in (7, 3)]
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    gauges = [scrape(monotonic_counters, simple(catalogue.CHECKPOINT_BYTES, {(): value})) for value in (7, 3)]
     assert [shown["checkpoint_bytes",] for shown in gauges] == [7, 3]
 
 
@@ -155,31 +155,31 @@ def test_gauges_fall_as_they_like(path: Path) -> None:
 
 
 def test_series_may_come_back_in_another_order_late_or_not_at_all(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=5, refund=6, gift=7))
-    again = Exposed(path, "s1", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5, refund=6, gift=7))
+    again = MonotonicCounters(path, "s1", Began.RESUMED)
     assert totals(again, opened()) == {"order": 5, "refund": 6, "gift": 7}
     assert totals(again, opened(gift=1, other=1)) == {"order": 5, "refund": 6, "gift": 7, "other": 1}
     assert totals(again, opened(gift=8, other=2, order=1)) == {"order": 5, "refund": 6, "gift": 8, "other": 2}
-    third = Exposed(path, "s1", Began.RESUMED)
+    third = MonotonicCounters(path, "s1", Began.RESUMED)
     assert totals(third, opened(other=3)) == {"order": 5, "refund": 6, "gift": 8, "other": 3}
 
 
 def test_a_family_that_does_not_come_at_all_is_shown_as_it_was(path: Path) -> None:
-    exposed = Exposed(path, "s1", Began.ANEW)
-    before = scrape(exposed, opened(order=5), durations(order=[0.5]))
-    assert scrape(exposed) == before
-    assert scrape(Exposed(path, "s1", Began.RESUMED)) == before
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    before = scrape(monotonic_counters, opened(order=5), durations(order=[0.5]))
+    assert scrape(monotonic_counters) == before
+    assert scrape(MonotonicCounters(path, "s1", Began.RESUMED)) == before
 
 
 def test_a_series_at_zero_goes_on_as_well(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=0))
-    assert totals(Exposed(path, "s1", Began.RESUMED), opened()) == {"order": 0}
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=0))
+    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened()) == {"order": 0}
 
 
 def test_a_metric_whose_labels_are_others_now_is_another_metric(path: Path) -> None:
-    totals(Exposed(path, "s1", Began.ANEW), opened(order=5))
+    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5))
     renamed = catalogue.TRANSACTIONS_OPENED._replace(labels=("kind",))
-    assert totals(Exposed(path, "s1", Began.RESUMED), simple(renamed, {("gift",): 1})) == {"gift": 1}
+    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), simple(renamed, {("gift",): 1})) == {"gift": 1}
 
 
 # --- Histograms -------------------------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ def assert_sound(shown: Numbers, le: Iterable[str]) -> list[float]:
 
 
 def test_a_histogram_read_again_in_another_order_stays_sound(path: Path) -> None:
-    scrape(Exposed(path, "s1", Began.ANEW), durations(order=[3.0, 9.0]))
-    again = Exposed(path, "s1", Began.RESUMED)
+    scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[3.0, 9.0]))
+    again = MonotonicCounters(path, "s1", Began.RESUMED)
     observed: list[float] = []
     rows = []
     for value in (0.5, 9.0, 3.0, 0.5):
@@ -209,8 +209,8 @@ def test_a_histogram_read_again_in_another_order_stays_sound(path: Path) -> None
 @pytest.mark.parametrize("bounds", [(0.5, 2.0, 5.0), (1.0, 2.0, 5.0, 8.0), (5.0,), (0.1, 0.2)])
 @pytest.mark.parametrize("began", list(Began))
 def test_other_bounds_stay_sound_and_the_old_ones_vanish(path: Path, bounds: tuple[float, ...], began: Began) -> None:
-    before = scrape(Exposed(path, "s1", Began.ANEW), durations(order=[0.5, 0.7, 3.0, 9.0]))
-    again = Exposed(path, "s2", began)
+    before = scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[0.5, 0.7, 3.0, 9.0]))
+    again = MonotonicCounters(path, "s2", began)
     observed: list[float] = []
     for value in (9.0, 0.1, 1.5, 3.0, 0.5, 7.0):
         observed.append(value)
@@ -223,17 +223,17 @@ def test_other_bounds_stay_sound_and_the_old_ones_vanish(path: Path, bounds: tup
 
 def test_a_histogram_that_comes_no_more_keeps_its_buckets_in_order(path: Path) -> None:
     """Also when it had other bounds before, so that some of its buckets are younger than its count."""
-    exposed = Exposed(path, "s1", Began.ANEW)
-    scrape(exposed, durations(order=[3.0]))
-    scrape(exposed, durations((0.5, 1.0, 2.0, 5.0, 10.0), order=[3.0]))
-    shown = scrape(Exposed(path, "s1", Began.RESUMED), durations(refund=[3.0]))
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    scrape(monotonic_counters, durations(order=[3.0]))
+    scrape(monotonic_counters, durations((0.5, 1.0, 2.0, 5.0, 10.0), order=[3.0]))
+    shown = scrape(MonotonicCounters(path, "s1", Began.RESUMED), durations(refund=[3.0]))
     order = {key: value for key, value in shown.items() if key[1:2] == ("order",)}
     assert_sound(order, ("0.5", "1.0", "2.0", "5.0", "10.0", "+Inf"))
 
 
 def test_exemplars_stay_with_the_buckets_that_are_raised(path: Path) -> None:
-    scrape(Exposed(path, "s1", Began.ANEW), durations(order=[3.0] * 9))
-    (family, *_) = Exposed(path, "s1", Began.RESUMED).raised([durations(order=[3.0])])
+    scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[3.0] * 9))
+    (family, *_) = MonotonicCounters(path, "s1", Began.RESUMED).raised([durations(order=[3.0])])
     (sample,) = [s for s in family.samples if s.exemplar]
     assert (sample.labels["le"], sample.value) == ("5.0", 9)
     assert sample.exemplar
@@ -244,20 +244,20 @@ def test_exemplars_stay_with_the_buckets_that_are_raised(path: Path) -> None:
 
 
 def test_a_scrape_that_changes_nothing_writes_nothing(path: Path) -> None:
-    exposed = Exposed(path, "s1", Began.ANEW)
-    scrape(exposed, opened(order=5))
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    scrape(monotonic_counters, opened(order=5))
     path.unlink()
-    scrape(exposed, opened(order=5))
+    scrape(monotonic_counters, opened(order=5))
     assert not path.exists()
-    scrape(exposed, opened(order=6))
+    scrape(monotonic_counters, opened(order=6))
     assert path.exists()
 
 
 def test_the_file_is_small(path: Path) -> None:
-    exposed = Exposed(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
     for own in range(3):
         family = simple(catalogue.TRANSACTIONS_OPENED, {(f"type-{i}",): own + i for i in range(10_000)})
-        scrape(exposed, family)
+        scrape(monotonic_counters, family)
     assert path.stat().st_size < 10_000 * 50
 
 
@@ -272,32 +272,37 @@ def damaged(content: bytes) -> Iterable[tuple[str, bytes]]:
         yield f"cut at {i}", content[:i]
         yield f"flipped at {i}", content[:i] + bytes([content[i] ^ 0x10]) + content[i + 1 :]
     body = b"\x92\xa1s\x81\xb9txninsight_settled_by_timeout\x94\x90\x90\x91\x01\x90"
-    yield "sound, but no table", exposed_file.MAGIC + struct.pack(">I", exposed_file.crc32(body)) + body
+    yield (
+        "sound, but no table",
+        monotonic_counters_file.MAGIC + struct.pack(">I", monotonic_counters_file.crc32(body)) + body,
+    )
 
 
 def test_a_damaged_or_foreign_file_is_ignored_said_so_and_overwritten(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scrape(Exposed(path, "s1", Began.ANEW), opened(order=5), durations(order=[0.5]))
+    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5), durations(order=[0.5]))
     for what, content in damaged(path.read_bytes()):
         path.write_bytes(content)
         capsys.readouterr()
-        exposed = Exposed(path, "s1", Began.RESUMED)
+        monotonic_counters = MonotonicCounters(path, "s1", Began.RESUMED)
         assert "exposed_values_ignored" in capsys.readouterr().out, what
-        assert totals(exposed, opened(order=2)) == {"order": 2}, what
-        assert totals(Exposed(path, "s1", Began.RESUMED), opened(order=1)) == {"order": 2}, what
+        assert totals(monotonic_counters, opened(order=2)) == {"order": 2}, what
+        assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened(order=1)) == {"order": 2}, what
 
 
 def test_no_file_is_nothing_to_speak_of(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Exposed(path, "s1", Began.ANEW)
+    MonotonicCounters(path, "s1", Began.ANEW)
     assert capsys.readouterr().out == ""
 
 
 def test_metrics_that_are_no_more_are_not_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scrape(Exposed(path, "s1", Began.ANEW), opened(order=5), restarts(monitor=1))
+    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5), restarts(monitor=1))
     kept = {name: d for name, d in catalogue_families().items() if d is not catalogue.CHILD_RESTARTS}
-    monkeypatch.setattr("txninsightd.expose.exposed.COUNTED", kept)
-    assert not any("restarts" in key[0] for key in scrape(Exposed(path, "s1", Began.RESUMED), opened(order=5)))
+    monkeypatch.setattr("txninsightd.expose.monotonic_counters.COUNTED", kept)
+    assert not any(
+        "restarts" in key[0] for key in scrape(MonotonicCounters(path, "s1", Began.RESUMED), opened(order=5))
+    )
 
 
 def catalogue_families() -> Mapping[str, catalogue.Definition]:
@@ -308,24 +313,24 @@ def test_what_cannot_be_written_is_said_once_and_fails_no_scrape(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "state"
-    exposed = Exposed(directory / "exposed", "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(directory / "exposed", "s1", Began.ANEW)
     for own in (5, 6):
-        shown = scrape(exposed, opened(order=own))
+        shown = scrape(monotonic_counters, opened(order=own))
         assert shown["transactions_opened_total", "order"] == own
         assert shown["counters_kept",] == 0
     assert capsys.readouterr().out.count("exposed_values_not_kept") == 1
     directory.mkdir()
-    assert scrape(exposed, opened(order=6))["counters_kept",] == 1
+    assert scrape(monotonic_counters, opened(order=6))["counters_kept",] == 1
     assert capsys.readouterr().out.count("exposed_values_kept_again") == 1
-    assert totals(Exposed(directory / "exposed", "s1", Began.RESUMED), opened()) == {"order": 6}
+    assert totals(MonotonicCounters(directory / "exposed", "s1", Began.RESUMED), opened()) == {"order": 6}
 
 
 def test_a_full_disk_leaves_the_former_table(path: Path) -> None:
-    exposed = Exposed(path, "s1", Began.ANEW)
-    scrape(exposed, opened(order=5))
+    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    scrape(monotonic_counters, opened(order=5))
     Path(f"{path}.new").symlink_to("/dev/full")
-    assert scrape(exposed, opened(order=6))[COUNTERS_KEPT.name.removeprefix("txninsight_"),] == 0
-    assert totals(Exposed(path, "s1", Began.RESUMED), opened()) == {"order": 5}
+    assert scrape(monotonic_counters, opened(order=6))[COUNTERS_KEPT.name.removeprefix("txninsight_"),] == 0
+    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened()) == {"order": 5}
 
 
 # --- Kills ------------------------------------------------------------------------------------------------------------
@@ -333,11 +338,13 @@ def test_a_full_disk_leaves_the_former_table(path: Path) -> None:
 
 def scrape_for_ever(path: Path, answers: Connection) -> None:
     """An aggregator that is scraped again and again; each answer leaves once its scrape has ended."""
-    exposed = Exposed(path, "s1", Began.RESUMED)
+    monotonic_counters = MonotonicCounters(path, "s1", Began.RESUMED)
     own = 0
     while True:
         own += 1
-        shown = totals(exposed, simple(catalogue.TRANSACTIONS_OPENED, {(f"type-{i}",): own for i in range(200)}))
+        shown = totals(
+            monotonic_counters, simple(catalogue.TRANSACTIONS_OPENED, {(f"type-{i}",): own for i in range(200)})
+        )
         answers.send(shown["type-0"])
 
 
@@ -363,7 +370,7 @@ def test_whatever_was_answered_outlives_kill_9(path: Path, kills: int, capfd: py
             except EOFError:
                 break
         incoming.close()
-    assert totals(Exposed(path, "s1", Began.RESUMED), opened())["type-0"] >= answered > 0
+    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened())["type-0"] >= answered > 0
     assert "exposed_values_ignored" not in capfd.readouterr().out
     assert {file.name for file in path.parent.iterdir()} <= {"exposed", "exposed.new"}
 
@@ -371,8 +378,8 @@ def test_whatever_was_answered_outlives_kill_9(path: Path, kills: int, capfd: py
 # --- Caps of label values ---------------------------------------------------------------------------------------------
 
 
-def small(exposed: Exposed | None = None) -> World:
-    return World(types=(), config=Config(limits=LimitsConfig(label_values=2)), exposed=exposed)
+def small(monotonic_counters: MonotonicCounters | None = None) -> World:
+    return World(types=(), config=Config(limits=LimitsConfig(label_values=2)), monotonic_counters=monotonic_counters)
 
 
 def open_each(world: World, txn_types: str) -> dict[str, float]:
@@ -384,18 +391,18 @@ def open_each(world: World, txn_types: str) -> dict[str, float]:
 
 
 def test_types_keep_their_names_when_they_are_read_again_in_another_order(path: Path) -> None:
-    before = open_each(small(Exposed(path, "s1", Began.ANEW)), "abcd")
+    before = open_each(small(MonotonicCounters(path, "s1", Began.ANEW)), "abcd")
     assert before == {"a": 1, "b": 1, "__overflow__": 2}
-    again = small(Exposed(path, "s1", Began.RESUMED))
-    assert again.exposed
-    again.exposed.name_again(again.ledger.figures)
+    again = small(MonotonicCounters(path, "s1", Began.RESUMED))
+    assert again.monotonic_counters
+    again.monotonic_counters.name_again(again.ledger.figures)
     assert open_each(again, "dcba") == before
     assert again.ledger.figures.txn_types.cut > 0
 
 
 def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
     def world_of(began: Began) -> World:
-        return small(Exposed(path, "s1", began))
+        return small(MonotonicCounters(path, "s1", began))
 
     def finish(figures: Figures, names: str) -> None:
         for name in names:
@@ -407,8 +414,8 @@ def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
     finish(before.ledger.figures, "ab-cd")
     shown = counts_of(before)
     again = world_of(Began.RESUMED)
-    assert again.exposed
-    again.exposed.name_again(again.ledger.figures)
+    assert again.monotonic_counters
+    again.monotonic_counters.name_again(again.ledger.figures)
     finish(again.ledger.figures, "dc-ba")
     assert counts_of(again) == shown
     assert {key for key in shown if "__overflow__" in key}
@@ -426,13 +433,13 @@ def counts_of(world: World) -> Numbers:
 
 @pytest.mark.parametrize("accept", ["text/plain", ACCEPT_OPENMETRICS])
 def test_the_server_shows_raised_values_in_both_formats(path: Path, accept: str) -> None:
-    before = World(exposed=Exposed(path, "s1", Began.ANEW))
+    before = World(monotonic_counters=MonotonicCounters(path, "s1", Began.ANEW))
     for name in ("t1", "t2", "t3"):
         before.whole(name, txn_type="order")
     before.whole("g1", txn_type="gift")
     before.wait(10)
     shown = of_counters(ask(before, "/metrics", Accept=accept).text)
-    again = World(exposed=Exposed(path, "s1", Began.RESUMED))
+    again = World(monotonic_counters=MonotonicCounters(path, "s1", Began.RESUMED))
     assert not fallen(shown, of_counters(ask(again, "/metrics", Accept=accept).text))
     again.whole("t1")
     again.wait(10)
@@ -457,7 +464,7 @@ def fallen(before: Numbers, after: Numbers) -> dict[tuple[str, ...], tuple[float
 
 @pytest.mark.slow
 def test_several_scrapers_at_once_each_see_counters_rise_only(path: Path) -> None:
-    world = World(exposed=Exposed(path, "s1", Began.ANEW))
+    world = World(monotonic_counters=MonotonicCounters(path, "s1", Began.ANEW))
     last: Numbers = {}
 
     async def scraper(asking: Ask, number: int) -> None:
@@ -476,5 +483,5 @@ def test_several_scrapers_at_once_each_see_counters_rise_only(path: Path) -> Non
 
     serve(world, all_at_once)
     assert last["transaction_duration_seconds_count", "type-5"] > 0
-    again = World(exposed=Exposed(path, "s1", Began.RESUMED))
+    again = World(monotonic_counters=MonotonicCounters(path, "s1", Began.RESUMED))
     assert not fallen(last, of_counters(ask(again, "/metrics").text))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txninsightd.core.remembered import GENERATIONS, Remembered, hash_of
+from txninsightd.core.tombstones import GENERATIONS, Tombstones, hash_of
 
 names = st.integers(0, 12).map("t{}".format)
 actions = st.lists(
@@ -17,7 +17,7 @@ actions = st.lists(
 
 @given(actions, st.sampled_from([8, 16, 80]))
 def test_it_knows_the_last_word_of_each_or_nothing(told: list[tuple[str, str, bool, int]], most: int) -> None:
-    remembered = Remembered(remember_s=80, most=most)
+    remembered = Tombstones(remember_s=80, most=most)
     plain: dict[str, tuple[bool, float]] = {}
     now = 0.0
     for what, name, aborted, passed in told:
@@ -35,7 +35,7 @@ def test_it_knows_the_last_word_of_each_or_nothing(told: list[tuple[str, str, bo
 
 
 def test_who_is_young_enough_is_known() -> None:
-    remembered = Remembered(remember_s=80, most=10**6)
+    remembered = Tombstones(remember_s=80, most=10**6)
     remembered.add("t", True, now=0)
     for now in range(0, 80, 5):
         remembered.age(now)
@@ -46,14 +46,14 @@ def test_who_is_young_enough_is_known() -> None:
 
 
 def test_a_second_life_overrides_the_first_over_generations() -> None:
-    remembered = Remembered(remember_s=1000, most=8)
+    remembered = Tombstones(remember_s=1000, most=8)
     remembered.add("t", True, now=0)  # seals a generation of its own
     remembered.add("t", False, now=1)
     assert remembered.was_aborted("t") is False
 
 
 def test_with_less_room_the_oldest_go_a_generation_at_a_time_and_all_are_counted() -> None:
-    remembered = Remembered(remember_s=1e9, most=64_000)
+    remembered = Tombstones(remember_s=1e9, most=64_000)
     for i in range(7_000):
         remembered.add(f"before{i}", False, i)
     forgotten = remembered.keep(1e9, 800)

@@ -13,13 +13,13 @@ from tests.core.by_hand import OPEN, A, B, cover, discover, ev, side_by_side, si
 from tests.core.side_by_side import SideBySide, give, new_ledger
 from tests.core.test_ledger_equals_plain import STYLES, every_style
 from tests.core.worlds import ORDERS, Chooser, Seeded, Style, arrive, make_world, nows, pick, read_world, resend
-from txninsightd.core import state
-from txninsightd.core.coverage import PartitionState
+from txninsightd.core import snapshot
 from txninsightd.core.figures import Figures, Histogram
 from txninsightd.core.finished import Finished
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.state import FLAGS, PARTITION_FIELDS, Unusable, dump, restore
+from txninsightd.core.snapshot import FLAGS, PARTITION_FIELDS, Unusable, dump, restore
 from txninsightd.core.transaction import PendingClose, Transaction
+from txninsightd.core.verdicts import PartitionState
 
 
 class Restarted(SideBySide):
@@ -48,8 +48,8 @@ class Restarted(SideBySide):
 def whole(ledger: Ledger) -> list[object]:
     """All that is dumped, to be compared."""
     head, *chunks = dump(ledger)
-    decode = msgspec.msgpack.Decoder(state.Chunk).decode
-    return [msgspec.msgpack.decode(head, type=state.Head), *map(decode, chunks)]
+    decode = msgspec.msgpack.Decoder(snapshot.Chunk).decode
+    return [msgspec.msgpack.decode(head, type=snapshot.Head), *map(decode, chunks)]
 
 
 def play(seed: int, style: str) -> Restarted:
@@ -65,7 +65,7 @@ def play(seed: int, style: str) -> Restarted:
 
 @every_style
 def test_a_restored_ledger_goes_on_as_if_nothing_had_happened(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "TRANSACTIONS_A_CHUNK", 3)
+    monkeypatch.setattr(snapshot, "TRANSACTIONS_A_CHUNK", 3)
     restarts = restored = 0
     for seed in range(3000, 3010 if style.startswith("large") else 3030):
         both = play(seed, style)
@@ -87,14 +87,14 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
     columns = {"txn_id", "txn_type", "events", "last_at", "opened_at", "shown"}
     rest = {"state", "cause", "since", "causes", "ending", "deciding", "notes", "pending_closes", "given_up_steps"}
     assert set(Transaction.__slots__) == worked_out | columns | rest | set(FLAGS)
-    assert set(PendingClose.__slots__) == {"txn", "bucket", "due_at", "place", "offset", "record_ts", "sighted_at"}
-    told = {"place", "pending_closes", "close_deadlines", "_waiting", "_sighted", "undecided"}
+    assert set(PendingClose.__slots__) == {"txn", "bucket", "due_at", "ref", "offset", "record_ts", "sighted_at"}
+    told = {"ref", "pending_closes", "close_deadlines", "_waiting", "_sighted", "undecided"}
     not_saved = {"compacted", "closes_given_up"}
-    assert set(vars(PartitionState(place_of_a(), 0))) == told | not_saved | set(PARTITION_FIELDS)
-    assert set(Finished.__struct_fields__) == {*state.SavedEnd.__struct_fields__, "txn", "doubtful_life", "kpis"} - {
+    assert set(vars(PartitionState(ref_of_a(), 0))) == told | not_saved | set(PARTITION_FIELDS)
+    assert set(Finished.__struct_fields__) == {*snapshot.SavedEnd.__struct_fields__, "txn", "doubtful_life", "kpis"} - {
         *("duration_s", "status", "anomalies", "verdicts")
     }
-    figures = {*state.COUNTERS, *state.HISTOGRAMS, *state.SavedFigures.__struct_fields__, "steps", "statuses"}
+    figures = {*snapshot.COUNTERS, *snapshot.HISTOGRAMS, *snapshot.SavedFigures.__struct_fields__, "steps", "statuses"}
     assert set(vars(Figures((1.0,), 2))) == figures - {"counters", "histograms", "pairs"}
     whole = {
         "rules",
@@ -108,9 +108,9 @@ def test_every_field_is_saved_or_known_to_be_worked_out_again() -> None:
         "archive",
         "caught_up",
     }
-    parts = {"horizon", "settlement", "_await_validator", "_withheld", "_resumed_at"}
-    counted_again = {"kept_events", "undecided", "_idlest"}
-    between_messages = {"stuck_changes", "_dirty", "_signatures", "_outsized", "_admitted", "breathe"}
+    parts = {"watermark", "settlement", "_await_validator", "_withheld", "_resumed_at"}
+    counted_again = {"kept_events", "undecided", "_eviction_order"}
+    between_messages = {"stuck_changes", "_dirty", "_signatures", "_outsized", "_admitted", "on_progress"}
     assert set(vars(a_ledger()[0])) == whole | parts | counted_again | between_messages
 
 
@@ -139,10 +139,10 @@ def test_what_is_stuck_at_a_first_catch_up_is_not_counted_though_a_restart_came_
     assert not ledger.caught_up
     ledger = resumed(ledger, began)
     ledger.discovered(discover(began + 1, A, B, found=()))
-    for place, offset in ((B, 0), (A, 1)):
+    for ref, offset in ((B, 0), (A, 1)):
         assert ledger.warming_up
-        ledger.sighted(sight(place, offset, as_of=began + 1))
-        ledger.covered(cover(place, offset, offset, [], began + 1, as_of=began + 1))
+        ledger.sighted(sight(ref, offset, as_of=began + 1))
+        ledger.covered(cover(ref, offset, offset, [], began + 1, as_of=began + 1))
     assert not ledger.warming_up
     assert ledger.caught_up
     assert ledger.stuck.keys() == {"t"}
@@ -157,8 +157,8 @@ def resumed(ledger: Ledger, now: float) -> Ledger:
     return after
 
 
-def place_of_a() -> state.Place:
-    return state.Place("a", 0)
+def ref_of_a() -> snapshot.PartitionRef:
+    return snapshot.PartitionRef("a", 0)
 
 
 def a_ledger() -> tuple[Ledger, SideBySide]:
@@ -199,7 +199,7 @@ def test_a_missing_chunk_is_noticed() -> None:
 def test_columns_of_different_lengths_are_noticed(column: str) -> None:
     ledger, both = a_ledger()
     head, live, *more = dump(ledger)
-    chunk = msgspec.msgpack.decode(live, type=state.Chunk)
+    chunk = msgspec.msgpack.decode(live, type=snapshot.Chunk)
     setattr(chunk, column, getattr(chunk, column)[:-8])
     with pytest.raises(Unusable):
         restore([head, msgspec.msgpack.encode(chunk), *more], empty_like(both))
@@ -208,7 +208,7 @@ def test_columns_of_different_lengths_are_noticed(column: str) -> None:
 def test_a_place_that_is_not_there_is_noticed() -> None:
     ledger, both = a_ledger()
     head, live, *more = dump(ledger)
-    chunk = msgspec.msgpack.decode(live, type=state.Chunk)
+    chunk = msgspec.msgpack.decode(live, type=snapshot.Chunk)
     chunk.place_numbers = array("I", [999] * (len(chunk.place_numbers) // 4)).tobytes()
     with pytest.raises(Unusable):
         restore([head, msgspec.msgpack.encode(chunk), *more], empty_like(both))

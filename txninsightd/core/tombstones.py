@@ -28,7 +28,7 @@ def hash_of(txn_id: str) -> int:
     return int.from_bytes(blake2b(txn_id.encode(), digest_size=8).digest()) & ~1
 
 
-class Remembered:
+class Tombstones:
     """A bounded memory of ended transactions. At most `most` ids, each for about `remember_s` seconds."""
 
     def __init__(self, remember_s: float, most: int) -> None:

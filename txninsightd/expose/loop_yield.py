@@ -6,7 +6,7 @@ from time import perf_counter
 MOST_AT_ONCE_S = 0.005
 
 
-class Breath:
+class LoopYield:
     """Gives the loop a turn whenever it has been kept for more than `MOST_AT_ONCE_S`."""
 
     def __init__(self) -> None:

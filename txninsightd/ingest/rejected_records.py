@@ -15,7 +15,7 @@ from txninsightd.vocabulary import RecordResult
 log = structlog.get_logger()
 
 
-class Complaints:
+class RejectedRecords:
     """Takes the records that were passed over; one line by topic and result now and then."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -50,7 +50,7 @@ class Question(NamedTuple):
     held: int
 
 
-class Identity:
+class TopicIdGate:
     """Knows which id each topic must have; "": whichever it has at the first answer."""
 
     def __init__(self, admin: AdminClient, refresh: Refresh, now: Callable[[], float]) -> None:

@@ -22,18 +22,18 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from txninsightd.core.coverage import PartitionState, Sighted
 from txninsightd.core.events import Event, Judged
 from txninsightd.core.figures import Exemplar, Histogram, Shown
 from txninsightd.core.finished import NO_FIGURES, Finished
-from txninsightd.core.horizon import Gap
 from txninsightd.core.kpis import Kpis
 from txninsightd.core.ledger import Incarnation, Judging, Ledger
 from txninsightd.core.lifecycle import NEVER, Outage
-from txninsightd.core.remembered import Generation
-from txninsightd.core.soundness import LATEST_S, check, check_transaction
+from txninsightd.core.snapshot_checks import LATEST_S, check, check_transaction
+from txninsightd.core.tombstones import Generation
 from txninsightd.core.transaction import Ending, Note, Transaction
-from txninsightd.vocabulary import Anomaly, Cause, Coverage, Kind, Outcome, Place, Signature, State, Verdict
+from txninsightd.core.verdicts import PartitionState, Sighted
+from txninsightd.core.watermark import Gap
+from txninsightd.vocabulary import Anomaly, Cause, Coverage, Kind, Outcome, PartitionRef, Signature, State, Verdict
 
 VERSION = 1
 TRANSACTIONS_A_CHUNK = 10_000
@@ -110,16 +110,16 @@ PARTITION_FIELDS = SavedPositions.__struct_fields__
 class SavedPartition(msgspec.Struct, array_like=True):
     """One partition of one topic, and what waits there."""
 
-    place: Place
+    ref: PartitionRef
     fields: SavedPositions
     waiting: list[Coverage]
     sighted: list[Sighted]
 
 
 class SavedDomain(msgspec.Struct, array_like=True):
-    """How far one domain was seen, and where not. `place`: of the one partition that it is; None: all of them."""
+    """How far one domain was seen, and where not. `ref`: of the one partition that it is; None: all of them."""
 
-    place: Place | None
+    ref: PartitionRef | None
     as_of: Moment
     gaps: list[Gap]
 
@@ -281,7 +281,7 @@ def dump(ledger: Ledger) -> Iterator[bytes]:
     encode = msgspec.msgpack.Encoder().encode
     yield encode(_head(ledger))
     # The order in which the head lists them, by which `_restore` counts.
-    numbers = {place: i for i, place in enumerate(ledger.partitions)}
+    numbers = {ref: i for i, ref in enumerate(ledger.partitions)}
     final = ledger.settlement.final()
     to_look_at = ledger.to_look_at()
     live = iter(ledger.live.values())
@@ -296,16 +296,16 @@ def dump(ledger: Ledger) -> Iterator[bytes]:
 
 
 def _head(ledger: Ledger) -> Head:
-    horizon = ledger.horizon
+    watermark = ledger.watermark
     return Head(
         colocated=ledger.rules.colocated,
         judging=ledger.rules.judging,
         judged=ledger.judged_by is not None,
         start_at=ledger.start_at,
         caught_up=ledger.caught_up,
-        discovered_at=horizon.discovered_at,
-        outages=horizon.outages,
-        domains=[SavedDomain(place, domain.as_of, domain.gaps) for place, domain in horizon.domains()],
+        discovered_at=watermark.discovered_at,
+        outages=watermark.outages,
+        domains=[SavedDomain(ref, domain.as_of, domain.gaps) for ref, domain in watermark.domains()],
         partitions=[_saved_partition(p) for p in ledger.partitions.values()],
         topics=ledger.topics,
         figures=_saved_figures(ledger),
@@ -317,7 +317,7 @@ def _head(ledger: Ledger) -> Head:
 
 def _saved_partition(partition: PartitionState) -> SavedPartition:
     fields = SavedPositions(*(getattr(partition, name) for name in PARTITION_FIELDS))
-    return SavedPartition(partition.place, fields, list(partition.waiting), list(partition.sighted))
+    return SavedPartition(partition.ref, fields, list(partition.waiting), list(partition.sighted))
 
 
 def _saved_figures(ledger: Ledger) -> SavedFigures:
@@ -343,7 +343,7 @@ def _saved_memory(ledger: Ledger) -> SavedMemory:
     return SavedMemory(young.tobytes(), memory.young_since, [(g.hashes.tobytes(), g.sealed_at) for g in memory.sealed])
 
 
-def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: bool) -> Rest:
+def _rest(txn: Transaction, numbers: dict[PartitionRef, int], final: bool, look_at: bool) -> Rest:
     # What `simple` does not say. PLAIN is told by identity: only who is something else gets a record of its own.
     if txn.simple and not (txn.causes or txn.given_up_steps or look_at):
         return PLAIN
@@ -351,25 +351,25 @@ def _rest(txn: Transaction, numbers: dict[Place, int], final: bool, look_at: boo
     rest.ending = (txn.ending.key, txn.ending.decided_at, txn.ending.wholly_aborted) if txn.ending else None
     rest.final, rest.look_at = final, look_at
     rest.closes = [
-        (numbers[c.place], c.offset, c.record_ts, c.sighted_at, None if c.bucket is None else c.due_at)
+        (numbers[c.ref], c.offset, c.record_ts, c.sighted_at, None if c.bucket is None else c.due_at)
         for c in txn.pending_closes
     ]
     return rest
 
 
-def _verdicts(txn: Transaction, numbers: dict[Place, int]) -> Rest:
+def _verdicts(txn: Transaction, numbers: dict[PartitionRef, int]) -> Rest:
     rest = Rest(txn.state, txn.cause, txn.since, txn.causes, given_up_steps=txn.given_up_steps)
     rest.notes = [
-        (numbers[place], offset, note.verdict, note.decided_at, note.sighted_at)
-        for (place, offset), note in txn.notes.items()
+        (numbers[ref], offset, note.verdict, note.decided_at, note.sighted_at)
+        for (ref, offset), note in txn.notes.items()
     ]
     if txn.deciding is not None:
-        record_ts, place, offset, decided_at = txn.deciding
-        rest.deciding = (record_ts, numbers[place], offset, decided_at)
+        record_ts, ref, offset, decided_at = txn.deciding
+        rest.deciding = (record_ts, numbers[ref], offset, decided_at)
     return rest
 
 
-def _rest_of_ended(finished: Finished, numbers: dict[Place, int]) -> Rest:
+def _rest_of_ended(finished: Finished, numbers: dict[PartitionRef, int]) -> Rest:
     rest, kpis, life = _verdicts(finished.txn, numbers), finished.kpis, finished.doubtful_life
     rest.end = SavedEnd(
         finished.outcome,
@@ -398,7 +398,7 @@ class Table:
 
 
 def _chunk(
-    txns: list[Transaction], lives: list[list[Event]], rests: dict[int, Rest], numbers: dict[Place, int]
+    txns: list[Transaction], lives: list[list[Event]], rests: dict[int, Rest], numbers: dict[PartitionRef, int]
 ) -> Chunk:
     events = [event for life in lives for event in life]
     types, shown, signatures = Table(), Table(), Table()
@@ -416,7 +416,7 @@ def _chunk(
         event_counts=array("I", map(len, lives)).tobytes(),
         signature_numbers=signatures.column(event.signature for event in events),
         signatures=list(signatures.numbers),
-        place_numbers=array("I", [numbers[event.place] for event in events]).tobytes(),
+        place_numbers=array("I", [numbers[event.ref] for event in events]).tobytes(),
         offsets=array("q", [event.offset for event in events]).tobytes(),
         timestamps=array("d", [event.ts for event in events]).tobytes(),
         record_timestamps=array("d", [event.record_ts for event in events]).tobytes(),
@@ -470,16 +470,16 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
     # latest counts there.
     for saved in head.partitions:
         _restore_partition(ledger, saved)
-    ledger.horizon.resume(head.discovered_at, head.outages, [(d.place, d.as_of, d.gaps) for d in head.domains])
+    ledger.watermark.resume(head.discovered_at, head.outages, [(d.ref, d.as_of, d.gaps) for d in head.domains])
     _restore_figures(ledger, head.figures)
     _restore_memory(ledger, head.memory)
-    places = list(ledger.partitions)
+    refs = list(ledger.partitions)
     decoder = msgspec.msgpack.Decoder(Chunk)
     for chunk in map(decoder.decode, chunks):
         if len(ledger.live) < head.live:
-            _restore_live(ledger, chunk, places)
+            _restore_live(ledger, chunk, refs)
         else:
-            _restore_ended(ledger, chunk, places)
+            _restore_ended(ledger, chunk, refs)
     if (len(ledger.live), len(ledger.archive.lingering)) != (head.live, head.lingering):
         raise ValueError(f"{len(ledger.live)} of {head.live} live transactions")
     for partition in ledger.partitions.values():
@@ -490,7 +490,7 @@ def _restore(chunks: Iterator[bytes], ledger: Ledger) -> None:
 
 
 def _restore_partition(ledger: Ledger, saved: SavedPartition) -> None:
-    partition = ledger.add_partition(saved.place, 0)
+    partition = ledger.add_partition(saved.ref, 0)
     for name in PARTITION_FIELDS:
         setattr(partition, name, getattr(saved.fields, name))
     partition.resume(saved.waiting, saved.sighted)
@@ -560,7 +560,7 @@ def _due_ats(data: bytes) -> "array[float]":
     return due_ats
 
 
-def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[Event]]:
+def _lives(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> Iterator[list[Event]]:
     """The events of each transaction of a chunk."""
     signatures = [ledger.shared(signature) for signature in chunk.signatures]
     signature_numbers = _numbers("I", chunk.signature_numbers)
@@ -571,7 +571,7 @@ def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[E
         map(
             Event,
             _moments(chunk.timestamps),
-            map(places.__getitem__, _numbers("I", chunk.place_numbers)),
+            map(refs.__getitem__, _numbers("I", chunk.place_numbers)),
             offsets,
             _moments(chunk.record_timestamps),
             map(signatures.__getitem__, signature_numbers),
@@ -591,7 +591,7 @@ def _lives(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[list[E
         yield events[start:end]
 
 
-def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator[tuple[Transaction, Rest]]:
+def _transactions(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> Iterator[tuple[Transaction, Rest]]:
     """The transactions of a chunk, without what has to do with others."""
     types = [intern(name) if name is not None else None for name in chunk.txn_types]
     # Few combinations occur: each is taken apart once, not once a transaction.
@@ -603,7 +603,7 @@ def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator
         _numbers("I", chunk.flags),
         _moments(chunk.last_at),
         _moments_or_never(chunk.opened_at),
-        _lives(ledger, chunk, places),
+        _lives(ledger, chunk, refs),
         strict=True,
     )
     for i, (txn_id, type_number, flag_bits, last_at, opened_at, events) in enumerate(columns):
@@ -614,7 +614,7 @@ def _transactions(ledger: Ledger, chunk: Chunk, places: list[Place]) -> Iterator
             setattr(txn, name, True)
         more = rest.get(i, PLAIN)
         if more is not PLAIN:
-            _restore_verdicts(txn, more, places)
+            _restore_verdicts(txn, more, refs)
         yield txn, more
 
 
@@ -622,29 +622,29 @@ def _flags_set(number: int) -> list[str]:
     return [name for i, name in enumerate(FLAGS) if number >> i & 1]
 
 
-def _restore_verdicts(txn: Transaction, rest: Rest, places: list[Place]) -> None:
+def _restore_verdicts(txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
     txn.given_up_steps = rest.given_up_steps
     if rest.notes:
         txn.notes = {
-            (places[p], offset): Note(verdict, decided_at, sighted_at)
+            (refs[p], offset): Note(verdict, decided_at, sighted_at)
             for p, offset, verdict, decided_at, sighted_at in rest.notes
         }
     if rest.deciding is not None:
         record_ts, p, offset, decided_at = rest.deciding
-        txn.deciding = (record_ts, places[p], offset, decided_at)
+        txn.deciding = (record_ts, refs[p], offset, decided_at)
 
 
-def _restore_live(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
-    live, wheel = ledger.live, ledger.horizon.wheel
+def _restore_live(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> None:
+    live, wheel = ledger.live, ledger.watermark.wheel
     due_ats, shown = _due_ats(chunk.due_at), _restored_shown(chunk)
-    for (txn, rest), shown_as, due_at in zip(_transactions(ledger, chunk, places), shown, due_ats, strict=True):
+    for (txn, rest), shown_as, due_at in zip(_transactions(ledger, chunk, refs), shown, due_ats, strict=True):
         live[txn.txn_id] = txn
         txn.shown = shown_as
         if not isnan(due_at):
             wheel(txn).set(txn, due_at)
         if rest is not PLAIN:
-            _restore_waits(ledger, txn, rest, places)
+            _restore_waits(ledger, txn, rest, refs)
 
 
 def _restored_shown(chunk: Chunk) -> Iterator[Shown | None]:
@@ -663,11 +663,11 @@ def _make_shown(told: tuple[str, str | None, str | None, bool] | None, second: i
     return Shown(txn_type, state, cause, second if second != NO_SECOND else None, partial)
 
 
-def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Place]) -> None:
+def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     """What the transaction waits for, and who waits for it."""
     for p, offset, record_ts, sighted_at, due_at in rest.closes:
-        close = txn.await_verdict(places[p], offset, record_ts, sighted_at)
-        partition = ledger.partitions[places[p]]
+        close = txn.await_verdict(refs[p], offset, record_ts, sighted_at)
+        partition = ledger.partitions[refs[p]]
         partition.pending_closes.append(close)
         if due_at is not None:
             partition.close_deadlines.set(close, due_at)
@@ -681,8 +681,8 @@ def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, places: list[Pl
         ledger.settlement.resume(txn, Ending(*rest.ending), rest.final)
 
 
-def _restore_ended(ledger: Ledger, chunk: Chunk, places: list[Place]) -> None:
-    for txn, rest in _transactions(ledger, chunk, places):
+def _restore_ended(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> None:
+    for txn, rest in _transactions(ledger, chunk, refs):
         end = rest.end
         if end is None:
             raise ValueError("a transaction that lingers has no end")

@@ -6,8 +6,8 @@ import pytest
 
 from tests.core.by_hand import OPEN, A, cover, discover, ev, sight
 from tests.core.worlds import Style, make_rules
-from txninsightd.aggregate import adoption
-from txninsightd.aggregate.adoption import Adoption
+from txninsightd.aggregate import rule_reload
+from txninsightd.aggregate.rule_reload import RuleReload
 from txninsightd.core import ledger as ledger_module
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
@@ -44,7 +44,7 @@ class Turns:
 def one_step_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "REJUDGED_A_STEP", 1)
     ticks = iter(range(10**9))
-    monkeypatch.setattr(adoption, "perf_counter", lambda: next(ticks) * 2 * adoption.SLICE_S)
+    monkeypatch.setattr(rule_reload, "perf_counter", lambda: next(ticks) * 2 * rule_reload.SLICE_S)
 
 
 @pytest.fixture
@@ -64,11 +64,11 @@ def turns() -> Turns:
 
 
 @pytest.fixture
-def adopting(ledger: Ledger, turns: Turns) -> Adoption:
-    return Adoption(ledger, turns, lambda: 120.0, lambda: not turns.warm, turns.finished_slice)
+def adopting(ledger: Ledger, turns: Turns) -> RuleReload:
+    return RuleReload(ledger, turns, lambda: 120.0, lambda: not turns.warm, turns.finished_slice)
 
 
-def test_it_takes_a_slice_each_time_the_loop_comes_round(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+def test_it_takes_a_slice_each_time_the_loop_comes_round(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
     adopting.want(LOWER)
     for i in range(COUNT + 1):
         assert turns.come_round()
@@ -79,7 +79,7 @@ def test_it_takes_a_slice_each_time_the_loop_comes_round(ledger: Ledger, turns: 
     assert sum(ledger.figures.stuck.values()) == COUNT
 
 
-def test_rules_that_come_meanwhile_take_over(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+def test_rules_that_come_meanwhile_take_over(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
     adopting.want(LOWER)
     turns.come_round()
     turns.come_round()
@@ -92,7 +92,7 @@ def test_rules_that_come_meanwhile_take_over(ledger: Ledger, turns: Turns, adopt
 
 
 def test_thresholds_wait_until_the_views_have_caught_up_and_all_else_does_not(
-    ledger: Ledger, turns: Turns, adopting: Adoption
+    ledger: Ledger, turns: Turns, adopting: RuleReload
 ) -> None:
     turns.warm = False
     adopting.want(LOWER._replace(linger_s=3.0))
@@ -111,7 +111,7 @@ def test_thresholds_wait_until_the_views_have_caught_up_and_all_else_does_not(
     assert not turns.come_round()
 
 
-def test_the_last_word_counts_where_several_wait(ledger: Ledger, turns: Turns, adopting: Adoption) -> None:
+def test_the_last_word_counts_where_several_wait(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
     turns.warm = False
     adopting.want(LOWER)
     adopting.want(RULES)

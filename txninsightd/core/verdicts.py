@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.transaction import UNSEEN, PendingClose
-from txninsightd.vocabulary import Coverage, Place, Verdict
+from txninsightd.vocabulary import Coverage, PartitionRef, Verdict
 
 LEAST_COMPACTED = 10_000
 """So many sightings or closes that nobody needs are borne with before they are sorted out."""
@@ -124,8 +124,8 @@ class PartitionState:
     `closes_given_up`: how many of `pending_closes` nobody waits for any more.
     """
 
-    def __init__(self, place: Place, start_offset: int) -> None:
-        self.place = place
+    def __init__(self, ref: PartitionRef, start_offset: int) -> None:
+        self.ref = ref
         self.monitor_offset = start_offset
         self.validator_offset = start_offset
         self.decided_offset = start_offset

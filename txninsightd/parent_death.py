@@ -13,7 +13,7 @@ PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
-def die_with(parent_pid: int) -> None:
+def kill_on_parent_exit(parent_pid: int) -> None:
     """Called first thing after a fork, with the forker's process id: be killed when it ends, at once if it has ended.
 
     Raises OSError where the kernel refuses.

@@ -27,7 +27,7 @@ Finds = Callable[[], bool]
 log = structlog.get_logger()
 
 
-class Lifeline:
+class ClientWatchdog:
     """Asks each client that it is to `watch`, on a thread of its own; `newcomer` makes a client and asks that."""
 
     def __init__(self, newcomer: Finds) -> None:
@@ -53,7 +53,7 @@ class Lifeline:
     def start(self) -> None:
         """Begin to ask; no client is added from now on."""
         context = copy_context()  # the log lines of the thread carry the process's name, too
-        threading.Thread(target=context.run, args=(self._run,), name="lifeline", daemon=True).start()
+        threading.Thread(target=context.run, args=(self._run,), name="client_watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """Ask no more."""
