@@ -45,9 +45,8 @@ from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload, S
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
-    from txninsightd.aggregate.resuming import Resumed
+    from txninsightd.aggregate.recovery import Recovered
     from txninsightd.aggregate.strict import StrictLoop
-    from txninsightd.core.ledger import Ledger, Rules
     from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 
 LONGEST_TICK_S = 1.0
@@ -189,7 +188,7 @@ async def _aggregate(
     loop = StrictLoop(asyncio.get_running_loop())
     stopping = asyncio.Event()
     try:
-        aggregator, monotonic_counters = _resume(config, loop, started_at, multiproc_dir, heartbeats)
+        aggregator, monotonic_counters = _recover(config, loop, started_at, multiproc_dir, heartbeats)
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
@@ -213,30 +212,31 @@ async def _aggregate(
     return 0
 
 
-def _resume(
+def _recover(
     config: Config, loop: "StrictLoop", started_at: float, multiproc_dir: Path, heartbeats: Heartbeats
 ) -> "tuple[Aggregator, MonotonicCounters]":
     """The aggregator with its state, and what its counters have shown. Raises StateUnusable."""
     from txninsightd.aggregate.aggregator import Aggregator
-    from txninsightd.aggregate.resuming import resume
+    from txninsightd.aggregate.assembly import make_pipeline, make_rules
+    from txninsightd.aggregate.recovery import recover
     from txninsightd.core.snapshot import VERSION
     from txninsightd.expose.monotonic_counters import MonotonicCounters
 
     beat = heartbeats.heart("aggregator").beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
-    resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
-    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _began(config, resumed))
-    monotonic_counters.name_again(resumed.ledger.figures)
+    recovered = recover(store, lambda: make_pipeline(config, started_at), clock.now(), beat)
+    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _began(config, recovered))
+    monotonic_counters.name_again(recovered.pipeline.figures)
     aggregator = Aggregator(
-        ledger=resumed.ledger,
+        pipeline=recovered.pipeline,
         loop=loop,
         counts=reader_counts(config),
         now=clock.now,
         discover_every_s=config.discovery.every_s,
         store=store,
         checkpoint_every_s=config.state.checkpoint_every_s,
-        fallbacks=resumed.passed_over,
+        fallbacks=recovered.passed_over,
         multiproc_dir=multiproc_dir,
         beat=beat,
         heartbeat_ages_s=heartbeats.ages_s,
@@ -260,52 +260,19 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
         await asyncio.sleep(0.02)
 
 
-def _began(config: Config, resumed: "Resumed") -> "Began":
+def _began(config: Config, recovered: "Recovered") -> "Began":
     """How the aggregator came by its state, as its counters must know."""
     from txninsightd.expose.monotonic_counters import Began
 
-    if resumed.written_at:
+    if recovered.written_at:
         return Began.RESUMED
     return Began.ANEW_AT_LATEST if config.start.kind == "latest" else Began.ANEW
 
 
-def make_ledger(config: Config, started_at: float) -> "Ledger":
-    """An empty ledger with the operator's rules."""
-    from txninsightd.core.figures import Figures
-    from txninsightd.core.ledger import Ledger
-    from txninsightd.core.transaction import UNSEEN
-
-    start_at = {"earliest": UNSEEN, "latest": started_at, "ago": started_at - config.start.ago_s}[config.start.kind]
-    figures = Figures(config.metrics.duration_buckets_s, config.limits.label_values, config.transaction_types)
-    return Ledger(make_rules(config), figures, start_at)
-
-
-def make_rules(config: Config) -> "Rules":
-    """What the operator decides of the ledger."""
-    from txninsightd.core.ledger import Objectives, Rules
-
-    state, limits, types = config.state, config.limits, config.transaction_types
-    return Rules(
-        colocated=config.events.colocated,
-        settle_lateness_s=state.settle_lateness_s,
-        settle_max_s=state.settle_max_s,
-        retry_grace_s=state.retry_grace_s,
-        linger_s=state.linger_s,
-        remember_s=state.remember_s,
-        most_lingering=limits.lingering,
-        most_remembered=limits.remembered_ids,
-        stuck=config.stuck,
-        stuck_by_type={name: own.thresholds for name, own in types.items()},
-        most_open=limits.open_transactions,
-        most_events_each=limits.events_per_transaction,
-        most_events=limits.kept_events,
-        most_undecided=limits.undecided_records,
-        objectives=Objectives(config.objective, {name: own.objective for name, own in types.items()}),
-    )
-
-
 def _go_by(config: Config, aggregator: "Aggregator") -> None:
     """The config was read anew, for the aggregator and its readers."""
+    from txninsightd.aggregate.assembly import make_rules
+
     limits, log_config = config.limits, config.log
     logs.setup(log_config.level, log_config.format)
     aggregator.adopt(make_rules(config), limits.label_values, config.state.checkpoint_every_s)

@@ -22,13 +22,13 @@ from typing import Any
 import uvloop
 
 from txninsightd import logs
+from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.aggregate.checkpoint import Checkpoints
-from txninsightd.aggregate.resuming import resume
+from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.config import Config
-from txninsightd.core.ledger import Ledger
-from txninsightd.core.snapshot import VERSION
-from txninsightd.daemon import make_ledger
+from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.snapshot import VERSION, dump
 from txninsightd.supervise.child import COLLECTOR
 from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionStart, Sightings
 
@@ -58,18 +58,18 @@ def main() -> None:
 async def measure(directory: Path, count: int) -> dict[str, Any]:
     """Fill a ledger, write checkpoints beside a probe, and read the last one back."""
     store = CheckpointStore(directory, VERSION)
-    ledger = filled(count)
+    pipeline = filled(count)
     idle = await lateness(asyncio.sleep(QUIET_S))
-    checkpoints = Checkpoints(store, ledger, asyncio.get_running_loop(), time.time, 3600.0)
+    checkpoints = Checkpoints(store, lambda: dump(pipeline), asyncio.get_running_loop(), time.time, 3600.0)
     stalls, durations = [], []
     for _ in range(CHECKPOINTS):
         stalls.append(await lateness(written(checkpoints)))
         durations.append(checkpoints.health.duration_s)
     resident = resident_bytes()
     begun, begun_cpu = time.perf_counter(), time.process_time()
-    resumed = resume(store, lambda: make_ledger(Config(), time.time()), time.time(), lambda: None)
+    recovered = recover(store, lambda: make_pipeline(Config(), time.time()), time.time(), lambda: None)
     return {
-        "open": len(resumed.ledger.live),
+        "open": len(recovered.pipeline.ledger.live),
         "checkpoint_bytes": checkpoints.health.bytes,
         "resident_bytes": resident,
         "latest_of_the_idle_loop_s": round(idle, 4),
@@ -108,35 +108,37 @@ async def lateness(work: Awaitable[None]) -> float:
     return latest
 
 
-def filled(count: int) -> Ledger:
-    """A ledger with so many open transactions of four events each, over two partitions."""
-    ledger = make_ledger(Config(), time.time())
+def filled(count: int) -> Pipeline:
+    """A pipeline with so many open transactions of four events each, over two partitions."""
+    pipeline = make_pipeline(Config(), time.time())
     found = [PartitionStart(topic, 0, 0, topic_id=topic) for topic in TOPICS]
     ids = {topic: topic for topic in TOPICS}
-    ledger.discovered(Discovery(time.time(), found, {topic: [0] for topic in TOPICS}, [], ids, complete=True))
+    discovery = Discovery(time.time(), found, {topic: [0] for topic in TOPICS}, [], ids, complete=True)
+    pipeline.apply(discovery, time.time())
     offsets = dict.fromkeys(TOPICS, 0)
     for start in range(0, count, BATCH):
         names = [f"order-{i:012d}" for i in range(start, min(count, start + BATCH))]
         for topic in TOPICS:
-            offsets[topic] += give(ledger, topic, offsets[topic], names)
-        ledger.settle(time.time())
-    return ledger
+            offsets[topic] += give(pipeline, topic, offsets[topic], names)
+        pipeline.settle(time.time())
+    return pipeline
 
 
-def give(ledger: Ledger, topic: str, offset: int, names: list[str]) -> int:
+def give(pipeline: Pipeline, topic: str, offset: int, names: list[str]) -> int:
     """Two events of each transaction to one topic, committed; gives how many that were."""
     txn_ids = [name for name in names for _ in KINDS[topic]]
     count, now = len(txn_ids), time.time()
     signatures = [(int(kind), "pay", "order", None, False, False) for kind in KINDS[topic]]
     numbers = list(range(len(signatures))) * len(names)
     offsets, times = list(range(offset, offset + count)), [now + i * 1e-6 for i in range(count)]
-    ledger.sighted(
+    pipeline.apply(
         Sightings(
             *(topic, 0, offset + count, now, 0.0, now, signatures, offsets, txn_ids, numbers, times, times, []),
             *({"ok": count}, -1, 0.0),
-        )
+        ),
+        now,
     )
-    ledger.covered(Coverage(topic, 0, offset, offset + count, now, 0.0, [offset, offset + count], [], -1))
+    pipeline.apply(Coverage(topic, 0, offset, offset + count, now, 0.0, [offset, offset + count], [], -1), now)
     return count
 
 

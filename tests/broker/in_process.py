@@ -7,19 +7,22 @@ out, so a test decides who works when (`steps`, `drains`) and looks into the led
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tests.broker.contract import HANG_GUARD_S, high_watermark, last_stable_offset
 from txninsightd import clock
 from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.aggregate.assembly import make_figures, make_ledger
 from txninsightd.config import Config, Topic
 from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.events import Event
-from txninsightd.core.ledger import Incarnation
-from txninsightd.core.verdicts import PartitionState
-from txninsightd.daemon import make_ledger, reader_counts
+from txninsightd.core.facts import Fact, PartitionsFound
+from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.sinks import Sink
+from txninsightd.core.topics import Incarnation
+from txninsightd.daemon import reader_counts
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
@@ -67,12 +70,13 @@ class InProcess:
         self.work: dict[View, Work] = {}
         self._callbacks: dict[int, Callable[[], object]] = {}
         self.ledger = make_ledger(config, clock.now())
-        self.started: dict[PartitionRef, int] = {}
         for found in starts:
-            self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
-            self.ledger.add_partition(PartitionRef(found.topic, found.partition), found.start_offset)
-        self._note_starts()
-        self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
+            self.ledger.topics.incarnations[found.topic] = Incarnation(found.topic_id, 0)
+            partition = self.ledger.add_partition(PartitionRef(found.topic, found.partition), found.start_offset)
+            partition.topic_id = found.topic_id
+        self._starts = Starts()
+        pipeline = Pipeline(self.ledger, make_figures(config), [self._starts])
+        self.aggregator = Aggregator(pipeline, self, reader_counts(config), clock.now, config.discovery.every_s)
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
 
@@ -162,18 +166,26 @@ class InProcess:
 
     def counted(self, view: View, topic: str) -> dict[str, int]:
         """How many records of a topic were counted in a view, by result."""
-        records = self.ledger.figures.records
+        records = self.aggregator.figures.records
         return {result: count for (of, named, result), count in records.items() if (of, named) == (view.value, topic)}
 
-    def _note_starts(self) -> None:
-        """From now on, keep in mind where each partition was begun."""
-        add = self.ledger.add_partition
+    @property
+    def started(self) -> dict[PartitionRef, int]:
+        """Where each partition that was found was begun."""
+        return self._starts.offsets
 
-        def noted(ref: PartitionRef, start_offset: int) -> PartitionState:
-            self.started[ref] = start_offset
-            return add(ref, start_offset)
 
-        self.ledger.add_partition = noted  # type: ignore[method-assign]
+class Starts(Sink):
+    """Remembers where partitions were begun."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[PartitionRef, int] = {}
+
+    def take(self, facts: Sequence[Fact], now: float) -> None:
+        for fact in facts:
+            if isinstance(fact, PartitionsFound):
+                for start in fact.starts:
+                    self.offsets[PartitionRef(start.topic, start.partition, start.incarnation)] = start.start_offset
 
 
 @contextmanager

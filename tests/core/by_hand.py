@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.core.side_by_side import SideBySide, give
+from tests.core.side_by_side import SideBySide
 from tests.core.worlds import Message, Style, World, make_rules, runs
 from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionRef, PartitionStart, Sightings, Signature
 
@@ -95,8 +95,7 @@ def side_by_side(*messages: Message, colocated: bool = False, start_at: float = 
 def hand(both: SideBySide, *messages: Message, now: float = 0.0) -> None:
     """Hand them more messages, with a comparison and a settlement after each."""
     for message in messages:
-        give(both.ledger, message)
-        both.plain.receive(message)
+        both.give(message, now)
         both.compare_live()
         both.settle(now)
     both.compare_live()

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.core.core import Core
 from tests.core.reference import CLOSE, Ended, Partition, Seen, Sighting, deciding_close, of_kind
-from tests.core.side_by_side import end_of, give, new_ledger
+from tests.core.side_by_side import end_of, new_core
 from tests.core.worlds import Sent, Streams, World, nows, ref_of
 from txninsightd.core.finished import Finished
-from txninsightd.core.ledger import Ledger
 from txninsightd.vocabulary import Anomaly, Coverage, Outcome, PartitionRef, Sightings, Signature, Verdict
 
 # --- What the streams will once have said -----------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class StandsAt(NamedTuple):
 class Run:
     """What a ledger made of one order of arrival."""
 
-    ledger: Ledger
+    core: Core
     ended: dict[str, list[Ended]]
     live: dict[str, StandsAt]
     late_events: int
@@ -135,41 +135,41 @@ class Run:
 
 def run(world: World, arrived: list[Sent], settle_every: int) -> Run:
     """Play one order of arrival to its end, and check that nothing counts twice."""
-    ledger = new_ledger(world)
+    core = new_core(world)
     finished: list[Finished] = []
     now, sighted = 0.0, 0
     for i, (now, message) in enumerate(nows(arrived)):
-        give(ledger, message)
+        core.apply(message)
         sighted += len(message.offsets) if isinstance(message, Sightings) else 0
         if i % settle_every == 0:
-            finished += ledger.settle(now)
-    finished += ledger.settle(now)
-    late = ledger.figures.anomalies[Anomaly.LATE_EVENT.value]
-    _counted_once(ledger, finished, late, sighted)
+            finished += core.settle(now)
+    finished += core.settle(now)
+    late = core.figures.anomalies[Anomaly.LATE_EVENT.value]
+    _counted_once(core, finished, late, sighted)
     ended: dict[str, list[Ended]] = {}
     for f in finished:
         ended.setdefault(f.txn.txn_id, []).append(end_of(f))
     live = {
         txn_id: StandsAt(txn.state, txn.cause, txn.since, frozenset((e.ref, e.offset) for e in txn.events))
-        for txn_id, txn in ledger.live.items()
+        for txn_id, txn in core.live.items()
     }
-    _never_raised_from_the_dead(ledger, ended)
-    return Run(ledger, ended, live, late)
+    _never_raised_from_the_dead(core, ended)
+    return Run(core, ended, live, late)
 
 
-def _counted_once(ledger: Ledger, finished: list[Finished], late: int, sighted: int) -> None:
+def _counted_once(core: Core, finished: list[Finished], late: int, sighted: int) -> None:
     """Every sighting is in one life that ended, in a live one, or late: in one of them, once."""
     lived = [(j.event.ref, j.event.offset, f.txn.txn_id) for f in finished for j in f.life] + [
-        (e.ref, e.offset, t.txn_id) for t in ledger.live.values() for e in t.events
+        (e.ref, e.offset, t.txn_id) for t in core.live.values() for e in t.events
     ]
     assert len(lived) == len(set(lived))
     assert len(lived) + late == sighted
-    assert sum(ledger.figures.finished.values()) == len(finished)
+    assert sum(core.figures.finished.values()) == len(finished)
 
 
-def _never_raised_from_the_dead(ledger: Ledger, ended: dict[str, list[Ended]]) -> None:
+def _never_raised_from_the_dead(core: Core, ended: dict[str, list[Ended]]) -> None:
     for txn_id, lives in ended.items():
-        live = ledger.live.get(txn_id)
+        live = core.live.get(txn_id)
         followed = lives if live is not None else lives[:-1]
         assert all(e.outcome == Outcome.ABORTED for e in followed)
         assert [Anomaly.LATE_RETRY in e.anomalies for e in lives] == [k > 0 for k in range(len(lives))]

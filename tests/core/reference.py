@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from txninsightd.core.ledger import Rules
+from txninsightd.core.rules import Rules
 from txninsightd.vocabulary import (
     Anomaly,
     Cause,

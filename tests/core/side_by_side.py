@@ -1,29 +1,22 @@
 """Runs the ledger and the plain model side by side over the same messages, and holds them equal at every step."""
 
+import gc
 from collections import Counter
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
 
+from tests.core.core import BOUNDS, Core
 from tests.core.reference import Ended, Life, Plain, last_activity, state_of
 from tests.core.worlds import IN_S, PAY_IN_S, Message, Sent, World, nows
-from txninsightd.core.figures import Figures, Histogram
 from txninsightd.core.finished import Finished
-from txninsightd.core.ledger import Ledger
-from txninsightd.vocabulary import Anomaly, Coverage, Sightings
-
-BOUNDS = (0.5, 2.0, 10.0, 60.0)
-
-
-def new_ledger(world: World) -> Ledger:
-    return Ledger(world.rules, Figures(BOUNDS, most_label_values=100), world.start_at)
+from txninsightd.core.histogram import Histogram
+from txninsightd.core.transaction import Ending, PendingClose, Transaction
+from txninsightd.core.verdicts import Sighted
+from txninsightd.vocabulary import Anomaly, Coverage
 
 
-def give(ledger: Ledger, message: Message) -> None:
-    """Hand one message to the ledger."""
-    if isinstance(message, Sightings):
-        ledger.sighted(message)
-    elif isinstance(message, Coverage):
-        ledger.covered(message)
-    else:
-        ledger.discovered(message)
+def new_core(world: World) -> Core:
+    return Core(world.rules, world.start_at)
 
 
 def end_of(finished: Finished) -> Ended:
@@ -52,23 +45,31 @@ class SideBySide:
     """A ledger and a plain model that get the same messages."""
 
     def __init__(self, world: World) -> None:
-        self.ledger = new_ledger(world)
+        self.core = new_core(world)
         self.plain = Plain(world.rules, world.start_at)
         self.finished: list[tuple[str, Ended]] = []
         self.timed_out: Counter[bool] = Counter()
         self.past_time = 0
         self.compared = 0
 
+    def give(self, message: Message, now: float = 0.0) -> None:
+        """Hand one message to both."""
+        self.core.apply(message, now)
+        self.plain.receive(message)
+
+    def tick(self, now: float) -> None:
+        """Let both see the clock."""
+        self.core.tick(now)
+        self.plain.tick(now)
+
     def run(self, arrived: list[Sent], settle_every: int = 1, ticking: bool = False) -> None:
         """Play all messages, with a comparison after each."""
         now = 0.0
         for i, (now, message) in enumerate(nows(arrived)):
-            give(self.ledger, message)
-            self.plain.receive(message)
+            self.give(message, now)
             self.compare_live()
             if ticking:
-                self.ledger.tick(now)
-                self.plain.tick(now)
+                self.tick(now)
             if i % settle_every == 0:
                 self.settle(now)
                 self.compare_live()
@@ -79,19 +80,19 @@ class SideBySide:
     # Live transactions
 
     def compare_live(self) -> None:
-        ledger, plain = self.ledger, self.plain
-        assert ledger.live.keys() == plain.lives.keys()
+        core, plain = self.core, self.plain
+        assert core.live.keys() == plain.lives.keys()
         for txn_id, life in plain.lives.items():
             self._compare_one(txn_id, life)
-        assert set(ledger.stuck) == {t for t, life in plain.lives.items() if life.cause is not None}
-        assert ledger.caught_up == plain.caught_up
+        assert set(core.stuck) == {t for t, life in plain.lives.items() if life.cause is not None}
+        assert core.caught_up == plain.caught_up
         self._compare_gauges()
 
     def _compare_one(self, txn_id: str, life: Life) -> None:
         self.compared += 1
-        txn, seen = self.ledger.live[txn_id], self.plain.judge(life)
+        txn, seen = self.core.live[txn_id], self.plain.judge(life)
         verdicts = {(s.event.ref, s.event.offset): s.verdict for s in seen}
-        assert {(j.event.ref, j.event.offset): j.verdict for j in self.ledger.life(txn)} == verdicts
+        assert {(j.event.ref, j.event.offset): j.verdict for j in self.core.life(txn)} == verdicts
         stuck = (life.cause, life.since)
         assert (txn_id, txn.state, (txn.cause, txn.since)) == (txn_id, state_of(seen), stuck)
         assert list(txn.causes) == life.causes
@@ -100,19 +101,19 @@ class SideBySide:
         assert txn.opened_at == self.plain.opened_at(seen)
 
     def _compare_gauges(self) -> None:
-        figures = self.ledger.figures
+        gauges = self.core.figures.gauges
         live, stuck, partial, opened = self.plain.gauges()
-        assert _without_zeros(figures.live) == live
-        assert _without_zeros(figures.live_stuck) == stuck
-        assert _without_zeros(figures.live_partial) == partial
-        assert {(t, s): n for t, seconds in figures.opened_seconds.items() for s, n in seconds.items()} == opened
+        assert gauges.live == live
+        assert gauges.stuck == stuck
+        assert gauges.partial == partial
+        assert {(t, s): n for t, seconds in gauges.opened_seconds.items() for s, n in seconds.items()} == opened
 
     # Settled ones
 
     def settle(self, now: float) -> None:
         """Let the ledger settle, and check that it may, that it must, and what comes of it."""
         due = {t for t, life in self.plain.lives.items() if self.plain.must_settle(life)}
-        settled = self.ledger.settle(now)
+        settled = self.core.settle(now)
         names = [f.txn.txn_id for f in settled]
         assert len(set(names)) == len(names)
         assert due <= set(names)
@@ -128,10 +129,11 @@ class SideBySide:
     # Counters and histograms
 
     def compare_figures(self) -> None:
-        figures, plain = self.ledger.figures, self.plain
+        figures, plain = self.core.figures, self.plain
         assert _without_zeros(figures.opened) == plain.opened
         assert _without_zeros(figures.stuck) == +plain.stuck
-        assert sorted(self.ledger.stuck_changes, key=_by_text) == sorted(plain.changes, key=_by_text)
+        changes = [(c.txn_id, c.txn_type, c.before, c.cause, c.since) for c in self.core.stuck_changes]
+        assert sorted(changes, key=_by_text) == sorted(plain.changes, key=_by_text)
         assert _without_zeros(figures.records) == +plain.records
         finished = Counter((_label(e.txn_type), e.outcome.value, _label(e.status)) for _, e in self.finished)
         assert _without_zeros(figures.finished) == finished
@@ -151,7 +153,7 @@ class SideBySide:
         return ended.duration_s is not None and ended.duration_s > longest_s
 
     def _compare_histograms(self) -> None:
-        figures = self.ledger.figures
+        figures = self.core.figures
         durations = [((_label(e.txn_type),), e.duration_s) for _, e in self.finished if e.duration_s is not None]
         delays = [((_label(e.txn_type),), e.commit_delay_s) for _, e in self.finished if e.commit_delay_s is not None]
         steps = [((_label(e.txn_type), _label(f.step)), f.seconds) for _, e in self.finished for f in e.step_durations]
@@ -164,43 +166,44 @@ class SideBySide:
     def conserved(self) -> None:
         """Every sighting counts once: in a life that ended, in a live one, or as late."""
         live = sum(len(life.sightings) for life in self.plain.lives.values())
-        ended = sum(len(f.life) for f in self.ledger.archive.lingering.values())
+        ended = sum(len(f.life) for f in self.core.archive.lingering.values())
         retried = any(Anomaly.LATE_RETRY in e.anomalies for _, e in self.finished)
         if not retried:  # a second life takes the first one's place in the archive
-            late = self.ledger.figures.anomalies[Anomaly.LATE_EVENT.value]
+            late = self.core.figures.anomalies[Anomaly.LATE_EVENT.value]
             assert live + ended + late == self.plain.sighted
 
 
-def all_decided(ledger: Ledger) -> bool:
+def all_decided(core: Core) -> bool:
     """Whether both views have passed the same, in each partition."""
-    return all(p.monitor_offset == p.validator_offset for p in ledger.partitions.values())
+    return all(p.monitor_offset == p.validator_offset for p in core.partitions.values())
 
 
-def no_leftovers(ledger: Ledger) -> None:
+def no_leftovers(core: Core) -> None:
     """Nothing but the archive is left once all is decided and settled."""
-    assert not ledger.live
-    assert not ledger.stuck
-    assert not ledger._dirty
-    watermark, settlement = ledger.watermark, ledger.settlement
-    wheels = [watermark._everywhere.wheel, *(d.wheel for d in watermark._domains.values())]
-    wheels += [p.close_deadlines for p in ledger.partitions.values()]  # type: ignore[list-item]
-    for wheel in wheels:
-        assert not [item for bucket in wheel._buckets.values() for item in bucket]
-    for partition in ledger.partitions.values():
-        assert not partition.pending_closes
-        assert not partition._waiting
-        assert not partition._sighted
-        assert partition.undecided_records() == 0
-    assert not settlement._by_decided
-    assert not settlement._by_key
-    assert not any(settlement._aborted.values())
-    assert not settlement._ready
-    assert not any(settlement._parked.values())
-    figures = ledger.figures
-    assert not _without_zeros(figures.live)
-    assert not _without_zeros(figures.live_stuck)
-    assert not _without_zeros(figures.live_partial)
-    assert not any(figures.opened_seconds.values())
+    assert not core.live
+    assert not core.stuck
+    kept = list(reachable_from(core.ledger))
+    lingering = {id(finished.txn) for finished in core.archive.lingering.values()}
+    assert not [o for o in kept if isinstance(o, Transaction) and id(o) not in lingering]
+    assert not [o for o in kept if isinstance(o, PendingClose | Ending | Sighted | Coverage)]
+    assert not [p for p in core.partitions.values() if p.undecided_records()]
+    gauges = core.figures.gauges
+    assert not gauges.live
+    assert not gauges.stuck
+    assert not gauges.partial
+    assert not gauges.opened_seconds
+
+
+def reachable_from(root: object) -> Iterator[object]:
+    """Every object that this one keeps in memory; types and modules are not followed."""
+    known, waiting = {id(root)}, [root]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        for referred in gc.get_referents(found):
+            if id(referred) not in known and not isinstance(referred, type | ModuleType | FunctionType):
+                known.add(id(referred))
+                waiting.append(referred)
 
 
 def _by_text(change: tuple[object, ...]) -> str:

@@ -17,6 +17,7 @@ from tests.core.by_hand import (
     side_by_side,
     sight,
 )
+from txninsightd.core.facts import PartitionsFound
 from txninsightd.vocabulary import Cause, Outcome, PartitionStart, Verdict
 
 
@@ -38,9 +39,9 @@ def test_an_outage_that_is_told_late_frees_whom_it_excuses() -> None:
         cover(A, 0, 1, [0], 101, as_of=120),
         sight(A, 2, as_of=120),
     )
-    assert both.ledger.live["t"].cause == Cause.COMMIT_PENDING
+    assert both.core.live["t"].cause == Cause.COMMIT_PENDING
     hand(both, sight(B, 0, as_of=130, outage_from=103))
-    assert both.ledger.live["t"].cause is None
+    assert both.core.live["t"].cause is None
 
 
 def test_what_lies_beyond_the_close_does_not_name_the_type() -> None:
@@ -93,7 +94,7 @@ def test_events_on_two_partitions_are_idle_once_both_are_seen() -> None:
         sight(B, 1, as_of=200),
         colocated=True,
     )
-    assert both.ledger.live["t"].cause == Cause.IDLE
+    assert both.core.live["t"].cause == Cause.IDLE
 
 
 def test_a_gap_that_is_told_again_is_no_new_gap() -> None:
@@ -105,7 +106,7 @@ def test_a_gap_that_is_told_again_is_no_new_gap() -> None:
         sight(A, 3, gaps=[0, 2], read_at=100_100, as_of=10),
         sight(A, 4, as_of=100_200),
     )
-    assert both.ledger.live["t"].cause == Cause.IDLE
+    assert both.core.live["t"].cause == Cause.IDLE
 
 
 def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
@@ -129,8 +130,8 @@ def test_a_topic_made_anew_is_a_gap() -> None:
     )
     hand(both, discover(1001, A, B_ANEW, found=(), complete=False))
     hand(both, sight(B, 3, ev(2, OPEN, 200, "never"), as_of=900), sight(A, 1, as_of=900))
-    assert both.ledger.live["t"].cause is None
-    assert "never" not in both.ledger.live
+    assert both.core.live["t"].cause is None
+    assert "never" not in both.core.live
     hand(both, sight(A, 1, as_of=1100), discover(1200, A, found=()))
     assert {name: e.outcome for name, e in both.finished} == {"aborted": Outcome.UNKNOWN, "lost": Outcome.UNKNOWN}
 
@@ -143,7 +144,7 @@ def test_a_topic_made_anew_is_no_catch_up() -> None:
         cover(B, 0, 1, [0], 102, as_of=101),
     )
     hand(both, discover(1001, B_ANEW))
-    assert not both.ledger.caught_up
+    assert not both.core.caught_up
 
 
 @pytest.mark.parametrize("gap_comes_first", [True, False])
@@ -174,7 +175,7 @@ def test_what_comes_after_a_topic_was_made_anew_is_of_another_topic() -> None:
         cover(B_ANEW, 0, 2, [1], 1004),
     )
     verdicts = {
-        txn_id: [(j.event.ref, j.verdict) for j in both.ledger.life(txn)] for txn_id, txn in both.ledger.live.items()
+        txn_id: [(j.event.ref, j.verdict) for j in both.core.life(txn)] for txn_id, txn in both.core.live.items()
     }
     assert verdicts == {
         "old": [(B, Verdict.COMMITTED)],
@@ -193,9 +194,9 @@ def test_what_was_lost_with_its_topic_is_not_kept_for_ever(colocated: bool) -> N
         discover(1010, A, found=()),
         colocated=colocated,
     )
-    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.PENDING]
+    assert [j.verdict for j in both.core.life(both.core.live["t"])] == [Verdict.PENDING]
     hand(both, discover(1020, A, found=()))
-    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.UNKNOWN]
+    assert [j.verdict for j in both.core.life(both.core.live["t"])] == [Verdict.UNKNOWN]
     hand(both, sight(A, 0, as_of=1100), discover(1100, A, found=()), sight(A, 0, as_of=1101))
     assert [(name, e.outcome) for name, e in both.finished] == [("t", Outcome.UNKNOWN)]
 
@@ -208,12 +209,12 @@ def test_what_waits_beyond_the_monitor_goes_with_its_topic() -> None:
         cover(B, 0, 9, [0, 2, 4, 6, 8], 1001),
         discover(1010, A, found=()),
     )
-    partition = both.ledger.partitions[B]
+    partition = both.core.partitions[B]
     assert partition.waiting_runs == 6
     hand(both, discover(1020, A, found=()))
     assert partition.void
     assert (list(partition.waiting), partition.waiting_runs) == ([], 0)
-    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.COMMITTED]
+    assert [j.verdict for j in both.core.life(both.core.live["t"])] == [Verdict.COMMITTED]
 
 
 def test_half_a_look_deletes_nothing() -> None:
@@ -221,7 +222,7 @@ def test_half_a_look_deletes_nothing() -> None:
     for at in (1010, 1020, 1030):
         hand(both, discover(at, A, found=(), complete=False))
     hand(both, discover(1040, A, found=()), discover(1050, A, B, found=()), discover(1060, A, found=()))
-    assert [j.verdict for j in both.ledger.life(both.ledger.live["t"])] == [Verdict.PENDING]
+    assert [j.verdict for j in both.core.life(both.core.live["t"])] == [Verdict.PENDING]
 
 
 def test_a_topic_that_comes_back_as_the_same_goes_on_where_it_was_left() -> None:
@@ -232,11 +233,11 @@ def test_a_topic_that_comes_back_as_the_same_goes_on_where_it_was_left() -> None
         discover(1010, A, found=()),
         discover(1020, A, found=()),
     )
-    begun = both.ledger.discovered(discover(1030, A, B, found=(B,)))
-    assert begun == [PartitionStart("b", 0, 2, topic_id="b-0")]
+    begun = both.core.apply(discover(1030, A, B, found=(B,)))
+    assert begun == [PartitionsFound([PartitionStart("b", 0, 2, topic_id="b-0")])]
     both.plain.receive(discover(1030, A, B, found=(B,)))
     hand(both, sight(B, 3, ev(2, OPEN, 1040, "next"), as_of=1040), cover(B, 2, 3, [2], 1041))
-    verdicts = {txn_id: both.ledger.life(txn)[0].verdict for txn_id, txn in both.ledger.live.items()}
+    verdicts = {txn_id: both.core.life(txn)[0].verdict for txn_id, txn in both.core.live.items()}
     assert verdicts == {"kept": Verdict.COMMITTED, "lost": Verdict.UNKNOWN, "next": Verdict.COMMITTED}
 
 

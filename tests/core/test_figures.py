@@ -5,7 +5,11 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txninsightd.core.figures import UNNAMED, Exemplar, Figures, Histogram, LabelCap, PairCap, Shown
+from txninsightd.core.facts import StandingChanged
+from txninsightd.core.figures import Figures
+from txninsightd.core.histogram import Exemplar, Histogram
+from txninsightd.core.labels import UNNAMED, LabelCap, PairCap
+from txninsightd.core.transaction import Standing
 from txninsightd.vocabulary import OVERFLOW, Anomaly
 
 
@@ -52,16 +56,38 @@ def test_every_anomaly_exists_from_the_start() -> None:
 def test_a_transaction_moves_from_one_gauge_to_another_and_leaves_nothing() -> None:
     figures = Figures((1.0,), 10)
     steps = [
-        Shown("a", "open", None, 12, False),
-        Shown("a", "stuck", "idle", 12, True),
-        Shown("b", None, None, None, False),
+        Standing("a", "open", None, 12, False),
+        Standing("a", "stuck", "idle", 12, True),
+        Standing("b", None, None, None, False),
     ]
     for before, after in zip([None, *steps], [*steps, None], strict=True):
-        figures.show(before, after)
-    assert not +figures.live
-    assert not +figures.live_stuck
-    assert not +figures.live_partial
-    assert not any(figures.opened_seconds.values())
+        figures.take([StandingChanged(before, after)], 0.0)
+    gauges = figures.gauges
+    assert (gauges.live, gauges.stuck, gauges.partial, gauges.opened_seconds) == ({}, {}, {}, {})
+
+
+def test_types_beyond_the_cap_share_a_gauge_until_the_cap_is_raised() -> None:
+    figures = Figures((1.0,), 1)
+    for txn_type, second in (("a", 1), ("b", 2), ("c", 2)):
+        figures.take([StandingChanged(None, Standing(txn_type, "open", None, second, False))], 0.0)
+    assert figures.gauges.live == {("a", "open"): 1, (OVERFLOW, "open"): 2}
+    assert figures.gauges.opened_seconds == {"a": {1: 1}, OVERFLOW: {2: 2}}
+    assert figures.txn_types.cut == 2
+    figures.name_at_most(2)
+    b_stuck = StandingChanged(Standing("b", "open", None, 2, False), Standing("b", "stuck", "idle", 2, False))
+    figures.take([b_stuck], 0.0)
+    assert figures.gauges.live == {("a", "open"): 1, (OVERFLOW, "open"): 1, ("b", "stuck"): 1}
+    assert figures.gauges.stuck == {("b", "idle"): 1}
+
+
+def test_reading_the_gauges_changes_nothing() -> None:
+    figures = Figures((1.0,), 0)
+    figures.take([StandingChanged(None, Standing("a", "open", None, 1, True))], 0.0)
+    before = list(figures.save())
+    for _ in range(3):
+        assert figures.gauges.live == {(OVERFLOW, "open"): 1}
+        assert figures.gauges.partial == {OVERFLOW: 1}
+    assert list(figures.save()) == before
 
 
 def test_configured_types_are_named_whoever_comes_first() -> None:

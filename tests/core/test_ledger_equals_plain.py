@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.core.side_by_side import SideBySide, all_decided, end_of, give, new_ledger, no_leftovers
+from tests.core.core import Core
+from tests.core.side_by_side import SideBySide, all_decided, end_of, new_core, no_leftovers
 from tests.core.worlds import (
     ORDERS,
     Chooser,
@@ -30,8 +31,6 @@ from tests.core.worlds import (
     resend,
     runs,
 )
-from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger
 from txninsightd.vocabulary import Anomaly, Cause, Coverage, Discovery, Outcome, PartitionRef, PartitionStart, Sightings
 
 STYLES = {
@@ -58,9 +57,9 @@ def hold_equal(c: Chooser, style: Style) -> tuple[World, SideBySide]:
     both = SideBySide(world)
     both.run(arrived, settle_every=pick(c, (1, 1, 3)), ticking=pick(c, (False, True)))
     both.conserved()
-    if not both.ledger.live and all_decided(both.ledger):
+    if not both.core.live and all_decided(both.core):
         both.settle(1e9)
-        no_leftovers(both.ledger)
+        no_leftovers(both.core)
     return world, both
 
 
@@ -99,7 +98,7 @@ def test_the_worlds_have_everything_in_them() -> None:
             _, both = hold_equal(Seeded(seed), STYLES[style])
             for _, ended in both.finished:
                 wanted -= {ended.outcome, *ended.anomalies}
-            wanted -= {change.cause for change in both.ledger.stuck_changes}
+            wanted -= {change.cause for change in both.core.stuck_changes}
             wanted -= {"timed out"} if both.timed_out[True] else set()
             wanted -= {Anomaly.LATE_EVENT} if both.plain.late_events else set()
         if not wanted:
@@ -112,11 +111,11 @@ def test_the_worlds_have_everything_in_them() -> None:
 
 def ends(world: World, arrived: list[Sent]) -> list[tuple[str, object]]:
     """What a ledger alone settles, by name."""
-    ledger = new_ledger(world)
+    core = new_core(world)
     finished = []
     for now, message in nows(arrived):
-        give(ledger, message)
-        finished += ledger.settle(now)
+        core.apply(message)
+        finished += core.settle(now)
     return sorted(((f.txn.txn_id, end_of(f)) for f in finished), key=repr)
 
 
@@ -204,14 +203,14 @@ any_message = st.one_of(any_sightings(), any_coverage(), any_discovery)
 @given(st.lists(any_message, max_size=20), st.booleans(), moments)
 def test_no_sequence_of_messages_raises(told: list[Message], colocated: bool, start: float) -> None:
     rules = make_rules(Style(colocated, settle_max_s=30.0))
-    ledger = Ledger(rules, Figures((1.0,), 2), start)
-    ledger.add_partition(PartitionRef("a", 0), 0)
-    ledger.add_partition(PartitionRef("a", 1), 2)
+    core = Core(rules, start, most_labels=2)
+    core.ledger.add_partition(PartitionRef("a", 0), 0)
+    core.ledger.add_partition(PartitionRef("a", 1), 2)
     for k, message in enumerate(told):
-        give(ledger, message)
-        ledger.settle(float(k))
-        ledger.tick(float(k))
-    ledger.tick(1e13)
-    ledger.settle(1e13)
-    assert sum(ledger.figures.live_stuck.values()) == len(ledger.stuck)
-    assert all(math.isfinite(count) and count >= 0 for count in ledger.figures.live.values())
+        core.apply(message)
+        core.settle(float(k))
+        core.tick(float(k))
+    core.tick(1e13)
+    core.settle(1e13)
+    assert core.figures.gauges.stuck_total == len(core.stuck)
+    assert all(math.isfinite(count) and count >= 0 for count in core.figures.gauges.live.values())

@@ -6,10 +6,9 @@ In all stories lateness is 4 s, the grace for a retry 6 s, `settle_max_s` 100,00
 import pytest
 
 from tests.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
+from tests.core.core import Core
 from tests.core.side_by_side import SideBySide, no_leftovers
 from tests.core.worlds import Style, World, make_rules
-from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger
 from txninsightd.vocabulary import Anomaly, Outcome, PartitionRef, State
 
 C = PartitionRef("c", 0)
@@ -30,7 +29,7 @@ def settled(both: SideBySide) -> list[Outcome]:
 
 def test_closed_waits_until_every_partition_was_seen_beyond_the_decision() -> None:
     both = closed_on_a()
-    assert both.ledger.live["t"].state == State.CLOSED
+    assert both.core.live["t"].state == State.CLOSED
     hand(both, sight(A, 2, as_of=104))
     assert settled(both) == []  # B may hold a step of it
     hand(both, sight(B, 0, as_of=103))
@@ -63,7 +62,7 @@ def test_one_record_from_the_future_moves_nothing() -> None:
         sight(B, 3, ev(2, STEP_OPEN, 101, "t")),
     )
     assert settled(both) == []
-    assert len(both.ledger.live["t"].events) == 3
+    assert len(both.core.live["t"].events) == 3
 
 
 def test_a_partition_that_was_not_yet_discovered_may_hold_something_too() -> None:
@@ -93,7 +92,7 @@ def test_an_own_event_that_is_pending_is_waited_for() -> None:
     assert settled(both) == [Outcome.CLOSED]
     assert both.finished[0][1].anomalies == set()  # the step was aborted
     both.settle(105)
-    no_leftovers(both.ledger)
+    no_leftovers(both.core)
 
 
 def test_of_two_decided_closes_the_first_by_record_timestamp_says_when() -> None:
@@ -121,10 +120,10 @@ def test_whoever_waited_too_long_is_settled_and_counted() -> None:
         cover(A, 0, 2, [0, 1], 103),
     )
     for now, expected in ((123.0, 0), (123.5, 1)):
-        both.ledger.tick(now)
+        both.core.tick(now)
         both.plain.tick(now)
         both.settle(now)
-        assert both.ledger.figures.settled_by_timeout == len(both.finished) == expected
+        assert both.core.figures.settled_by_timeout == len(both.finished) == expected
 
 
 # --- Wholly aborted ---------------------------------------------------------------------------------------------------
@@ -144,18 +143,18 @@ def aborted_on_a() -> SideBySide:
 def test_an_aborted_one_is_given_the_grace() -> None:
     both = aborted_on_a()
     assert settled(both) == []
-    assert both.ledger.live["t"].state == State.ABORTED
+    assert both.core.live["t"].state == State.ABORTED
     hand(both, sight(A, 2, as_of=110), sight(B, 0, as_of=110))
     assert settled(both) == [Outcome.ABORTED]
     both.settle(110)
-    no_leftovers(both.ledger)
+    no_leftovers(both.core)
 
 
 def test_a_retry_within_the_grace_belongs_to_the_same_life() -> None:
     both = aborted_on_a()
     hand(both, sight(B, 1, ev(0, OPEN, 108)), sight(A, 2, as_of=120), sight(B, 1, as_of=120))
     assert settled(both) == []
-    assert both.ledger.live["t"].state == State.OPEN
+    assert both.core.live["t"].state == State.OPEN
     hand(both, sight(B, 2, ev(1, CLOSE, 130)), cover(B, 0, 2, [0, 1], 131))
     hand(both, sight(A, 2, as_of=140), sight(B, 2, as_of=140))
     assert [(e.outcome, e.attempts, e.duration_s) for _, e in both.finished] == [(Outcome.CLOSED, 2, 22)]
@@ -171,7 +170,7 @@ def test_a_retry_after_it_begins_a_new_life() -> None:
         (Outcome.ABORTED, 1, set()),
         (Outcome.CLOSED, 1, {Anomaly.LATE_RETRY}),
     ]
-    assert both.ledger.figures.anomalies["late_event"] == 1
+    assert both.core.figures.anomalies["late_event"] == 1
 
 
 def test_an_outage_within_the_grace_prolongs_it() -> None:
@@ -201,7 +200,7 @@ def test_a_step_after_all_was_lost_keeps_it_alive() -> None:
         sight(A, 3, as_of=110),
     )
     assert settled(both) == []
-    assert both.ledger.live["t"].state == State.OPEN
+    assert both.core.live["t"].state == State.OPEN
 
 
 def test_an_aborted_one_without_its_beginning_is_unknown() -> None:
@@ -219,7 +218,7 @@ def test_an_abort_with_something_left_behind_stays() -> None:
         sight(A, 2, as_of=900),
     )
     assert settled(both) == []
-    assert both.ledger.live["t"].cause == "never_committed"
+    assert both.core.live["t"].cause == "never_committed"
 
 
 # --- Where events are colocated ---------------------------------------------------------------------------------------
@@ -233,10 +232,10 @@ def test_colocated_it_is_settled_at_once_and_the_rest_is_late() -> None:
         colocated=True,
     )
     assert settled(both) == [Outcome.CLOSED]
-    assert both.ledger.figures.anomalies["late_event"] == 1
+    assert both.core.figures.anomalies["late_event"] == 1
     hand(both, sight(A, 5, ev(3, OPEN, 104), ev(4, CLOSE, 105)))
     assert settled(both) == [Outcome.CLOSED]
-    assert both.ledger.figures.anomalies["late_event"] == 3
+    assert both.core.figures.anomalies["late_event"] == 3
 
 
 def test_colocated_a_breach_is_an_anomaly() -> None:
@@ -256,27 +255,27 @@ def test_colocated_a_breach_is_an_anomaly() -> None:
 @pytest.mark.parametrize(("now", "lingers", "known"), [(150, True, True), (161, False, True), (1000, False, False)])
 def test_what_is_over_lingers_then_is_only_known_then_forgotten(now: float, lingers: bool, known: bool) -> None:
     rules = make_rules(Style(colocated=True))._replace(linger_s=10, remember_s=100)
-    ledger = Ledger(rules, Figures((1.0,), 10))
-    ledger.discovered(discover(1, A))
-    ledger.sighted(sight(A, 2, ev(0, OPEN, 100), ev(1, CLOSE, 101)))
-    ledger.covered(cover(A, 0, 2, [0, 1], 103))
-    assert len(ledger.settle(150)) == 1
-    ledger.tick(now)
+    core = Core(rules)
+    core.apply(discover(1, A))
+    core.apply(sight(A, 2, ev(0, OPEN, 100), ev(1, CLOSE, 101)))
+    core.apply(cover(A, 0, 2, [0, 1], 103))
+    assert len(core.settle(150)) == 1
+    core.tick(now)
     if now == 1000:
-        ledger.tick(now + 101)  # the youngest memory is sealed first, and let go of when that is old enough
-    assert ("t" in ledger.archive.lingering) == lingers
-    ledger.sighted(sight(A, 3, ev(2, OPEN, 104)))
-    assert ("t" not in ledger.live) == known
-    assert ledger.figures.anomalies["late_event"] == int(known)
+        core.tick(now + 101)  # the youngest memory is sealed first, and let go of when that is old enough
+    assert ("t" in core.archive.lingering) == lingers
+    core.apply(sight(A, 3, ev(2, OPEN, 104)))
+    assert ("t" not in core.live) == known
+    assert core.figures.anomalies["late_event"] == int(known)
 
 
 def test_no_more_than_so_many_linger() -> None:
     rules = make_rules(Style(colocated=True))._replace(most_lingering=2)
-    ledger = Ledger(rules, Figures((1.0,), 10))
-    ledger.discovered(discover(1, A))
+    core = Core(rules)
+    core.apply(discover(1, A))
     for k in range(4):
-        ledger.sighted(sight(A, 2 * k + 2, ev(2 * k, OPEN, 100, f"t{k}"), ev(2 * k + 1, CLOSE, 101, f"t{k}")))
-        ledger.covered(cover(A, 2 * k, 2 * k + 2, [2 * k, 2 * k + 1], 103))
-        ledger.settle(150)
-    assert list(ledger.archive.lingering) == ["t2", "t3"]
-    assert ledger.archive.remembered == 4
+        core.apply(sight(A, 2 * k + 2, ev(2 * k, OPEN, 100, f"t{k}"), ev(2 * k + 1, CLOSE, 101, f"t{k}")))
+        core.apply(cover(A, 2 * k, 2 * k + 2, [2 * k, 2 * k + 1], 103))
+        core.settle(150)
+    assert list(core.archive.lingering) == ["t2", "t3"]
+    assert len(core.archive.tombstones) == 4

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tests.core.by_hand import A, cover
 from tests.core.reference import Partition
 from tests.core.worlds import runs
-from txninsightd.core.verdicts import EndTracker, PartitionState, runs_of
+from txninsightd.core.end_tracker import EndTracker
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import Coverage, Sightings, Verdict
 
 ascending = st.lists(st.integers(0, 40), unique=True).map(sorted)
@@ -16,7 +18,7 @@ ascending = st.lists(st.integers(0, 40), unique=True).map(sorted)
 
 @given(ascending)
 def test_runs_hold_just_these_offsets(offsets: list[int]) -> None:
-    found = runs_of(offsets)
+    found = OffsetRanges.of_offsets(offsets).flat
     assert [o for i in range(0, len(found), 2) for o in range(found[i], found[i + 1])] == offsets
     assert found == sorted(set(found))  # neither empty ones nor such that touch
 

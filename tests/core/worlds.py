@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from hypothesis import strategies as st
 
-from txninsightd.core.ledger import Objectives, Rules
+from txninsightd.core.rules import Objectives, Rules
 from txninsightd.vocabulary import (
     Coverage,
     Discovery,

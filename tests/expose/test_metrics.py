@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from txninsightd.config.model import Config, LimitsConfig
-from txninsightd.core.figures import Histogram
-from txninsightd.core.ledger import Objectives
+from txninsightd.core.histogram import Histogram
+from txninsightd.core.rules import Objectives
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
@@ -399,7 +399,7 @@ def test_large_families_in_slices_give_the_same_text(form: TextFormat) -> None:
     world = World()
     for i in range(200):
         world.event("transaction_open", f"t{i}", txn_type=f"type-{i}")
-        world.ledger.figures.durations[f"type-{i}"].observe(1.0, (f"t{i}", BEGIN))
+        world.figures.durations[f"type-{i}"].observe(1.0, (f"t{i}", BEGIN))
     registry = registry_of(world, world.config)
 
     async def rendered() -> None:

@@ -13,7 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from txninsightd.config.model import Config, LimitsConfig
-from txninsightd.core.figures import Figures, Histogram
+from txninsightd.core.figures import Figures
+from txninsightd.core.histogram import Histogram
 from txninsightd.expose import catalogue, monotonic_counters_file
 from txninsightd.expose.catalogue import COUNTERS_KEPT
 from txninsightd.expose.collector import histograms, simple
@@ -395,9 +396,9 @@ def test_types_keep_their_names_when_they_are_read_again_in_another_order(path: 
     assert before == {"a": 1, "b": 1, "__overflow__": 2}
     again = small(MonotonicCounters(path, "s1", Began.RESUMED))
     assert again.monotonic_counters
-    again.monotonic_counters.name_again(again.ledger.figures)
+    again.monotonic_counters.name_again(again.figures)
     assert open_each(again, "dcba") == before
-    assert again.ledger.figures.txn_types.cut > 0
+    assert again.figures.txn_types.cut > 0
 
 
 def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
@@ -411,12 +412,12 @@ def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
             figures.step_gaps["order", figures.steps("order", said)].observe(1.0)
 
     before = world_of(Began.ANEW)
-    finish(before.ledger.figures, "ab-cd")
+    finish(before.figures, "ab-cd")
     shown = counts_of(before)
     again = world_of(Began.RESUMED)
     assert again.monotonic_counters
-    again.monotonic_counters.name_again(again.ledger.figures)
-    finish(again.ledger.figures, "dc-ba")
+    again.monotonic_counters.name_again(again.figures)
+    finish(again.figures, "dc-ba")
     assert counts_of(again) == shown
     assert {key for key in shown if "__overflow__" in key}
 

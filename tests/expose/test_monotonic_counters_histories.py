@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from prometheus_client.core import Metric
 
-from txninsightd.core.figures import Histogram
+from txninsightd.core.histogram import Histogram
 from txninsightd.expose import catalogue
 from txninsightd.expose.collector import histograms, simple
 from txninsightd.expose.monotonic_counters import Began, MonotonicCounters

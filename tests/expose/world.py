@@ -17,7 +17,9 @@ from yarl import URL
 
 from txninsightd.config.model import Config
 from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger, Objectives, Rules
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.rules import Objectives, Rules
 from txninsightd.expose.monotonic_counters import MonotonicCounters
 from txninsightd.expose.server import HttpServer
 from txninsightd.vocabulary import (
@@ -58,7 +60,7 @@ class World:
         by_type = dict.fromkeys(types, Thresholds())
         rules = Rules(False, 60, 600, 60, linger_s, 86400, 100_000, 5_000_000, Thresholds(), by_type)
         rules = rules._replace(objectives=objectives)
-        self.ledger = Ledger(rules, Figures(bounds, most, types))
+        self.pipeline = Pipeline(Ledger(rules), Figures(bounds, most, types))
         self.started_at = self.time = BEGIN
         self.multiproc_dir = multiproc_dir
         self.monotonic_counters = monotonic_counters
@@ -75,6 +77,14 @@ class World:
 
     # --- What the server is shown -------------------------------------------------------------------------------------
 
+    @property
+    def ledger(self) -> Ledger:
+        return self.pipeline.ledger
+
+    @property
+    def figures(self) -> Figures:
+        return self.pipeline.figures
+
     def now(self) -> float:
         return self.time
 
@@ -82,7 +92,7 @@ class World:
         return not self.warm
 
     def forget(self, txn_id: str) -> bool:
-        return self.ledger.forget(txn_id, self.now())
+        return bool(self.pipeline.forget(txn_id, self.now()))
 
     async def durable(self) -> None:
         self.saved.append(len(self.ledger.live))
@@ -169,7 +179,7 @@ class World:
 
     def _discover(self, found: list[PartitionStart]) -> None:
         present = {topic: list(range(count)) for topic, count in self.topics.items()}
-        self.ledger.discovered(Discovery(self.time, found, present, []))
+        self.pipeline.apply(Discovery(self.time, found, present, []), self.time)
 
     def _marker(self, at: tuple[str, int]) -> None:
         self.end[at] += 1
@@ -187,7 +197,7 @@ class World:
         results: dict[str, int] | None = None,
         as_of: float = 0.0,
     ) -> None:
-        self.ledger.sighted(
+        self.pipeline.apply(
             Sightings(
                 topic=at[0],
                 partition=at[1],
@@ -205,7 +215,8 @@ class World:
                 results=results or {},
                 end_offset=self.end[at],
                 outage_from=0.0,
-            )
+            ),
+            self.time,
         )
         self._settle()
 
@@ -219,12 +230,13 @@ class World:
     ) -> None:
         start = self.ledger.partitions[PartitionRef(*at)].validator_offset
         end = self.end[at] if to_offset is None else to_offset
-        self.ledger.covered(Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, end))
+        covered = Coverage(*at, start, end, self.time, as_of, runs, gaps or [], end, end)
+        self.pipeline.apply(covered, self.time)
         self._settle()
 
     def _settle(self) -> None:
-        self.ledger.tick(self.time)
-        self.ledger.settle(self.time)
+        self.pipeline.tick(self.time)
+        self.pipeline.settle(self.time)
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------

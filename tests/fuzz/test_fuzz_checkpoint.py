@@ -18,15 +18,15 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.side_by_side import give, new_ledger
+from tests.core.core import Core
+from tests.core.side_by_side import new_core
 from tests.core.test_ledger_equals_plain import STYLES
 from tests.core.worlds import ORDERS, Chooser, Message, Seeded, World, arrive, make_world, nows, read_world
 from tests.fuzz.forms import choosers, fuzz
 from tests.fuzz.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
-from txninsightd.aggregate.resuming import resume
+from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
-from txninsightd.core.ledger import Ledger
-from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable, dump, restore
+from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable
 from txninsightd.vocabulary import Discovery, PartitionRef
 
 FOUND = Path(__file__).parent / "found"
@@ -51,70 +51,72 @@ def stopped(style: str) -> Stopped:
         c = Seeded(seed)
         world = make_world(c, STYLES[style])
         messages = list(nows(arrive(c, read_world(c, world, STYLES[style]), ORDERS[0])))
-        ledger = new_ledger(world)
+        core = new_core(world)
         for i, (now, message) in enumerate(messages):
-            step(ledger, now, message)
-            if i < len(messages) * 0.8 and has_all(ledger):
-                return Stopped(world, [msgspec.msgpack.decode(chunk) for chunk in dump(ledger)], messages[i + 1 :], now)
+            step(core, now, message)
+            if i < len(messages) * 0.8 and has_all(core):
+                return Stopped(
+                    world, [msgspec.msgpack.decode(chunk) for chunk in core.chunks()], messages[i + 1 :], now
+                )
     raise AssertionError("no such world")
 
 
-def has_all(ledger: Ledger) -> bool:
-    live = ledger.live.values()
+def has_all(core: Core) -> bool:
+    live = core.live.values()
     return bool(
-        ledger.stuck
-        and ledger.archive.lingering
-        and ledger.figures.durations
+        core.stuck
+        and core.archive.lingering
+        and core.figures.durations
         and any(txn.pending_closes for txn in live)
         and any(txn.notes for txn in live)
         and any(txn.simple for txn in live)
-        and any(partition.waiting_runs for partition in ledger.partitions.values())
+        and any(partition.waiting_runs for partition in core.partitions.values())
     )
 
 
-def step(ledger: Ledger, now: float, message: Message) -> None:
-    give(ledger, message)
-    ledger.tick(now)
-    ledger.settle(now)
+def step(core: Core, now: float, message: Message) -> None:
+    core.apply(message)
+    core.tick(now)
+    core.settle(now)
 
 
 def survives(stopped: Stopped, chunks: list[bytes]) -> bool:
     """Whether these chunks are taken; if so, all that may follow is played."""
-    ledger = new_ledger(stopped.world)
+    core = new_core(stopped.world)
     try:
-        restore(chunks, ledger)
+        core.restore(chunks)
     except (Unusable, OtherColocation):
         return False
-    goes_on(stopped, ledger)
+    goes_on(stopped, core)
     return True
 
 
-def goes_on(stopped: Stopped, ledger: Ledger) -> None:
-    ledger.resume(stopped.now)
-    for now, message in readable(ledger, stopped.rest):
-        step(ledger, now, message)
-    again = new_ledger(stopped.world)
-    restore(list(dump(ledger)), again)
-    for _ in ledger.adopt(stopped.world.rules, now):
+def goes_on(stopped: Stopped, core: Core) -> None:
+    core.ledger.start_reading(stopped.now)
+    for now, message in readable(core, stopped.rest):
+        step(core, now, message)
+    again = new_core(stopped.world)
+    again.restore(core.chunks())
+    for _ in core.adopt(stopped.world.rules, now):
         pass
-    for txn_id in list(ledger.live)[:1]:
-        ledger.forget(txn_id, now)
-    ledger.tick(now + LATER_S)
-    ledger.settle(now + LATER_S)
-    for finished in ledger.archive.lingering.values():
+    for txn_id in list(core.live)[:1]:
+        core.forget(txn_id, now)
+    core.tick(now + LATER_S)
+    core.settle(now + LATER_S)
+    for finished in core.archive.lingering.values():
         assert finished.life
-    list(dump(ledger))
+    core.chunks()
 
 
-def readable(ledger: Ledger, messages: list[tuple[float, Message]]) -> Iterator[tuple[float, Message]]:
+def readable(core: Core, messages: list[tuple[float, Message]]) -> Iterator[tuple[float, Message]]:
     """Readers only read what the ledger has told them to, under the number that it gives to the topic."""
     for now, message in messages:
         if isinstance(message, Discovery):
             yield now, message
             continue
-        known = ledger.topics.get(message.topic)
+        known = core.ledger.topics.incarnations.get(message.topic)
         ref = PartitionRef(message.topic, message.partition, known.number if known is not None else 0)
-        if ref in ledger.partitions:
+        if ref in core.partitions:
             yield now, msgspec.structs.replace(message, incarnation=ref.incarnation)
 
 
@@ -241,10 +243,13 @@ def test_the_one_before_is_taken_instead(c: Chooser, changed: str) -> None:
             newest.write_bytes(mutated(c, newest.read_bytes(), chunks, WORDS))
         opened = CheckpointStore(directory, VERSION, now=lambda: world.now)
         try:
-            resumed = resume(opened, lambda: new_ledger(world.world), world.now, lambda: None)
+            core = new_core(world.world)
+            recovered = recover(
+                opened, lambda: Core(core.rules, core.ledger.start_at).pipeline, world.now, lambda: None
+            )
         except StateUnusable:
             assert msgspec.msgpack.decode(changed_chunk)["colocated"]  # it says so: that is for the operator to decide
             return
-    assert resumed.written_at == world.now
-    assert resumed.passed_over == len(opened.damaged)
-    goes_on(world, resumed.ledger)
+    assert recovered.written_at == world.now
+    assert recovered.passed_over == len(opened.damaged)
+    goes_on(world, Core.of(recovered.pipeline))

@@ -12,13 +12,12 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
+from tests.core.core import Core
 from tests.core.worlds import Chooser
 from tests.fuzz.forms import choosers, fuzz
 from tests.fuzz.mutation import mutated
 from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder
-from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger, Rules
-from txninsightd.core.snapshot import dump, restore
+from txninsightd.core.rules import Rules
 from txninsightd.vocabulary import (
     KIND_WORDS,
     FromConst,
@@ -166,15 +165,15 @@ def test_what_is_decoded_can_be_sent_on_kept_and_shown(c: Chooser, at: float) ->
         *([event.txn_id for event in decoded], list(range(len(decoded))), [event.ts for event in decoded]),
         *([at] * len(decoded), [], {"ok": len(decoded)}, len(decoded), 0.0),
     )
-    ledger = empty_ledger()
-    ledger.add_partition(PartitionRef("t", 0), 0)
-    ledger.sighted(msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Sightings))
-    ledger.settle(at)
-    again = empty_ledger()
-    restore(dump(ledger), again)
-    assert again.live.keys() == ledger.live.keys() == {event.txn_id for event in decoded}
+    core = empty_core()
+    core.ledger.add_partition(PartitionRef("t", 0), 0)
+    core.apply(msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Sightings))
+    core.settle(at)
+    again = empty_core()
+    again.restore(core.chunks())
+    assert again.live.keys() == core.live.keys() == {event.txn_id for event in decoded}
 
 
-def empty_ledger() -> Ledger:
+def empty_core() -> Core:
     rules = Rules(False, 60, 600, 60, 900, 86400, 100, 1000, Thresholds(), {})
-    return Ledger(rules, Figures((1.0, 5.0), most_label_values=10))
+    return Core(rules, most_labels=10)

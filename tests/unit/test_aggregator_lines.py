@@ -11,8 +11,8 @@ from tests.core.by_hand import B_ANEW, B, cover, discover
 from tests.unit.test_checkpoint import Gated
 from txninsightd.aggregate import aggregator as aggregator_module
 from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.config import Config
-from txninsightd.daemon import make_ledger
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.vocabulary import Coverage, Discovery, Pause, ToReader, View
 
@@ -35,7 +35,7 @@ def test_a_new_validator_is_told_what_is_held_but_not_what_was_of_a_deleted_topi
     monkeypatch.setattr(aggregator_module, "MOST_WAITING_RUNS", 3)
 
     async def main() -> list[Any]:
-        ledger = make_ledger(Config(), 0.0)
+        ledger = make_pipeline(Config(), 0.0)
         aggregator = Aggregator(ledger, asyncio.get_running_loop(), dict.fromkeys(View, 1), lambda: 100.0, 1.0)
         ahead = [cover(B, i, i + 1, [i], 2.0) for i in range(4)]
         messages: list[Discovery | Coverage] = [discover(1.0, B), *ahead, *and_then]
@@ -52,7 +52,7 @@ def test_nothing_is_read_before_it_is_on_disk_where_it_was_begun(tmp_path: Path)
     async def main() -> None:
         store = Gated(tmp_path)
         loop = asyncio.get_running_loop()
-        aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), loop.time, 1.0, store)
+        aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, dict.fromkeys(View, 1), loop.time, 1.0, store)
         ours, theirs = descriptor_pair()
         aggregator.attach(View.VALIDATOR, 0, Channel(ours))
         reader = Channel(theirs)

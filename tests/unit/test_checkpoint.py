@@ -15,27 +15,27 @@ from typing import Any
 import pytest
 
 from tests.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
+from tests.core.core import Core
 from txninsightd.aggregate import checkpoint
 from txninsightd.aggregate.checkpoint import Checkpoints
-from txninsightd.aggregate.resuming import resume
+from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore
-from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.snapshot import VERSION
+from txninsightd.core.snapshot import VERSION, dump
 
 HANG_GUARD_S = 60.0
 
 Test = Callable[[Checkpoints], Coroutine[Any, Any, None]]
 
 
-def a_ledger() -> Ledger:
+def a_core() -> Core:
     """One transaction that is open, and one that is over."""
     both = side_by_side(
         discover(1.0, A),
         sight(A, 3, ev(0, OPEN, 1, "open"), ev(1, OPEN, 2, "over"), ev(2, CLOSE, 3, "over"), as_of=100.0),
         cover(A, 0, 3, [0, 1, 2], 4.0, as_of=100.0),
     )
-    return both.ledger
+    return both.core
 
 
 class Gated(CheckpointStore):
@@ -70,8 +70,8 @@ def run(store: CheckpointStore, test: Test, every_s: float = 3600.0) -> Checkpoi
     """Run a test on a loop of its own, over checkpoints of a small ledger."""
 
     async def main() -> Checkpoints:
-        loop = asyncio.get_running_loop()
-        checkpoints = Checkpoints(store, a_ledger(), loop, loop.time, every_s)
+        loop, core = asyncio.get_running_loop(), a_core()
+        checkpoints = Checkpoints(store, lambda: dump(core.pipeline), loop, loop.time, every_s)
         await asyncio.wait_for(test(checkpoints), HANG_GUARD_S)
         return checkpoints
 
@@ -93,9 +93,9 @@ def writer_of(checkpoints: Checkpoints) -> int:
 
 def resumed(directory: Path) -> Ledger:
     """What a later aggregator goes on with."""
-    ledger = a_ledger()
+    rules = a_core().rules
     store = CheckpointStore(directory, VERSION)
-    return resume(store, lambda: Ledger(ledger.rules, Figures((1.0,), 9)), 200.0, lambda: None).ledger
+    return recover(store, lambda: Core(rules).pipeline, 200.0, lambda: None).pipeline.ledger
 
 
 def test_what_was_asked_for_is_on_disk(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_was_asked_for_is_on_disk(tmp_path: Path) -> None:
     assert (health.failures, health.fallbacks) == (0, 0)
     [path] = tmp_path.glob("checkpoint-*")
     assert health.bytes == path.stat().st_size
-    assert resumed(tmp_path).live.keys() == a_ledger().live.keys()
+    assert resumed(tmp_path).live.keys() == a_core().live.keys()
 
 
 def test_they_come_by_themselves(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def world() -> World:
     world.event("transaction_open", "open")
     world.whole("over")
     world.wait(120)
-    world.ledger.settle(world.now())
+    world.pipeline.settle(world.now())
     return world
 
 
@@ -85,7 +85,7 @@ def serving(world: World, directory: Path) -> Iterator[Path]:
 
 
 def finished(world: World, outcome: str) -> int:
-    return sum(count for (_, o, _), count in world.ledger.figures.finished.items() if o == outcome)
+    return sum(count for (_, o, _), count in world.figures.finished.items() if o == outcome)
 
 
 # --- Done -------------------------------------------------------------------------------------------------------------

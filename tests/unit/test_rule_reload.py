@@ -5,12 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.core.by_hand import OPEN, A, cover, discover, ev, sight
+from tests.core.core import Core
 from tests.core.worlds import Style, make_rules
 from txninsightd.aggregate import rule_reload
 from txninsightd.aggregate.rule_reload import RuleReload
 from txninsightd.core import ledger as ledger_module
-from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger
 from txninsightd.vocabulary import Thresholds
 
 RULES = make_rules(Style())
@@ -48,14 +47,14 @@ def one_step_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ledger() -> Ledger:
+def core() -> Core:
     """Some that have been open for 11 s."""
-    ledger = Ledger(RULES, Figures((1.0,), 10))
-    ledger.discovered(discover(120, A))
-    ledger.sighted(sight(A, COUNT, *[ev(i, OPEN, 100, f"t{i}") for i in range(COUNT)], as_of=111))
-    ledger.covered(cover(A, 0, COUNT, list(range(COUNT)), 111, as_of=111))
-    assert not ledger.stuck
-    return ledger
+    core = Core(RULES)
+    core.apply(discover(120, A))
+    core.apply(sight(A, COUNT, *[ev(i, OPEN, 100, f"t{i}") for i in range(COUNT)], as_of=111))
+    core.apply(cover(A, 0, COUNT, list(range(COUNT)), 111, as_of=111))
+    assert not core.stuck
+    return core
 
 
 @pytest.fixture
@@ -64,35 +63,35 @@ def turns() -> Turns:
 
 
 @pytest.fixture
-def adopting(ledger: Ledger, turns: Turns) -> RuleReload:
-    return RuleReload(ledger, turns, lambda: 120.0, lambda: not turns.warm, turns.finished_slice)
+def adopting(core: Core, turns: Turns) -> RuleReload:
+    return RuleReload(core.pipeline, turns, lambda: 120.0, lambda: not turns.warm, turns.finished_slice)
 
 
-def test_it_takes_a_slice_each_time_the_loop_comes_round(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
+def test_it_takes_a_slice_each_time_the_loop_comes_round(core: Core, turns: Turns, adopting: RuleReload) -> None:
     adopting.want(LOWER)
     for i in range(COUNT + 1):
         assert turns.come_round()
-        assert (len(ledger.stuck), turns.slices) == (i, i + 1)
+        assert (len(core.stuck), turns.slices) == (i, i + 1)
     while turns.come_round():
-        assert len(ledger.stuck) == COUNT
-    assert ledger.judged_by == LOWER.judging
-    assert sum(ledger.figures.stuck.values()) == COUNT
+        assert len(core.stuck) == COUNT
+    assert core.ledger.judged_by == LOWER.judging
+    assert sum(core.figures.stuck.values()) == COUNT
 
 
-def test_rules_that_come_meanwhile_take_over(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
+def test_rules_that_come_meanwhile_take_over(core: Core, turns: Turns, adopting: RuleReload) -> None:
     adopting.want(LOWER)
     turns.come_round()
     turns.come_round()
     adopting.want(RULES)
     while turns.come_round():
         pass
-    assert not ledger.stuck
-    assert (ledger.rules, ledger.judged_by) == (RULES, RULES.judging)
+    assert not core.stuck
+    assert (core.rules, core.ledger.judged_by) == (RULES, RULES.judging)
     assert turns.slices <= 2 + COUNT + 2
 
 
 def test_thresholds_wait_until_the_views_have_caught_up_and_all_else_does_not(
-    ledger: Ledger, turns: Turns, adopting: RuleReload
+    core: Core, turns: Turns, adopting: RuleReload
 ) -> None:
     turns.warm = False
     adopting.want(LOWER._replace(linger_s=3.0))
@@ -100,18 +99,18 @@ def test_thresholds_wait_until_the_views_have_caught_up_and_all_else_does_not(
         pass
     adopting.tick()
     assert not turns.come_round()
-    assert ledger.rules == RULES._replace(linger_s=3.0)
+    assert core.rules == RULES._replace(linger_s=3.0)
     turns.warm = True
     adopting.tick()
     while turns.come_round():
         pass
-    assert len(ledger.stuck) == COUNT
-    assert ledger.rules == LOWER._replace(linger_s=3.0)
+    assert len(core.stuck) == COUNT
+    assert core.rules == LOWER._replace(linger_s=3.0)
     adopting.tick()
     assert not turns.come_round()
 
 
-def test_the_last_word_counts_where_several_wait(ledger: Ledger, turns: Turns, adopting: RuleReload) -> None:
+def test_the_last_word_counts_where_several_wait(core: Core, turns: Turns, adopting: RuleReload) -> None:
     turns.warm = False
     adopting.want(LOWER)
     adopting.want(RULES)
@@ -119,5 +118,5 @@ def test_the_last_word_counts_where_several_wait(ledger: Ledger, turns: Turns, a
     adopting.tick()
     while turns.come_round():
         pass
-    assert not ledger.stuck
-    assert ledger.rules == RULES
+    assert not core.stuck
+    assert core.rules == RULES

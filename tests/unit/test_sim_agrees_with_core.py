@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.core.core import Core
 from txninsightd.config import Config, load_config
 from txninsightd.core.decoding import Decoded, Decoder
-from txninsightd.core.figures import UNNAMED, Figures
-from txninsightd.core.ledger import Ledger, Rules
+from txninsightd.core.figures import Figures
+from txninsightd.core.labels import UNNAMED
 from txninsightd.core.lifecycle import attempts_of
+from txninsightd.core.rules import Rules
 from txninsightd.tools.sim import main
 from txninsightd.vocabulary import Coverage, Discovery, Mapping, PartitionRef, PartitionStart, Sightings
 
@@ -177,9 +179,10 @@ def coverage(log: Log, now: float) -> Coverage:
     return Coverage(log.ref.topic, log.ref.partition, start, to, now, now, runs, [], to, to)
 
 
-def watched(logs: dict[PartitionRef, Log], config: Config, begin: float, until: float, rng: random.Random) -> Ledger:
+def watched(logs: dict[PartitionRef, Log], config: Config, begin: float, until: float, rng: random.Random) -> Core:
     """The ledger after ideal but lagging readers have watched it all."""
-    ledger = Ledger(rules_of(config), Figures(config.metrics.duration_buckets_s, config.limits.label_values))
+    bounds, most_labels = config.metrics.duration_buckets_s, config.limits.label_values
+    core = Core(rules_of(config), bounds=bounds, most_labels=most_labels)
     present: dict[str, list[int]] = {}
     for ref in logs:
         present.setdefault(ref.topic, []).append(ref.partition)
@@ -187,20 +190,16 @@ def watched(logs: dict[PartitionRef, Log], config: Config, begin: float, until: 
     now = begin
     while now < until:
         now = min(now + STEP_S, until)
-        ledger.discovered(Discovery(now, found, present, []))
+        core.apply(Discovery(now, found, present, []))
         calls = [(read, log) for log in logs.values() for read in (sightings, coverage)]
         rng.shuffle(calls)
         for read, log in calls:
             if rng.random() > SEEN_PER_STEP:
                 continue
-            message = read(log, now)
-            if isinstance(message, Sightings):
-                ledger.sighted(message)
-            else:
-                ledger.covered(message)
-        ledger.settle(now)
-        ledger.tick(now)
-    return ledger
+            core.apply(read(log, now), now)
+        core.settle(now)
+        core.tick(now)
+    return core
 
 
 def rules_of(config: Config) -> Rules:
@@ -219,10 +218,10 @@ def rules_of(config: Config) -> Rules:
     )
 
 
-def seen(ledger: Ledger) -> dict[str, dict[str, Any]]:
+def seen(core: Core) -> dict[str, dict[str, Any]]:
     """Every transaction as the daemon would show it, in the words of truth.jsonl."""
     shown = {}
-    for finished in ledger.archive.lingering.values():
+    for finished in core.archive.lingering.values():
         shown[finished.txn.txn_id] = {
             "outcome": finished.outcome,
             "stuck": None,
@@ -235,8 +234,8 @@ def seen(ledger: Ledger) -> dict[str, dict[str, Any]]:
             "txn_type": finished.txn.txn_type,
             "events": len(finished.life),
         }
-    for txn in ledger.live.values():
-        life = ledger.life(txn)
+    for txn in core.live.values():
+        life = core.life(txn)
         shown[txn.txn_id] = {
             "state": txn.state,
             "outcome": None,
@@ -262,12 +261,12 @@ def test_truth_and_core_agree(name: str, seed: int, tmp_path: Path) -> None:
     *truth, last = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_bytes().splitlines()]
     config, rng = load_config(settings, {}), random.Random(seed)
     begin = lines[0]["header"]["epoch"] - 5
-    ledger = watched(laid_out(lines, config, rng), config, begin, last["totals"]["judged_at"], rng)
-    shown = seen(ledger)
+    core = watched(laid_out(lines, config, rng), config, begin, last["totals"]["judged_at"], rng)
+    shown = seen(core)
     assert shown.keys() == {line["txn_id"] for line in truth}
     differences = [d for line in truth if (d := difference(line, shown[line["txn_id"]]))]
     assert not differences
-    compare_counters(last["totals"], ledger.figures)
+    compare_counters(last["totals"], core.figures)
 
 
 def difference(line: dict[str, Any], shown: dict[str, Any]) -> str | None:
@@ -288,11 +287,10 @@ def compare_counters(totals: dict[str, Any], figures: Figures) -> None:
     assert rows("finished") == +figures.finished
     assert rows("stuck_total") == +figures.stuck
     assert totals["anomalies"] == +figures.anomalies
-    assert rows("live") == +figures.live
-    assert rows("live_stuck") == +figures.live_stuck
-    assert {k: n for k, n in rows("live_partial").items() if n} == {
-        (k,): n for k, n in figures.live_partial.items() if n
-    }
+    assert rows("live") == figures.gauges.live
+    assert rows("live_stuck") == figures.gauges.stuck
+    partial = {(k,): n for k, n in figures.gauges.partial.items()}
+    assert {k: n for k, n in rows("live_partial").items() if n} == partial
     read = Counter({(topic, r): n for topic, results in totals["records"].items() for r, n in results.items()})
     assert read == +Counter({(t, r): n for (view, t, r), n in figures.records.items() if view == "monitor"})
     for row in totals["durations"]:

@@ -11,5 +11,5 @@ def test_a_monitor_far_ahead_of_the_validators_verdicts_makes_nobody_stuck() -> 
         sight(B, 1, ev(0, STEP_DONE, 101), as_of=900),
         cover(A, 0, 3, [], 103, as_of=103),
     )
-    assert both.ledger.stuck == {}
-    assert both.ledger.stuck_changes == []
+    assert both.core.stuck == {}
+    assert both.core.stuck_changes == []

@@ -17,13 +17,15 @@ from txninsightd.aggregate.checkpoint import Checkpoints, Then
 from txninsightd.aggregate.rule_reload import Loop, RuleReload
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
-from txninsightd.core.ledger import Ledger, Rules, StuckChange
+from txninsightd.core.facts import Fact, PartitionsFound
+from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.rules import Rules
+from txninsightd.core.snapshot import dump
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.vocabulary import (
     Assign,
     CheckpointHealth,
     ChildStatus,
-    Coverage,
     Discovery,
     Durable,
     FromReader,
@@ -43,8 +45,6 @@ MOST_WAITING_RUNS = 100_000
 
 BLIND_AFTER_S = 15.0
 FIRST_MONITOR = (View.MONITOR, 0)
-# One message can bring thousands: the end of an outage, a partition that catches up.
-MOST_LOGGED_CHANGES = 20
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class Aggregator:
 
     def __init__(
         self,
-        ledger: Ledger,
+        pipeline: Pipeline,
         loop: Loop,
         counts: dict[View, int],
         now: Callable[[], float],
@@ -71,12 +71,14 @@ class Aggregator:
         beat: Callable[[], None] = lambda: None,
         heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        self.ledger = ledger
+        self.ledger = pipeline.ledger
+        self.figures = pipeline.figures
+        self._pipeline = pipeline
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
         # A message, or a change of rules, that touches very many may take longer than the parent waits for a beat.
-        self.beat = ledger.on_progress = beat
+        self.beat = self.ledger.on_progress = beat
         self.heartbeat_ages_s = heartbeat_ages_s
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
@@ -88,16 +90,16 @@ class Aggregator:
         self._held: set[PartitionRef] = set()
         # What was restored is read once the broker has confirmed that the topics are still the same
         # (docs/decisions/topic_id_gate.md).
-        self._not_begun = set(ledger.partitions)
+        self._not_begun = set(self.ledger.partitions)
         self._not_durable: set[PartitionRef] = set()
         self._checkpoints: Checkpoints | None = None
         if store is not None:
-            self._checkpoints = Checkpoints(store, ledger, loop, now, checkpoint_every_s, fallbacks)
+            self._checkpoints = Checkpoints(store, lambda: dump(pipeline), loop, now, checkpoint_every_s, fallbacks)
             self._checkpoints.on_begin = self._telling_what_is_durable
         self._problems: list[str] = []
         self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromReader).decode
-        self._rule_reload = RuleReload(ledger, loop, now, self.warming_up, self._after_slice)
+        self._rule_reload = RuleReload(pipeline, loop, now, self.warming_up, self._after_slice)
 
     # --- Lines --------------------------------------------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class Aggregator:
         # The scout lives in this one, and a new scout knows nothing of what its predecessor found.
         if (view, index) == FIRST_MONITOR:
             known = [ref for ref, p in self.ledger.partitions.items() if not p.void]
-            line.send(Known(known, self.ledger.topic_ids(), looked=self.ledger.watermark.discovered_at != UNSEEN))
+            line.send(Known(known, self.ledger.topics.ids, looked=self.ledger.watermark.discovered_at != UNSEEN))
         self._assign(view, index, self._positions(view))
         # A validator passes over a pause of what it does not read, so it is not asked whose share this is.
         for ref in self._held if view is View.VALIDATOR else ():
@@ -155,30 +157,29 @@ class Aggregator:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     def _apply(self, message: FromReader) -> None:
+        facts = self._pipeline.apply(message, self.now())
+        if isinstance(message, Discovery):
+            self._discovered(message, facts)
+            return
         if isinstance(message, Sightings):
-            self.ledger.sighted(message)
             self._keep_outage(message)
-            self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
-        elif isinstance(message, Coverage):
-            self.ledger.covered(message)
-            self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
-        else:
-            self._discover(message)
+        self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
 
     def _keep_outage(self, message: Sightings) -> None:
         """Nobody else knows of an outage of the broker once it is over: a restart must not forget it."""
         if message.outage_from and self._checkpoints is not None:
             self._checkpoints.request()
 
-    def _discover(self, message: Discovery) -> None:
+    def _discovered(self, message: Discovery, facts: list[Fact]) -> None:
+        """Partitions were looked for; `facts`: what the ledger made of it, recreated topics retired already."""
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
         # Half an answer says nothing of what is missing in it.
         if message.complete:
             self._discovered_at = max(self._discovered_at, message.asked_at)
-        # First: this makes void what belonged to a topic that was made anew, so that it is not begun below.
-        new = {PartitionRef(f.topic, f.partition, f.incarnation) for f in self.ledger.discovered(message)}
+        starts = [start for fact in facts if isinstance(fact, PartitionsFound) for start in fact.starts]
+        new = {PartitionRef(s.topic, s.partition, s.incarnation) for s in starts}
         # Those of the checkpoint; new ones wait until one that holds them is on disk.
         waiting = self._not_begun - self._not_durable
         self._begin({ref for ref in waiting if ref.partition in message.present.get(ref.topic, ())})
@@ -212,7 +213,7 @@ class Aggregator:
 
     def _positions(self, view: View) -> list[PartitionStart]:
         """Where each partition that is begun stands in a view."""
-        topics, monitor = self.ledger.topics, view is View.MONITOR
+        monitor = view is View.MONITOR
         return [
             PartitionStart(
                 topic=p.ref.topic,
@@ -221,7 +222,7 @@ class Aggregator:
                 # UNSEEN is minus infinity; in messages 0 stands for what is not known.
                 as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
                 incarnation=p.ref.incarnation,
-                topic_id=topics[p.ref.topic].topic_id if p.ref.topic in topics else "",
+                topic_id=p.topic_id,
             )
             for p in self.ledger.partitions.values()
             if not p.void and p.ref not in self._not_begun
@@ -262,7 +263,7 @@ class Aggregator:
 
     def forget(self, txn_id: str) -> bool:
         """End a live transaction; says whether there was one. A failure in the midst of it ends the process."""
-        return or_end(self.ledger.forget, txn_id, self.now())
+        return bool(or_end(self._pipeline.forget, txn_id, self.now()))
 
     async def durable(self) -> None:
         """Wait until all that has been applied by now is on disk. Raises OSError when it cannot be written."""
@@ -299,18 +300,15 @@ class Aggregator:
     # --- What happened ------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Emit what is final, and log what became stuck."""
-        self.ledger.settle(self.now())
-        changes = self.ledger.stuck_changes
-        if changes:
-            self.ledger.stuck_changes = []
-            _log_changes(changes)
+        """Emit what is final: the end of a round of messages."""
+        self._pipeline.settle(self.now())
 
     def adopt(self, rules: Rules, most_label_values: int, checkpoint_every_s: float) -> None:
         """Go by these rules, name so many values of a label, and write the state as often as this."""
         if self._checkpoints is not None:
             self._checkpoints.write_every(checkpoint_every_s)
-        self.ledger.figures.name_at_most(most_label_values)
+        self.figures.name_at_most(most_label_values)
+        self.figures.name_types(rules.stuck_by_type)
         self._rule_reload.want(rules)
 
     def update_settings(self, command: UpdateReaderSettings) -> None:
@@ -326,7 +324,7 @@ class Aggregator:
         """What the wall clock brings; called about once a second."""
         self.beat()
         self._rule_reload.tick()
-        self.ledger.tick(self.now())
+        self._pipeline.tick(self.now())
         self.settle()
         # A line that turns out broken here is detached once its end is read.
         for line in self._lines.values():
@@ -362,8 +360,8 @@ class Aggregator:
 
     def status(self) -> str:
         """How things are, in one line for the operator."""
-        figures, missing = self.ledger.figures, self.missing()
-        line = f"{sum(figures.live.values()):,} open, {sum(figures.live_stuck.values()):,} stuck"
+        gauges, missing = self.figures.gauges, self.missing()
+        line = f"{gauges.live_total:,} open, {gauges.stuck_total:,} stuck"
         if missing:
             line += f"; not ready: {missing[0]}"
         return line if len(missing) < 2 else f"{line}, and {len(missing) - 1} more (GET /readyz)"
@@ -388,19 +386,3 @@ def share_of(topic: str, partition: int, count: int) -> int:
     """Which of `count` readers of a view reads this partition; the same for all time."""
     # Not hash(), which is salted anew at each start. Adding the partition spreads those of one topic evenly.
     return (crc32(topic.encode()) + partition) % count
-
-
-def _log_changes(changes: list[StuckChange]) -> None:
-    for change in changes[:MOST_LOGGED_CHANGES]:
-        if change.cause is not None:
-            log.warning(
-                "transaction_stuck",
-                txn_id=change.txn_id,
-                txn_type=change.txn_type,
-                cause=change.cause.value,
-                since=change.since,
-            )
-        else:
-            log.info("transaction_not_stuck", txn_id=change.txn_id, txn_type=change.txn_type, was=str(change.before))
-    if len(changes) > MOST_LOGGED_CHANGES:
-        log.warning("more_stuck_changes", count=len(changes) - MOST_LOGGED_CHANGES)

@@ -12,7 +12,7 @@ One writer runs at a time, each begun `every_s` after the one before. Who needs 
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Protocol
@@ -20,8 +20,6 @@ from typing import NamedTuple, NoReturn, Protocol
 import structlog
 
 from txninsightd.aggregate.store import CheckpointStore
-from txninsightd.core.ledger import Ledger
-from txninsightd.core.snapshot import dump
 from txninsightd.parent_death import kill_on_parent_exit
 from txninsightd.vocabulary import CheckpointHealth
 
@@ -29,6 +27,9 @@ LONGEST_WRITE_S = 300.0
 REPORT_BYTES = 4096
 STANDARD_ERROR = 2
 RETRY_S = 1.0
+
+Dump = Callable[[], Iterator[bytes]]
+"""The state of this moment, in chunks."""
 
 Then = Callable[[OSError | None], None]
 """Told when a checkpoint is durable (None), or why it is not."""
@@ -57,7 +58,7 @@ class Writer(NamedTuple):
 
 
 class Checkpoints:
-    """Writes the state of one ledger every `every_s` seconds, and when asked.
+    """Writes what `dump` gives every `every_s` seconds, and when asked.
 
     `fallbacks`: how many checkpoints were passed over at the start. `on_begin` is called when one is begun, and what it
     gives is told of the end.
@@ -66,7 +67,7 @@ class Checkpoints:
     def __init__(
         self,
         store: CheckpointStore,
-        ledger: Ledger,
+        dump: Dump,
         loop: Loop,
         now: Callable[[], float],
         every_s: float,
@@ -76,7 +77,7 @@ class Checkpoints:
         self.problem: str | None = None
         self.on_begin: Callable[[], Then | None] = lambda: None
         self._store = store
-        self._ledger = ledger
+        self._dump = dump
         self._loop = loop
         self._now = now
         self._every_s = every_s
@@ -118,7 +119,7 @@ class Checkpoints:
             self._reap(self._writer)
         now = self._now()
         try:
-            size_bytes = self._store.write(dump(self._ledger))
+            size_bytes = self._store.write(self._dump())
         except OSError as failure:
             self._failed(failure, waiting)
         else:
@@ -147,7 +148,7 @@ class Checkpoints:
             self._failed(failure, waiting)
             return
         if pid == 0:
-            _write_and_exit(self._store, self._ledger, theirs, aggregator)
+            _write_and_exit(self._store, self._dump, theirs, aggregator)
         # Else the pipe would not end with the writer.
         os.close(theirs)
         self._writer = Writer(pid, report, now, waiting, bytearray())
@@ -208,7 +209,7 @@ class Checkpoints:
 # --- The child --------------------------------------------------------------------------------------------------------
 
 
-def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggregator: int) -> NoReturn:
+def _write_and_exit(store: CheckpointStore, dump: Dump, report: int, aggregator: int) -> NoReturn:
     """Never returns: nothing of the aggregator's may run twice."""
     try:
         kill_on_parent_exit(aggregator)
@@ -216,7 +217,7 @@ def _write_and_exit(store: CheckpointStore, ledger: Ledger, report: int, aggrega
         signal.set_wakeup_fd(-1)
         _keep_only(report)
         _die_first_of_all()
-        os.write(report, _written(store, ledger))
+        os.write(report, _written(store, dump))
     finally:
         # Not sys.exit: the exit handlers, the loop and the `finally` blocks that were forked along are the
         # aggregator's. The code says nothing: the report does.
@@ -235,9 +236,9 @@ def _die_first_of_all() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _written(store: CheckpointStore, ledger: Ledger) -> bytes:
+def _written(store: CheckpointStore, dump: Dump) -> bytes:
     try:
-        return json.dumps({"bytes": store.write(dump(ledger))}).encode()
+        return json.dumps({"bytes": store.write(dump())}).encode()
     except OSError as failure:
         return json.dumps({"errno": failure.errno, "error": failure.strerror or str(failure)}).encode()
     except Exception as failure:

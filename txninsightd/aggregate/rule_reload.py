@@ -15,7 +15,8 @@ from typing import Protocol
 import structlog
 
 from txninsightd.aggregate import checkpoint
-from txninsightd.core.ledger import Ledger, Rules
+from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.rules import Rules
 
 SLICE_S = 0.01
 
@@ -34,13 +35,14 @@ class RuleReload:
 
     def __init__(
         self,
-        ledger: Ledger,
+        pipeline: Pipeline,
         loop: Loop,
         now: Callable[[], float],
         warming_up: Callable[[], bool],
         after_slice: Callable[[], None],
     ) -> None:
-        self._ledger = ledger
+        self._pipeline = pipeline
+        self._ledger = pipeline.ledger
         self._loop = loop
         self._now = now
         self._warming_up = warming_up
@@ -67,7 +69,7 @@ class RuleReload:
     def _begin(self, rules: Rules) -> None:
         gc.freeze()  # a collection in the midst of it would walk through all that lives
         # Whatever is evaluated goes by them from here on; only what waits is judged anew, in the steps.
-        self._steps = self._ledger.adopt(rules, self._now())
+        self._steps = self._pipeline.adopt(rules, self._now())
         if self._ledger.judged_by is None:
             log.info("judging_anew", live=len(self._ledger.live))
         self._loop.call_soon(self._slice, self._steps)

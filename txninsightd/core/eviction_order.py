@@ -1,8 +1,8 @@
-"""Which live transactions have been idle for longest: they are the ones to be given up past a limit.
+"""The order in which live transactions are evicted past a limit: those idle for longest first.
 
-A wheel by `last_at`, in whole seconds. An event moves nothing here: whoever was active meanwhile moves on when its
-bucket comes up, so that an event costs nothing and a transaction two dictionary operations. Which of those that fell
-idle in the same second comes first is not said.
+A wheel by `last_at`, in whole seconds. An event moves nothing here: a transaction that was active since it was put into
+its bucket moves on when that bucket comes up. So an event costs nothing, and a transaction two dictionary operations.
+The order within one second is not defined.
 """
 
 from collections.abc import Iterator
@@ -13,25 +13,25 @@ from txninsightd.core.transaction import Transaction
 
 
 class EvictionOrder(Wheel):
-    """All live transactions, by the second of their latest event (or one before it)."""
+    """All live transactions, by the second of their latest event (or of an earlier one)."""
 
     def add(self, txn: Transaction) -> None:
-        """A transaction lives; it has an event."""
+        """Take in a live transaction, which has an event."""
         bucket = self.bucket(floor(txn.last_at))
         bucket[txn] = None
         txn.idle_bucket = bucket
 
-    def leave(self, txn: Transaction) -> None:
-        """It lives no more."""
+    def remove(self, txn: Transaction) -> None:
+        """The transaction is no longer live."""
         bucket = txn.idle_bucket
         if bucket is not None:
             txn.idle_bucket = None
             bucket.remove(txn)
 
     def take(self, looks: int) -> Iterator[Transaction]:
-        """Take out those idle for longest, one after the other.
+        """Take out the transactions idle for longest, one after the other.
 
-        `looks` bounds how many are looked at: those that have been active since they were put where they stand move on.
+        At most `looks` are looked at: those that were active since they were put into their bucket move on.
         """
         for _ in range(looks):
             bucket = self.earliest()

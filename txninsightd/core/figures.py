@@ -1,25 +1,41 @@
-"""The figures that the aggregator keeps: counters, histograms and live gauges, as plain numbers.
+"""The figures: counters, histograms and live gauges of transactions as plain numbers, folded from the ledger's facts.
 
-They are part of the aggregator's state, not of a metrics library, because counters about records travel with their
-batch and must survive what a library's registry does not. `expose/` turns them into metrics at each scrape. Every label
-value that comes from events passes a `LabelCap` first.
+They are part of the aggregator's state, not of a metrics library: counters of records must survive exactly what the
+ledger survives. `expose/` turns them into metrics at each scrape. Every label value that comes from events passes a cap
+(labels.py) first. The gauges are rebuilt after a restore and are not part of the saved state.
 """
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from txninsightd.vocabulary import OVERFLOW, Anomaly
-
-UNNAMED = "unspecified"
-"""The label value of what events leave out."""
-
-
-PAIRS_A_VALUE = 5
-"""Pairs of type and step, or type and status, that are named for each label value that may be."""
-
+from txninsightd.core.facts import (
+    EventsLate,
+    Fact,
+    LimitHit,
+    Opened,
+    RecordsRead,
+    Settled,
+    StandingChanged,
+    StuckChanged,
+)
+from txninsightd.core.figures_saved import (
+    COUNTERS,
+    HISTOGRAMS,
+    SavedCounters,
+    SavedFigures,
+    SavedHistograms,
+    SavedPairs,
+    restore_histogram,
+    saved_histograms,
+)
+from txninsightd.core.gauges import Gauges
+from txninsightd.core.histogram import Histogram
+from txninsightd.core.labels import PAIRS_A_VALUE, LabelCap, PairCap
+from txninsightd.core.sinks import StatefulSink
+from txninsightd.vocabulary import Anomaly
 
 LIMITS = (
     "open_transactions",
@@ -31,145 +47,22 @@ LIMITS = (
 )
 """The limits that bite here, by their keys in the config."""
 
-
-class LabelCap:
-    """The first `most` distinct values keep their names, all later ones become `__overflow__`."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: dict[str | None, str] = {None: UNNAMED, "": UNNAMED}
-        self.cut = 0
-
-    def saved(self) -> tuple[list[str], int]:
-        """The values that keep their names, and how often one was cut."""
-        return [value for value in self._known if value], self.cut
-
-    def resume(self, known: list[str], cut: int) -> None:
-        """Go on with the names of before a restart; those that are named always stay named."""
-        self._known.update({value: value for value in known})
-        self.cut = cut
-
-    def name_at_most(self, most: int) -> None:
-        """Name so many from now on; what has a name keeps it."""
-        self._most = most
-
-    def name(self, value: str) -> None:
-        """Let this value keep its name from now on, if there is room. No event had it, so nothing is cut."""
-        if self._has_room():
-            self._known.setdefault(value, value)
-
-    def __call__(self, value: str | None) -> str:
-        label = self._known.get(value)
-        if label is not None:
-            return label
-        if value is None or not self._has_room():
-            self.cut += 1
-            return OVERFLOW
-        self._known[value] = value
-        return value
-
-    def _has_room(self) -> bool:
-        # The two of UNNAMED take none.
-        return len(self._known) - 2 < self._most
+MOST_EXEMPLAR_CHARS = 100
+"""OpenMetrics allows 128 characters for an exemplar's labels, names included."""
 
 
-class PairCap:
-    """The same for the second of two labels, so that their product is bounded too: at most `most` pairs are named."""
+class Figures(StatefulSink):
+    """All counters, histograms and live gauges of transactions. `txn_types`: types that are always named."""
 
-    def __init__(self, most: int, second: LabelCap) -> None:
-        self._most = most
-        self._second = second
-        self._known: dict[tuple[str, str | None], str] = {}
-        self._cut = 0
-
-    @property
-    def cut(self) -> int:
-        """How often a value was cut."""
-        return self._cut + self._second.cut
-
-    def saved(self) -> tuple[list[tuple[str, str | None, str]], int, list[str], int]:
-        """The pairs that are named, how often one was not, and the same of the second label alone."""
-        return (
-            [(first, value, label) for (first, value), label in self._known.items()],
-            self._cut,
-            *self._second.saved(),
-        )
-
-    def resume(self, pairs: list[tuple[str, str | None, str]], cut: int, known: list[str], known_cut: int) -> None:
-        """Go on with the names of before a restart."""
-        self._known = {(first, value): label for first, value, label in pairs}
-        self._cut = cut
-        self._second.resume(known, known_cut)
-
-    def name_at_most(self, most: int, most_second: int) -> None:
-        """Name so many pairs, and values of the second, from now on; what has a name keeps it."""
-        self._most = most
-        self._second.name_at_most(most_second)
-
-    def __call__(self, first: str, value: str | None) -> str:
-        label = self._known.get((first, value))
-        return label if label is not None else self._name(first, value)
-
-    def _name(self, first: str, value: str | None) -> str:
-        label = self._second(value)
-        # What is cut is not kept, here or below: of that there is no end.
-        if label == OVERFLOW:
-            return label
-        if len(self._known) >= self._most:
-            self._cut += 1
-            return OVERFLOW
-        self._known[first, value] = label
-        return label
-
-
-class Exemplar(msgspec.Struct, frozen=True, gc=False):
-    """One transaction that fell into a bucket."""
-
-    txn_id: str
-    value: float
-    at: float
-
-
-class Histogram:
-    """Counts by upper bound (seconds, ascending; the last, infinite one is implied), sum, and an exemplar a bucket."""
-
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
-
-    def observe(self, value: float, exemplar: tuple[str, float] | None = None) -> None:
-        """Count one value; `exemplar` is (txn_id, moment)."""
-        i = bisect_left(self.bounds, value)
-        self.counts[i] += 1
-        self.sum += value
-        if exemplar is not None:
-            self.exemplars[i] = Exemplar(exemplar[0], value, exemplar[1])
-
-
-class Shown(msgspec.Struct, frozen=True, gc=False):
-    """What a live transaction contributes to the gauges. `opened_s`: the whole second of its open, None without one."""
-
-    txn_type: str
-    state: str | None
-    cause: str | None
-    opened_s: int | None
-    partial: bool
-
-
-class Figures:
-    """All counters, histograms and live gauges of transactions. `txn_types`: those that are named always."""
+    name = "figures"
 
     def __init__(self, bounds: Sequence[float], most_label_values: int, txn_types: Iterable[str] = ()) -> None:
         self.bounds = tuple(bounds)
         self.txn_types = LabelCap(most_label_values)
-        for name in txn_types:
-            self.txn_types.name(name)
         self.steps = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
         self.statuses = PairCap(most_label_values * PAIRS_A_VALUE, LabelCap(most_label_values))
+        self.name_types(txn_types)
+        self.gauges = Gauges(self.txn_types)
         self.opened: Counter[str] = Counter()
         self.finished: Counter[tuple[str, str, str]] = Counter()
         self.replayed: Counter[tuple[str, str]] = Counter()
@@ -184,39 +77,104 @@ class Figures:
         self.commit_delays: dict[str, Histogram] = defaultdict(lambda: Histogram(bounds))
         self.step_durations: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
         self.step_gaps: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
-        self.live: Counter[tuple[str, str]] = Counter()
-        self.live_stuck: Counter[tuple[str, str]] = Counter()
-        self.live_partial: Counter[str] = Counter()
-        self.opened_seconds: dict[str, Counter[int]] = defaultdict(Counter)
+        self._fold: dict[type, Callable[[Any], None]] = {
+            StandingChanged: self._standing_changed,
+            Settled: self._settled,
+            Opened: self._opened,
+            StuckChanged: self._stuck_changed,
+            RecordsRead: self._records_read,
+            EventsLate: self._events_late,
+            LimitHit: self._limit_hit,
+        }
+
+    def name_types(self, txn_types: Iterable[str]) -> None:
+        """Name these types from now on, if there is room."""
+        for txn_type in txn_types:
+            self.txn_types.name(txn_type)
 
     def name_at_most(self, most_label_values: int) -> None:
-        """Name so many values of each label from now on; what has a name keeps it."""
+        """Name so many values of each label from now on; a value that has a name keeps it."""
         self.txn_types.name_at_most(most_label_values)
         for pairs in (self.steps, self.statuses):
             pairs.name_at_most(most_label_values * PAIRS_A_VALUE, most_label_values)
 
-    def show(self, before: Shown | None, after: Shown | None) -> None:
-        """Move one live transaction from one place in the gauges to another."""
-        if before is not None:
-            self._shift(before, -1)
-        if after is not None:
-            self._shift(after, 1)
+    # --- Facts --------------------------------------------------------------------------------------------------------
 
-    def _shift(self, shown: Shown, by: int) -> None:
-        if shown.state is not None:
-            self.live[shown.txn_type, shown.state] += by
-        if shown.cause is not None:
-            self.live_stuck[shown.txn_type, shown.cause] += by
-        if shown.partial:
-            self.live_partial[shown.txn_type] += by
-        if shown.opened_s is not None:
-            seconds = self.opened_seconds[shown.txn_type]
-            seconds[shown.opened_s] += by
-            # Else every second in which ever one was opened would stay, with a 0.
-            if not seconds[shown.opened_s]:
-                del seconds[shown.opened_s]
+    def take(self, facts: Sequence[Fact], now: float) -> None:
+        """Count what has happened."""
+        for fact in facts:
+            fold = self._fold.get(type(fact))
+            if fold is not None:
+                fold(fact)
 
-    def count_records(self, view: str, topic: str, results: dict[str, int]) -> None:
-        """Add what became of a batch's records."""
-        for result, count in results.items():
-            self.records[view, topic, result] += count
+    def _standing_changed(self, fact: StandingChanged) -> None:
+        self.gauges.move(fact.before, fact.after)
+
+    def _opened(self, fact: Opened) -> None:
+        self.opened[self.txn_types(fact.txn_type)] += 1
+
+    def _stuck_changed(self, fact: StuckChanged) -> None:
+        if fact.cause is not None and fact.is_new:
+            self.stuck[self.txn_types(fact.txn_type), fact.cause.value] += 1
+
+    def _records_read(self, fact: RecordsRead) -> None:
+        for result, count in fact.results.items():
+            self.records[fact.view, fact.topic, result] += count
+
+    def _events_late(self, fact: EventsLate) -> None:
+        self.anomalies[Anomaly.LATE_EVENT.value] += fact.count
+
+    def _limit_hit(self, fact: LimitHit) -> None:
+        self.limit_hits[fact.limit] += fact.count
+
+    def _settled(self, fact: Settled) -> None:
+        finished = fact.finished
+        txn, kpis = finished.txn, finished.kpis
+        label = self.txn_types(txn.txn_type)
+        self.finished[label, finished.outcome.value, self.statuses(label, kpis.status)] += 1
+        if txn.replayed:
+            self.replayed[label, finished.outcome.value] += 1
+        exemplar = (txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
+        if kpis.duration_s is not None:
+            self.durations[label].observe(kpis.duration_s, exemplar)
+        if fact.missed_objective:
+            self.objective_missed[label] += 1
+        if finished.commit_delay_s is not None:
+            self.commit_delays[label].observe(finished.commit_delay_s, exemplar)
+        for step, seconds in kpis.step_durations:
+            self.step_durations[label, self.steps(label, step)].observe(seconds)
+        for step, seconds in kpis.step_gaps:
+            self.step_gaps[label, self.steps(label, step)].observe(seconds)
+        for anomaly in kpis.anomalies:
+            self.anomalies[anomaly.value] += 1
+        if finished.late_events:
+            self.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events
+        self.settled_by_timeout += txn.overtime
+
+    # --- Saved and restored -------------------------------------------------------------------------------------------
+
+    def save(self) -> Iterator[bytes]:
+        """All but the gauges, as MessagePack in one part."""
+        saved = SavedFigures(
+            bounds=list(self.bounds),
+            counters=SavedCounters(*(list(getattr(self, name).items()) for name in COUNTERS)),
+            histograms=SavedHistograms(*(saved_histograms(getattr(self, name)) for name in HISTOGRAMS)),
+            settled_by_timeout=self.settled_by_timeout,
+            txn_types=self.txn_types.saved(),
+            pairs=SavedPairs(self.steps.saved(), self.statuses.saved()),
+        )
+        yield msgspec.msgpack.encode(saved)
+
+    def restore(self, parts: list[bytes]) -> None:
+        """Go on from what was saved. What other buckets counted stands in the first own bucket that reaches as far."""
+        figures = msgspec.msgpack.decode(b"".join(parts), type=SavedFigures)
+        for name in COUNTERS:
+            counter: Counter[Any] = getattr(self, name)
+            counter.update(dict(getattr(figures.counters, name)))
+        for name in HISTOGRAMS:
+            for histogram in getattr(figures.histograms, name):
+                restore_histogram(getattr(self, name)[histogram.labels], histogram, figures.bounds)
+        self.settled_by_timeout = figures.settled_by_timeout
+        self.txn_types.restore(*figures.txn_types)
+        self.steps.restore(*figures.pairs.steps)
+        self.statuses.restore(*figures.pairs.statuses)

@@ -1,15 +1,10 @@
-"""The end of a transaction: its outcome and figures, counted once; then a while in the archive, then only a hash."""
-
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+"""The end of a transaction: its outcome and what is measured of it, worked out once."""
 
 import msgspec
 
 from txninsightd.core.events import STEP_KINDS, Judged
-from txninsightd.core.figures import Figures
 from txninsightd.core.kpis import (
     Kpis,
-    StepFigure,
     common_anomalies,
     first_committed_close,
     in_order,
@@ -18,15 +13,8 @@ from txninsightd.core.kpis import (
     type_of,
 )
 from txninsightd.core.lifecycle import attempts_of, outcome_of, up_to_first_close
-from txninsightd.core.tombstones import Tombstones
 from txninsightd.core.transaction import NO_NOTES, Transaction
-from txninsightd.vocabulary import Anomaly, Kind, Objective, Outcome, Verdict
-
-MOST_EXEMPLAR_CHARS = 100
-"""OpenMetrics allows 128 characters for an exemplar's labels, names included."""
-
-DROPPED_A_STEP = 1000
-"""Lingering transactions let go in one step, where new bounds leave no room for them."""
+from txninsightd.vocabulary import Anomaly, Kind, Outcome, Verdict
 
 
 class Finished(msgspec.Struct, frozen=True, gc=False):
@@ -118,136 +106,3 @@ def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
     # Each reader notes when it came by, and the validator may be the first of the two: hence not below 0.
     note = txn.notes[close.event.ref, close.event.offset]
     return max(0.0, note.decided_at - note.sighted_at)
-
-
-def record(figures: Figures, finished: Finished, objective: Objective) -> None:
-    """Count a settled transaction. One that was replayed with its original time misses no objective."""
-    label = figures.txn_types(finished.txn.txn_type)
-    kpis = finished.kpis
-    figures.finished[label, finished.outcome.value, figures.statuses(label, kpis.status)] += 1
-    if finished.txn.replayed:
-        figures.replayed[label, finished.outcome.value] += 1
-    exemplar = (finished.txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
-    if kpis.duration_s is not None:
-        figures.durations[label].observe(kpis.duration_s, exemplar)
-        if objective.duration_s is not None and kpis.duration_s > objective.duration_s and not finished.txn.replayed:
-            figures.objective_missed[label] += 1
-    if finished.commit_delay_s is not None:
-        figures.commit_delays[label].observe(finished.commit_delay_s, exemplar)
-    for step, seconds in kpis.step_durations:
-        figures.step_durations[label, figures.steps(label, step)].observe(seconds)
-    for step, seconds in kpis.step_gaps:
-        figures.step_gaps[label, figures.steps(label, step)].observe(seconds)
-    for anomaly in kpis.anomalies:
-        figures.anomalies[anomaly.value] += 1
-    if finished.late_events:
-        figures.anomalies[Anomaly.LATE_EVENT.value] += finished.late_events
-    figures.settled_by_timeout += finished.txn.overtime
-
-
-class Archive:
-    """Finished transactions: whole for `linger_s` (at most `most_lingering`), as hashes for `remember_s`.
-
-    What goes before its time is counted in `limit_hits`. `kept_events`: the events of all that linger.
-    """
-
-    def __init__(
-        self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, limit_hits: Counter[str]
-    ) -> None:
-        self.lingering: OrderedDict[str, Finished] = OrderedDict()
-        self.kept_events = 0
-        self._limit_hits = limit_hits
-        self._linger_s = linger_s
-        self._most_lingering = most_lingering
-        self._tombstones = Tombstones(remember_s, most_remembered)
-
-    @property
-    def remembered(self) -> int:
-        """How many ids are remembered."""
-        return len(self._tombstones)
-
-    @property
-    def memory(self) -> Tombstones:
-        """The ids that are remembered."""
-        return self._tombstones
-
-    def resume(self, finished: Finished) -> None:
-        """Let one linger on as it did before a restart."""
-        self.lingering[finished.txn.txn_id] = finished
-        self.kept_events += len(finished.txn.events)
-
-    def add(self, finished: Finished, now: float) -> None:
-        """Keep a settled transaction."""
-        txn_id = finished.txn.txn_id
-        # Tombstones from its settlement on, not from when it leaves the archive: `was_aborted` asks the memory alone.
-        forgotten = self._tombstones.add(txn_id, finished.outcome is Outcome.ABORTED, now)
-        if forgotten:
-            self._limit_hits["remembered_ids"] += forgotten
-        # Another life of the id (a late retry) goes to the end: those settled first stand first, which `_drop` goes by.
-        before = self.lingering.pop(txn_id, None)
-        if before is not None:
-            self.kept_events -= len(before.txn.events)
-        self.lingering[txn_id] = _slim(finished)
-        self.kept_events += len(finished.txn.events)
-        while len(self.lingering) > self._most_lingering:
-            self._drop_first()
-            self._limit_hits["lingering"] += 1
-
-    def shrink(self, most_events: int) -> None:
-        """Let go of the oldest, until at most so many events are kept here."""
-        while self.lingering and self.kept_events > most_events:
-            self._drop_first()
-            self._limit_hits["kept_events"] += 1
-
-    def _drop_first(self) -> None:
-        _, finished = self.lingering.popitem(last=False)
-        self.kept_events -= len(finished.txn.events)
-
-    def keep(
-        self, linger_s: float, most_lingering: int, remember_s: float, most_remembered: int, now: float
-    ) -> Iterator[None]:
-        """Go by other bounds. What they leave no room for goes in portions, one a step."""
-        self._limit_hits["remembered_ids"] += self._tombstones.keep(remember_s, most_remembered)
-        while self._drop(DROPPED_A_STEP, linger_s, most_lingering, now):
-            yield
-        self._linger_s, self._most_lingering = linger_s, most_lingering
-
-    def _drop(self, at_once: int, linger_s: float, most_lingering: int, now: float) -> int:
-        """Let go of what has lingered for long enough, or is too many; gives how many were."""
-        lingering, dropped = self.lingering, 0
-        while lingering and dropped < at_once:
-            too_old = now - next(iter(lingering.values())).settled_at > linger_s
-            if not too_old and len(lingering) <= most_lingering:
-                break
-            self._limit_hits["lingering"] += not too_old
-            self._drop_first()
-            dropped += 1
-        return dropped
-
-    def was_aborted(self, txn_id: str) -> bool | None:
-        """Whether a transaction that is over ended as Aborted; None when it is not known to be over."""
-        return self._tombstones.was_aborted(txn_id)
-
-    def age(self, now: float) -> None:
-        """Let go of what has lingered, and forget what has been remembered, for long enough."""
-        self._drop(len(self.lingering), self._linger_s, self._most_lingering, now)
-        self._tombstones.age(now)
-
-
-NO_FIGURES: list[StepFigure] = []
-NO_ANOMALIES: set[Anomaly] = set()
-
-
-def _slim(finished: Finished) -> Finished:
-    """The same without what only the histograms need."""
-    kpis = finished.kpis
-    return Finished(
-        finished.txn,
-        finished.doubtful_life,
-        finished.outcome,
-        finished.attempts,
-        Kpis(kpis.duration_s, kpis.status, NO_FIGURES, NO_FIGURES, kpis.anomalies or NO_ANOMALIES),
-        finished.commit_delay_s,
-        finished.late_events,
-        finished.settled_at,
-    )

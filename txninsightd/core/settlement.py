@@ -2,13 +2,13 @@
 
 A closed one (or one whose close has an unknown verdict) is ripe when none of its own sightings is pending and every
 partition (a) has a monitor `as_of` beyond the moment at which the close was decided, or (b) was read past the close's
-record timestamp + lateness. (a) serves the live case, (b) lets a backlog settle while it is read. Two heaps serve
-both: by decided_at against the smallest `as_of`; and by record timestamp + lateness against the smallest "read past" of
-those partitions whose `as_of` does not suffice. What was decided at one moment, and what is keyed to one second, is
-kept together, so that the heaps hold moments and not transactions. A wholly aborted one is ripe by (a) alone, a grace
-later. Where events are colocated, a closed one is ripe at once.
+record timestamp + lateness. (a) serves the live case, (b) lets a backlog settle while it is read. Each has a heap: by
+decided_at against the smallest `as_of`; and by record timestamp + lateness against the smallest "read past" of those
+partitions whose `as_of` does not suffice. Transactions decided at one moment, or keyed to one second, are kept together
+as a cohort, so the heaps hold moments and not transactions. A wholly aborted one is ripe by (a) alone, a grace later.
+Where events are colocated, a closed one is ripe at once.
 
-To settle later than one could is allowed, to settle with another result is not. `settle_max_s` bounds the wait.
+A transaction may be settled later than possible, but never with another result. `settle_max_s` bounds the wait.
 """
 
 from bisect import bisect_right
@@ -25,7 +25,7 @@ from txninsightd.core.watermark import Watermark
 from txninsightd.vocabulary import PartitionRef
 
 LEAST_COMPACTED = 10_000
-"""So many endings that nobody waits for are borne with before they are sorted out."""
+"""So many obsolete endings may stay in the queues before they are removed."""
 
 Queue = list[tuple[float, int, Transaction, Ending]]
 
@@ -40,13 +40,13 @@ class Cohort:
         self.waiting: list[tuple[Transaction, Ending]] = []
 
     def add(self, txn: Transaction, ending: Ending) -> None:
-        """Let one more wait."""
+        """Add one more."""
         self.waiting.append((txn, ending))
         if ending.decided_at > self.decided_at:
             self.decided_at = ending.decided_at
 
     def __bool__(self) -> bool:
-        """Whether anybody still waits; those who do not are let go of."""
+        """Whether any transaction still waits; obsolete ones at the end are removed."""
         waiting = self.waiting
         while waiting and waiting[-1][0].ending is not waiting[-1][1]:
             waiting.pop()
@@ -69,7 +69,7 @@ class Cohorts:
         return cohort
 
     def first(self) -> tuple[float, Cohort] | None:
-        """The earliest moment at which somebody still waits, and the cohort; None when nobody does."""
+        """The earliest moment with a transaction that still waits, and its cohort; None without one."""
         while self._moments:
             cohort = self._cohorts[self._moments[0]]
             if cohort:
@@ -87,7 +87,7 @@ class Cohorts:
             yield from self.take_first()
 
     def compact(self) -> int:
-        """Sort out those who wait no more; gives how many are left."""
+        """Remove those that wait no more; returns how many are left."""
         for cohort in self._cohorts.values():
             cohort.waiting = [(txn, ending) for txn, ending in cohort.waiting if txn.ending is ending]
         self._cohorts = {moment: cohort for moment, cohort in self._cohorts.items() if cohort.waiting}
@@ -111,16 +111,16 @@ class Seen(NamedTuple):
 
 
 class Settlement:
-    """Transactions that wait to be settled. One may stand in queues twice: only its present `ending` counts.
+    """Transactions that wait to be settled. One may stand in several queues: only its present `ending` counts.
 
-    `given_up`: endings that were waited for and are no more, since they were last sorted out of the queues.
+    `given_up`: endings that became obsolete since obsolete ones were last removed from the queues.
     """
 
     def __init__(self, colocated: bool, settle_max_s: float, watermark: Watermark) -> None:
         self._colocated = colocated
         self.settle_max_s = settle_max_s
         self._watermark = watermark
-        # Not colocated, the closed stand in both, and leave by the one that is ripe first.
+        # Unless events are colocated, closed ones stand in both, and leave by the one that is ripe first.
         self._by_decided = Cohorts()
         self._by_key = Cohorts()
         self._aborted: dict[PartitionRef | None, Queue] = {}
@@ -135,7 +135,7 @@ class Settlement:
 
     def await_ending(self, txn: Transaction, ending: Ending | None) -> None:
         """Let the transaction wait for this ending (None: it lives on) instead of a former one."""
-        # An equal ending stays the object that it is: queues tell the present one from former ones by identity.
+        # An equal ending keeps its object: queues tell the present one from obsolete ones by identity.
         if ending != txn.ending:
             self.release(txn)
             txn.ending = ending
@@ -143,12 +143,12 @@ class Settlement:
                 self._enqueue(txn, ending)
 
     def final(self) -> set[Transaction]:
-        """Those that wait for nothing any more but for the verdicts of their own events."""
+        """Those that only wait for the verdicts of their own events."""
         parked = [(txn, ending) for queue in self._parked.values() for _, _, txn, ending in queue]
         return {txn for txn, ending in parked + self._ready if txn.ending is ending}
 
-    def resume(self, txn: Transaction, ending: Ending, final: bool) -> None:
-        """Let a transaction wait on as it did before a restart; `final`: for verdicts only."""
+    def restore(self, txn: Transaction, ending: Ending, final: bool) -> None:
+        """Let a transaction wait as it did when the snapshot was taken; `final`: for verdicts only."""
         txn.ending = ending
         if final:
             self._ready.append((txn, ending))
@@ -156,7 +156,7 @@ class Settlement:
             self._enqueue(txn, ending)
 
     def release(self, txn: Transaction) -> None:
-        """It waits no more for the ending that it waited for."""
+        """It no longer waits for its ending."""
         if txn.ending is not None:
             txn.ending = None
             self.given_up += 1
@@ -169,18 +169,18 @@ class Settlement:
             self._ready.append((txn, ending))
         else:
             self._by_decided.at(ending.decided_at).add(txn, ending)
-            # Rounded up: somewhat later, and far fewer cohorts.
+            # Rounded up: settled slightly later, with far fewer cohorts.
             self._by_key.at(ceil(ending.key)).add(txn, ending)
 
     def overdue(self, now: float) -> None:
-        """Let those that have waited for `settle_max_s` pass, whatever else may still be unread."""
+        """Let those pass that have waited for `settle_max_s`, whatever may still be unread."""
         for txn, ending in self._by_decided.take_before(now - self.settle_max_s):
             if txn.ending is ending:
                 txn.overtime = True
                 self._ready.append((txn, ending))
 
     def decided(self, partition: PartitionState) -> None:
-        """Verdicts have come in this partition: who waited for one of its own may be ripe now."""
+        """Verdicts have come in this partition: a transaction that waited for one of them may be ripe now."""
         parked = self._parked.get(partition.ref)
         while parked and parked[0][0] < partition.decided_offset:
             _, _, txn, ending = heappop(parked)
@@ -195,7 +195,7 @@ class Settlement:
         for txn, ending in self._final(partitions):
             if txn.ending is not ending:
                 continue
-            # Wholly aborted, nothing pends; colocated, what pends lies beyond the close, or is a breach.
+            # Wholly aborted ones have nothing pending; colocated, what pends lies beyond the close, or is a breach.
             pending = None if ending.wholly_aborted or self._colocated else _own_pending(txn, partitions)
             if pending is None:
                 yield txn
@@ -208,14 +208,14 @@ class Settlement:
         yield from ready
         for ref, queue in self._aborted.items():
             as_of = self._watermark.seen_everywhere() if ref is None else self._watermark.seen_in(ref)
-            # Those that nobody waits for go along, and are passed over in `ripe`.
+            # Obsolete endings leave as well, and `ripe` skips them.
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
         if not self._colocated:
             yield from self._closed(partitions)
 
     def _compact(self) -> None:
-        """Sort out what nobody waits for, and would hold transactions that are over; a fixed cost for each of them."""
+        """Remove obsolete endings, which would keep finished transactions in memory; a fixed cost for each of them."""
         left = self._by_decided.compact() + self._by_key.compact()
         self._ready = [(txn, ending) for txn, ending in self._ready if txn.ending is ending]
         for queue in (*self._aborted.values(), *self._parked.values()):
@@ -229,7 +229,7 @@ class Settlement:
         yield from self._by_decided.take_before(seen.as_ofs[0])
         while (first := self._by_key.first()) is not None:
             key, cohort = first
-            # A later cohort that was decided earlier might be ripe; it can wait, and the queue is not searched.
+            # A later cohort that was decided earlier might be ripe; it waits, so that the queue need not be searched.
             if key >= seen.read_past_where_not_seen(cohort.decided_at):
                 return
             yield from self._by_key.take_first()
@@ -237,7 +237,7 @@ class Settlement:
     def _seen(self, partitions: Mapping[PartitionRef, PartitionState]) -> Seen:
         discovered_at = self._watermark.discovered_at
         present = [(min(p.monitor_as_of, discovered_at), p.read_past) for p in partitions.values() if not p.gone]
-        # The one added stands for partitions that nobody found yet: seen up to the last look, and read past nothing.
+        # The one added stands for partitions that are not found yet: seen up to the last look, and read past nothing.
         steps = sorted([*present, (discovered_at, UNSEEN)])
         return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
 
@@ -248,7 +248,7 @@ def _own_pending(
     """The first of its sightings that has no verdict yet."""
     ref, decided_offset = None, 0
     for event in txn.events:
-        # Mostly all lie in one partition, which is then looked up once.
+        # Most lie in one partition, which is then looked up once.
         if event.ref is not ref:
             ref = event.ref
             decided_offset = partitions[ref].decided_offset

@@ -1,8 +1,9 @@
-"""Which transactions are over, so that late events and duplicates do not raise the dead.
+"""Tombstones: which transactions are over, so that a late event or a duplicate does not begin a new life.
 
-Ids are kept as 64-bit hashes (BLAKE2b, so that every process agrees) in generations: the youngest is a dict, older
-ones are sorted arrays of eight bytes an id. Whole generations are forgotten by age or when there are too many. The
-lowest bit of a stored hash says whether the transaction ended as Aborted: only such a one may be opened anew.
+A tombstone is a 64-bit hash of the id (BLAKE2b, so that every process computes the same). Hashes are kept in
+generations: the youngest is a dict, older ones are sorted arrays of eight bytes an id. Whole generations are forgotten,
+by age or when there are too many. The lowest bit of a stored hash says whether the transaction ended as Aborted: only
+such a transaction may be opened again.
 """
 
 from array import array
@@ -29,7 +30,7 @@ def hash_of(txn_id: str) -> int:
 
 
 class Tombstones:
-    """A bounded memory of ended transactions. At most `most` ids, each for about `remember_s` seconds."""
+    """A bounded memory of finished transactions: at most `most` ids, each for about `remember_s` seconds."""
 
     def __init__(self, remember_s: float, most: int) -> None:
         self._young: dict[int, int] = {}
@@ -52,33 +53,33 @@ class Tombstones:
         """The older generations, oldest first."""
         return self._sealed
 
-    def resume(self, young: dict[int, int], young_since: float, sealed: Iterable[Generation]) -> None:
-        """Remember what was remembered before a restart."""
+    def restore(self, young: dict[int, int], young_since: float, sealed: Iterable[Generation]) -> None:
+        """Take up the tombstones of a snapshot."""
         self._young, self._young_since, self._sealed = young, young_since, deque(sealed)
 
     def __len__(self) -> int:
         return len(self._young) + sum(len(g.hashes) for g in self._sealed)
 
     def keep(self, remember_s: float, most: int) -> int:
-        """Go by other bounds; the oldest that they leave no room for are forgotten. Gives how many were."""
+        """Go by other bounds. The oldest that have no room are forgotten; returns how many."""
         self._span_s = remember_s / GENERATIONS
         self._remember_s = remember_s
         self._most = most
         self._most_each = max(1, most // GENERATIONS)
-        # The oldest go, and room for a generation is left, as whenever one is sealed.
+        # The oldest are forgotten, and room for one generation is left, as after each sealing.
         surplus = max(0, len(self._young) + self._most_each - most)
         self._young = dict(islice(self._young.items(), surplus, None))
         return surplus + self._forget_the_oldest()
 
     def add(self, txn_id: str, aborted: bool, now: float) -> int:
-        """Remember that the transaction is over; gives how many others had to be forgotten for it."""
+        """Remember that the transaction is over; returns how many others had to be forgotten for it."""
         if not self._young:
             self._young_since = now
         self._young[hash_of(txn_id)] = int(aborted)
         return self._seal(now) if len(self._young) >= self._most_each else 0
 
     def was_aborted(self, txn_id: str) -> bool | None:
-        """Whether it ended as Aborted; None when it is not remembered. The youngest memory of an id counts."""
+        """Whether it ended as Aborted; None without a tombstone. The youngest tombstone of an id counts."""
         wanted = hash_of(txn_id)
         bit = self._young.get(wanted)
         if bit is not None:
@@ -99,7 +100,7 @@ class Tombstones:
 
     def _seal(self, now: float) -> int:
         young = iter(self._young.items())
-        # More than one where `keep` has made them smaller: they are forgotten one by one, and each all at once.
+        # There are several portions when `keep` has made generations smaller; each becomes a generation of its own.
         while some := list(islice(young, self._most_each)):
             self._sealed.append(Generation(array("Q", sorted(h | bit for h, bit in some)), now))
         self._young = {}

@@ -9,7 +9,6 @@ import msgspec
 
 from txninsightd.core.deadlines import Bucket
 from txninsightd.core.events import Event
-from txninsightd.core.figures import Shown
 from txninsightd.core.lifecycle import NEVER
 from txninsightd.vocabulary import Cause, PartitionRef, State, Verdict
 
@@ -67,6 +66,20 @@ NO_NOTES: dict[tuple[PartitionRef, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """Where a live transaction stands, as the gauges show it.
+
+    `state`: open, tentatively_closed, stuck or aborted; None where no gauge counts it (closed or unknown, and about to
+    be settled). `opened_s`: the whole second of its open; None without one, and where it has no age.
+    """
+
+    txn_type: str | None
+    state: str | None
+    cause: str | None
+    opened_s: int | None
+    partial: bool
+
+
 class Transaction:
     """Mutable, owned by the ledger. `bucket` and `due_at` belong to the wheel that it stands in.
 
@@ -96,10 +109,10 @@ class Transaction:
         "pending_closes",
         "replayed",
         "retype",
-        "shown",
         "sighted_open",
         "simple",
         "since",
+        "standing",
         "state",
         "txn_id",
         "txn_type",
@@ -130,7 +143,7 @@ class Transaction:
         self.cause: Cause | None = None
         self.since = 0.0
         self.causes: tuple[Cause, ...] = ()
-        self.shown: Shown | None = None
+        self.standing: Standing | None = None  # as it was last reported
         self.ending: Ending | None = None
         self.overtime = False
         self.bucket: Bucket | None = None
@@ -158,6 +171,18 @@ class Transaction:
         self.notes[ref, offset] = note
         if note.verdict is Verdict.ABORTED or note.verdict is Verdict.UNKNOWN:
             self.doubtful = True
+
+    def place_in_gauges(self) -> Standing:
+        """Where it stands, from its state and cause as they were last evaluated."""
+        waits_open = self.state is State.OPEN or self.state is State.TENTATIVELY_CLOSED
+        cause = self.cause
+        if cause is not None:
+            state: str | None = "stuck"
+        else:
+            state = self.state.value if waits_open or self.state is State.ABORTED else None
+        aged = waits_open and self.opened_at != NEVER and not self.replayed
+        opened_s = int(self.opened_at) if aged else None
+        return Standing(self.txn_type, state, cause.value if cause is not None else None, opened_s, self.partial)
 
     def stuck_for(self, cause: Cause) -> None:
         """Keep one more cause."""

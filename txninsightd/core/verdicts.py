@@ -1,100 +1,30 @@
-"""What both views have seen of one partition, and the verdicts that follow.
+"""What both views have seen of one partition, and the verdicts that follow from it.
 
-The validator says which offsets it passed and which of them were delivered to it. A sighting inside what it passed is
-*committed* if it was delivered and *aborted* if it was not; where it could not look, or skipped, the sighting is
-*unknown*. A verdict is given only up to the smaller of both views' applied positions: coverage beyond the monitor's
-waits here, as runs. No verdict is kept for a committed event. Control records (commit and abort markers) are offsets
-that nobody ever delivers and nobody ever sights, so they need no treatment of their own.
+The validator says which offsets it passed and which of them were delivered to it. A sighting in the range that it
+passed is *committed* if it was delivered and *aborted* if it was not; where the validator could not look, or skipped,
+the sighting is *unknown*. A verdict is given only up to the smaller of both views' applied positions: coverage beyond
+the monitor's position waits here. No verdict is kept for a committed event. Control records (commit and abort markers)
+are neither delivered nor sighted, so they need no treatment of their own.
 
 (Read-committed semantics and the last stable offset: KIP-98. Why the frontier proves an abort: docs/verdicts.md.)
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines, drop
-from txninsightd.core.transaction import UNSEEN, PendingClose
+from txninsightd.core.events import Judged
+from txninsightd.core.transaction import UNSEEN, Note, PendingClose, Transaction
+from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import Coverage, PartitionRef, Verdict
 
 LEAST_COMPACTED = 10_000
-"""So many sightings or closes that nobody needs are borne with before they are sorted out."""
+"""So many sightings or closes that are no longer needed may stay before they are removed."""
 
 COMPACTED_BATCH = 10_000
-
-
-def runs_of(offsets: list[int]) -> list[int]:
-    """Ascending offsets as flat pairs of half-open runs: [3, 4, 5, 8] -> [3, 6, 8, 9]."""
-    if not offsets:
-        return []
-    # Ascending and without a hole, as most batches are: one run, no loop.
-    if offsets[-1] - offsets[0] == len(offsets) - 1:
-        return [offsets[0], offsets[-1] + 1]
-    runs = [offsets[0]]
-    before = offsets[0]
-    for offset in offsets:
-        if offset > before + 1:
-            runs += (before + 1, offset)
-        before = offset
-    runs.append(before + 1)
-    return runs
-
-
-class EndTracker:
-    """`as_of` of one partition in one view: the latest moment up to which nothing unread can exist.
-
-    The broker is asked where the log ends, at t0; once the reader's position reaches the answer, everything that was
-    in the log at t0 has been read. Answers still ahead of the position are kept, few of them: dropping one in the
-    middle only makes `as_of` advance a little later. `as_of`: what is known already of what lies before the
-    position; an outage that goes on from before has begun then.
-    """
-
-    MOST_KEPT = 16
-
-    def __init__(self, as_of: float = 0.0) -> None:
-        self.as_of = as_of
-        self.end_offset = -1
-        self.reached_offset = -1
-        self.outage_from = 0.0
-        self._answered_at = as_of
-        self._failed = False
-        self._ahead: deque[tuple[float, int, float]] = deque()
-
-    def answered(self, asked_at: float, end_offset: int) -> None:
-        """The broker, asked at `asked_at`, says the log ends at `end_offset`."""
-        if asked_at <= self._answered_at:
-            return
-        # Where nobody answered before, this is 0 all the same: when that outage began is not known, so it is none.
-        outage_from = self._answered_at if self._failed else 0.0
-        self.end_offset, self._answered_at, self._failed = end_offset, asked_at, False
-        if len(self._ahead) >= self.MOST_KEPT:
-            self._drop_one()
-        self._ahead.append((asked_at, end_offset, outage_from))
-
-    def failed(self) -> None:
-        """The broker was asked and gave no answer."""
-        self._failed = True
-
-    def _drop_one(self) -> None:
-        """The last answer that ended no outage; an outage must end with the answer that ended it."""
-        i = next((i for i in reversed(range(len(self._ahead))) if not self._ahead[i][2]), len(self._ahead) - 1)
-        del self._ahead[i]
-
-    def reached(self, position: int) -> None:
-        """The reader has passed everything below `position`: `as_of` may advance, up to the end of the next outage.
-
-        It goes on from there once that outage was taken.
-        """
-        # A message has room for one outage, the one that its `as_of` ends.
-        while self._ahead and self._ahead[0][1] <= position and not self.outage_from:
-            self.as_of, self.reached_offset, self.outage_from = self._ahead.popleft()
-
-    def take_outage(self) -> float:
-        """When the outage that ended before the present `as_of` began, told once; 0 without one."""
-        outage_from, self.outage_from = self.outage_from, 0.0
-        return outage_from
 
 
 class Sighted(NamedTuple):
@@ -116,16 +46,17 @@ class Undelivered(NamedTuple):
 class PartitionState:
     """One partition as the aggregator knows it. Positions are the next offset to come; moments are epoch seconds.
 
-    `absent_at`: the last complete look that did not find it. `gone`: no longer to be waited for. `void`: its topic was
-    deleted, so nothing more comes of it, and nothing of it is undecided.
-    `waiting_since`: from when on the last stable offset has stood still with records behind it; 0 while none wait.
-    `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have it already).
-    `compacted`: how many were left when those of transactions that are over were last sorted out.
-    `closes_given_up`: how many of `pending_closes` nobody waits for any more.
+    `topic_id`: of its topic; "": not known. `absent_at`: the last complete look that did not find it. `gone`: nothing
+    waits for it any more. `void`: its topic was deleted, so nothing more comes of it, and nothing of it is undecided.
+    `waiting_since`: since when the last stable offset has stood still with records behind it; 0 while none wait.
+    `undecided`: how many sightings are kept for their verdicts (up to a batch of them may have theirs already).
+    `compacted`: how many were left when the sightings of finished transactions were last removed.
+    `closes_given_up`: how many of `pending_closes` belong to finished transactions.
     """
 
     def __init__(self, ref: PartitionRef, start_offset: int) -> None:
         self.ref = ref
+        self.topic_id = ""
         self.monitor_offset = start_offset
         self.validator_offset = start_offset
         self.decided_offset = start_offset
@@ -158,14 +89,14 @@ class PartitionState:
         """The sightings that await their verdicts, batch by batch; the first ones may have theirs."""
         return self._sighted
 
-    def resume(self, waiting: Iterable[Coverage], sighted: Iterable[Sighted]) -> None:
-        """Take up what waited before a restart."""
+    def restore(self, waiting: Iterable[Coverage], sighted: Iterable[Sighted]) -> None:
+        """Take up what waited when the snapshot was taken."""
         self._waiting.extend(waiting)
         self._sighted.extend(sighted)
         self.undecided = sum(len(s.offsets) for s in self._sighted)
 
     def order_pending_closes(self) -> None:
-        """Bring the pending closes into the order of their offsets, which is that of their verdicts."""
+        """Sort the pending closes by offset, the order in which their verdicts come."""
         self.pending_closes = deque(sorted(self.pending_closes, key=attrgetter("offset")))
 
     @property
@@ -201,19 +132,19 @@ class PartitionState:
             self.waiting_since = read_at
 
     def cover(self, coverage: Coverage) -> dict[str, int]:
-        """The validator has passed a range; what it skipped since its last one was outside its sight.
+        """The validator has passed a range. It could not look at what it skipped since the range before.
 
-        Gives how many records were delivered and lost in it that were not known before.
+        Returns how many records of the range, not known before, were delivered ("ok") and lost ("gap").
         """
         before = self.validator_offset
         if coverage.to_offset <= before:
             return {}
         self._waiting.append(coverage)
-        # A range takes room even where nothing was delivered in it.
-        self.waiting_runs += 1 + len(coverage.runs) // 2
+        # A range takes room even if nothing was delivered in it.
+        self.waiting_runs += 1 + len(OffsetRanges(coverage.runs))
         self.validator_offset = coverage.to_offset
         self.waiting_since = coverage.decided_at if self.monitor_offset > self.validator_offset else 0.0
-        counts = {"ok": _length(coverage.runs, before), "gap": _length(coverage.gaps, before)}
+        counts = {"ok": OffsetRanges(coverage.runs).count(before), "gap": OffsetRanges(coverage.gaps).count(before)}
         return {result: count for result, count in counts.items() if count}
 
     def decide(self) -> Iterator[tuple[int, float, list[Undelivered]]]:
@@ -223,31 +154,32 @@ class PartitionState:
             upto = min(coverage.to_offset, self.monitor_offset)
             if upto <= self.decided_offset:
                 break
-            # Only up to the monitor: beyond it sightings may still come, and what has no sighting can get no verdict.
+            # Only up to the monitor's position: beyond it sightings may still come, and only they can have a verdict.
             undelivered = list(self._undelivered(coverage, self.decided_offset, upto))
             self.decided_offset = upto
             if upto == coverage.to_offset:
                 self._waiting.popleft()
-                self.waiting_runs -= 1 + len(coverage.runs) // 2
+                self.waiting_runs -= 1 + len(OffsetRanges(coverage.runs))
             yield upto, coverage.decided_at, undelivered
         self._forget_decided()
 
     def drop_waiting(self) -> None:
-        """Let go of what the validator passed beyond the monitor, which will never come there."""
+        """Drop the coverage beyond the monitor, which will never come there."""
         self._waiting.clear()
         self.waiting_runs = 0
 
     def _undelivered(self, coverage: Coverage, start: int, end: int) -> Iterator[Undelivered]:
-        # Between the range before and this one the validator never looked: unknown, never aborted.
+        # The validator never looked between the range before and this one: unknown, never aborted.
         if start < coverage.from_offset:
             skipped = min(coverage.from_offset, end)
             for offset, txn_id in self._sightings_in(start, skipped):
                 yield Undelivered(offset, txn_id, Verdict.UNKNOWN, coverage.decided_at)
             start = skipped
-        # Runs decide first: what was delivered is committed, even where a gap is told over it.
-        for low, high in _holes(coverage.runs, start, end):
+        gaps = OffsetRanges(coverage.gaps)
+        # Runs decide first: what was delivered is committed, even where a gap covers it.
+        for low, high in OffsetRanges(coverage.runs).holes(start, end):
             for offset, txn_id in self._sightings_in(low, high):
-                verdict = Verdict.UNKNOWN if _inside(coverage.gaps, offset) else Verdict.ABORTED
+                verdict = Verdict.UNKNOWN if offset in gaps else Verdict.ABORTED
                 yield Undelivered(offset, txn_id, verdict, coverage.decided_at)
 
     def _sightings_in(self, low: int, high: int) -> Iterator[tuple[int, str]]:
@@ -267,12 +199,12 @@ class PartitionState:
         while self._sighted and self._sighted[0].offsets[-1] < self.decided_offset:
             self.undecided -= len(self._sighted.popleft().offsets)
 
-    # --- What is over -------------------------------------------------------------------------------------------------
+    # --- Finished transactions ----------------------------------------------------------------------------------------
 
     def compact(self, live: Container[str], crowded: bool) -> None:
-        """Sort out the sightings of transactions that live no more, of which no verdict is needed.
+        """Remove the sightings of finished transactions, which need no verdict.
 
-        Only when there are twice as many as the last time (`crowded`: an eighth more), so it costs little each.
+        Only when there are twice as many as the last time (`crowded`: an eighth more), so the cost of each is small.
         """
         if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
             return
@@ -283,34 +215,55 @@ class PartitionState:
         self.compacted = len(kept)
 
     def give_up(self, close: PendingClose) -> None:
-        """Nobody waits for the verdict of this close any more."""
+        """The verdict of this close is no longer needed."""
         drop(close)
         close.txn = None
         self.closes_given_up += 1
-        # To take one out of the midst of a deque is to walk through it, so they go together.
+        # Removing one from the middle of a deque walks through it, so they are removed together.
         if self.closes_given_up > LEAST_COMPACTED + len(self.pending_closes) // 2:
             self.pending_closes = deque(c for c in self.pending_closes if c.txn is not None)
             self.closes_given_up = 0
 
 
-def _holes(runs: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of [start, end) that no run covers."""
-    # Runs begin at even places: the one that `start` lies in, else the first behind it.
-    i = bisect_right(runs, start) & ~1
-    while start < end and i < len(runs):
-        if runs[i] > start:
-            yield start, min(runs[i], end)
-        start = max(start, runs[i + 1])
-        i += 2
-    if start < end:
-        yield start, end
+def judge(txn: Transaction, partitions: Mapping[PartitionRef, PartitionState]) -> list[Judged]:
+    """A live transaction's events with their verdicts as of now."""
+    notes = txn.notes
+    life = []
+    for event in txn.events:
+        note = notes.get((event.ref, event.offset))
+        if note is not None:
+            life.append(Judged(event, note.verdict, note.decided_at))
+        elif event.offset < partitions[event.ref].decided_offset:
+            life.append(Judged(event, Verdict.COMMITTED))
+        else:
+            life.append(Judged(event, Verdict.PENDING))
+    return life
 
 
-def _length(ranges: list[int], start: int) -> int:
-    """How many offsets from `start` on lie in the half-open ranges, given as flat pairs."""
-    return sum(max(0, end - max(low, start)) for low, end in zip(ranges[::2], ranges[1::2], strict=True))
+def give_verdicts(partition: PartitionState, live: Mapping[str, Transaction], dirty: dict[Transaction, None]) -> None:
+    """Note the verdicts that are new in a partition. Transactions that must be evaluated are added to `dirty`.
 
-
-def _inside(ranges: list[int], offset: int) -> bool:
-    """Whether the offset lies in one of the half-open ranges, given as ascending flat pairs."""
-    return bisect_right(ranges, offset) % 2 == 1
+    Only closes, and what is not committed, are noted.
+    """
+    for decided_offset, decided_at, undelivered in partition.decide():
+        verdicts = {u.offset: u.verdict for u in undelivered}
+        closes = partition.pending_closes
+        while closes and closes[0].offset < decided_offset:
+            close = closes.popleft()
+            # Removed from `verdicts`, so that it is not noted a second time below.
+            verdict = verdicts.pop(close.offset, Verdict.COMMITTED)
+            txn = close.txn
+            if txn is None:
+                partition.closes_given_up -= 1
+                continue
+            drop(close)
+            txn.close_decided(close, Note(verdict, decided_at, close.sighted_at))
+            dirty[txn] = None
+        for u in undelivered:
+            # A late verdict of a finished transaction may hit a newer transaction with the same id. The note then is of
+            # an event that the newer one does not have: that costs it its fast paths, and changes nothing.
+            hit = live.get(u.txn_id) if u.offset in verdicts else None
+            if hit is not None:
+                hit.note(partition.ref, u.offset, Note(u.verdict, decided_at))
+                hit.simple = False
+                dirty[hit] = None

@@ -22,7 +22,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from txninsightd import __version__
-from txninsightd.core.figures import UNNAMED, Figures, Histogram
+from txninsightd.core.figures import Figures
+from txninsightd.core.histogram import Histogram
+from txninsightd.core.labels import UNNAMED
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import Definition
@@ -54,7 +56,7 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families that need no reader's help, built one after the other as they are asked for."""
-        types = known_types(self._source.ledger.figures, self._source.ledger.rules.stuck_by_type)
+        types = known_types(self._source.figures, self._source.ledger.rules.stuck_by_type)
         yield from self._live(types)
         yield from self._ages(types)
         yield from self._counted(types)
@@ -66,15 +68,16 @@ class LedgerCollector(Collector):
     # --- Business transactions ----------------------------------------------------------------------------------------
 
     def _live(self, types: list[str]) -> Iterator[Metric]:
-        figures, archive = self._source.ledger.figures, self._source.ledger.archive
-        yield simple(catalogue.TRANSACTIONS, {**zeros(types, STATES), **figures.live})
-        yield simple(catalogue.PARTIAL_TRANSACTIONS, {(t,): figures.live_partial.get(t, 0) for t in types})
-        yield simple(catalogue.STUCK_TRANSACTIONS, {**zeros(types, Cause), **figures.live_stuck})
+        gauges, archive = self._source.figures.gauges, self._source.ledger.archive
+        yield simple(catalogue.TRANSACTIONS, {**zeros(types, STATES), **gauges.live})
+        partial = gauges.partial
+        yield simple(catalogue.PARTIAL_TRANSACTIONS, {(t,): partial.get(t, 0) for t in types})
+        yield simple(catalogue.STUCK_TRANSACTIONS, {**zeros(types, Cause), **gauges.stuck})
         yield simple(catalogue.LINGERING_TRANSACTIONS, {(): len(archive.lingering)})
-        yield simple(catalogue.REMEMBERED_TRANSACTIONS, {(): archive.remembered})
+        yield simple(catalogue.REMEMBERED_TRANSACTIONS, {(): len(archive.tombstones)})
 
     def _ages(self, types: list[str]) -> Iterator[Metric]:
-        opened = self._source.ledger.figures.opened_seconds
+        opened = self._source.figures.gauges.opened_seconds
         now = self._source.now()
         ages = {t: Ages.of(opened.get(t, NOBODY), self._bounds, now) for t in types}
         family = catalogue.OPEN_AGE.family()
@@ -86,7 +89,7 @@ class LedgerCollector(Collector):
         yield simple(catalogue.OLDEST_OPEN_AGE, {(t,): age.oldest_s for t, age in ages.items()})
 
     def _counted(self, types: list[str]) -> Iterator[Metric]:
-        figures = self._source.ledger.figures
+        figures = self._source.figures
         yield simple(catalogue.TRANSACTIONS_OPENED, {(t,): figures.opened.get(t, 0) for t in types})
         # Which statuses there will be, nobody knows before: the zeros stand at the one without a name.
         unfinished = {(t, outcome.value, UNNAMED): 0 for t in types for outcome in Outcome}
@@ -98,7 +101,7 @@ class LedgerCollector(Collector):
         yield simple(catalogue.SETTLED_BY_TIMEOUT, {(): figures.settled_by_timeout})
 
     def _objectives(self, types: list[str]) -> Iterator[Metric]:
-        missed = self._source.ledger.figures.objective_missed
+        missed = self._source.figures.objective_missed
         # `__overflow__` stands for many types, which share no objective.
         wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
         durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
@@ -109,7 +112,7 @@ class LedgerCollector(Collector):
         yield simple(catalogue.OPEN_AGE_OBJECTIVE, ages)
 
     def _histograms(self, types: list[str]) -> Iterator[Metric]:
-        figures, nothing = self._source.ledger.figures, Histogram(self._bounds)
+        figures, nothing = self._source.figures, Histogram(self._bounds)
         yield histograms(catalogue.TRANSACTION_DURATION, {(t,): figures.durations.get(t, nothing) for t in types})
         yield histograms(catalogue.COMMIT_DELAY, {(t,): figures.commit_delays.get(t, nothing) for t in types})
         yield histograms(catalogue.STEP_DURATION, figures.step_durations)
@@ -118,7 +121,7 @@ class LedgerCollector(Collector):
     # --- Topics -------------------------------------------------------------------------------------------------------
 
     def _topics(self) -> Iterator[Metric]:
-        ledger, figures = self._source.ledger, self._source.ledger.figures
+        ledger, figures = self._source.ledger, self._source.figures
         topics = TopicLabels((ref.topic for ref in ledger.partitions), self._most_topics)
         # Counters go on for topics that are gone; lags and ages are of those that are there.
         present = [(topics.label(p.ref.topic), p) for p in ledger.partitions.values() if not p.gone]
@@ -146,7 +149,7 @@ class LedgerCollector(Collector):
         counts: Counter[Values] = Counter()
         for view, results in RESULTS_BY_VIEW.items():
             counts.update({(view.value, label, result.value): 0 for label in topics.labels for result in results})
-        for (view_name, topic, result_name), count in self._source.ledger.figures.records.items():
+        for (view_name, topic, result_name), count in self._source.figures.records.items():
             counts[view_name, topics.label(topic), result_name] += count
         return counts
 
@@ -185,10 +188,20 @@ class LedgerCollector(Collector):
 
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     """The values of the label `txn_type`: the configured types, and all that were seen."""
-    seen = (figures.opened, figures.durations, figures.live_partial)
-    by_state = (figures.live, figures.finished)
+    gauges = figures.gauges
+    seen = (figures.opened, figures.durations, gauges.partial)
+    by_state = (gauges.live, figures.finished)
     # Not a set: while the samples keep their order, monotonic_counters.py has little to do.
-    return list(dict.fromkeys([*configured, *(t for f in seen for t in f), *(key[0] for f in by_state for key in f)]))
+    return list(
+        dict.fromkeys(
+            [
+                *configured,
+                *figures.txn_types.named,
+                *(t for f in seen for t in f),
+                *(key[0] for f in by_state for key in f),
+            ]
+        )
+    )
 
 
 def limit_hits(figures: Figures) -> dict[str, int]:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from multidict import MultiMapping
 
-from txninsightd.core.figures import UNNAMED
 from txninsightd.core.finished import Finished
+from txninsightd.core.labels import UNNAMED
 from txninsightd.core.ledger import Ledger
 from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.summaries import Entry

@@ -31,7 +31,8 @@ import structlog
 from prometheus_client.core import Metric, Sample
 from prometheus_client.registry import Collector
 
-from txninsightd.core.figures import UNNAMED, Figures
+from txninsightd.core.figures import Figures
+from txninsightd.core.labels import UNNAMED
 from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import CATALOGUE, COUNTERS_KEPT, Counted, Definition
 from txninsightd.expose.monotonic_counters_file import Kept, KeptFamily, Unreadable

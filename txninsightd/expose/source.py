@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
 from txninsightd.vocabulary import CheckpointHealth, ChildStatus, Reloads
 
@@ -18,7 +19,11 @@ class Source(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """All business transactions, and the figures about them."""
+        """All business transactions."""
+
+    @property
+    def figures(self) -> Figures:
+        """The figures about them."""
 
     @property
     def started_at(self) -> float:

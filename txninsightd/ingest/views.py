@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from txninsightd.core.decoding import Decoded, Decoder
-from txninsightd.core.verdicts import EndTracker, runs_of
+from txninsightd.core.end_tracker import EndTracker
+from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import (
     KEPT_TIME_HEADER,
     Coverage,
@@ -59,7 +60,7 @@ class Progress:
         """These offsets could not be read, and never will be."""
         start = max(start, self.frontier)
         if end > start:
-            self.gaps += (start, end)
+            OffsetRanges(self.gaps).add(start, end)
             self.frontier = end
 
     @property
@@ -123,8 +124,7 @@ class MonitorBuilder:
             columns.results[RecordResult.OK.value] = len(columns.offsets)
         gaps = progress.take_gaps()
         if gaps:
-            # Ends less starts, since gaps are flat pairs.
-            columns.results[RecordResult.GAP.value] = sum(gaps[1::2]) - sum(gaps[::2])
+            columns.results[RecordResult.GAP.value] = OffsetRanges(gaps).count()
         tracker = progress.tracker
         return Sightings(
             topic=topic,
@@ -223,7 +223,7 @@ class ValidatorBuilder:
             to_offset=progress.frontier,
             decided_at=now,
             as_of=tracker.as_of,
-            runs=runs_of([record.offset() for record in records]),
+            runs=OffsetRanges.of_offsets([record.offset() for record in records]).flat,
             gaps=progress.take_gaps(),
             end_offset=tracker.end_offset,
             stable_offset=tracker.reached_offset,

@@ -1,27 +1,26 @@
-"""Whether a ledger that was restored hangs together: what every message later takes for granted must hold.
+"""Whether a restored ledger is consistent: what every later message takes for granted must hold.
 
-The checksum of a checkpoint finds what a disk did to it. It does not find what a faulty program wrote, and such a
-state must be met here, where the one before it can still be taken, and not by the message that trips over it after the
-start, the next start and the one after that. Types and bounds of single values are checked where they are read;
-here stand the rules between them. Nothing here looks at plain, open transactions, which are very many.
+The checksum of a checkpoint finds what a disk did to it, but not what a faulty program wrote. Such a state must be
+found here, where the checkpoint before it can still be used, and not by a message that fails on it after this start and
+every later one. Types and bounds of single values are checked where they are read; these are the rules between them.
+Nothing here looks at plain, open transactions, which are very many.
 """
 
 from itertools import pairwise
 from math import isfinite
 
 from txninsightd.core.ledger import Ledger
+from txninsightd.core.saved_values import LATEST_S
 from txninsightd.core.transaction import Transaction
 from txninsightd.core.verdicts import PartitionState
+from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import Coverage, Kind, PartitionRef, Thresholds
-
-LATEST_S = 1e17
-"""Far beyond the largest timestamp that a Kafka record can have, and far below where floats know no seconds."""
 
 
 def check(ledger: Ledger) -> None:
     """Raises ValueError, in words."""
     _check_judging(ledger)
-    for topic, incarnation in ledger.topics.items():
+    for topic, incarnation in ledger.topics.incarnations.items():
         _require(0 <= incarnation.number < 1 << 31, f"topic {topic!r} with an impossible number")
     for partition in ledger.partitions.values():
         _check_ref(partition.ref)
@@ -40,7 +39,7 @@ def _check_judging(ledger: Ledger) -> None:
     *waits, stuck, stuck_by_type = ledger.rules.judging
     each: list[Thresholds] = [stuck, *stuck_by_type.values()]
     waits += [s for t in each for s in (t.idle_after_s, t.overdue_after_s, t.commit_pending_after_s)]
-    # Said so that what is not a number fails: no comparison holds for it. So below.
+    # Written so that NaN fails, for which no comparison holds. The same below.
     _require(all(0 <= wait < LATEST_S for wait in waits), "rules with an impossible time")
 
 
@@ -53,7 +52,7 @@ def _check_partition(partition: PartitionState) -> None:
     runs = 0
     for coverage in partition.waiting:
         _check_coverage(coverage)
-        runs += 1 + len(coverage.runs) // 2
+        runs += 1 + len(OffsetRanges(coverage.runs))
     _require(runs == partition.waiting_runs, "another number of waiting runs than there are")
     for sighted in partition.sighted:
         _require(bool(sighted.offsets) and len(sighted.offsets) == len(sighted.txn_ids), "sightings without an id")
@@ -62,8 +61,7 @@ def _check_partition(partition: PartitionState) -> None:
 
 def _check_coverage(coverage: Coverage) -> None:
     for ranges in (coverage.runs, coverage.gaps):
-        _require(not len(ranges) % 2, "a range without an end")
-        _require(all(low <= high for low, high in pairwise(ranges)), "ranges out of order")
+        _require(OffsetRanges(ranges).is_sound, "ranges without an end or out of order")
     _require(abs(coverage.decided_at) <= LATEST_S, "coverage without a time")
     _require(coverage.as_of <= LATEST_S, "coverage of a time that never comes")
 
@@ -72,5 +70,5 @@ def check_transaction(txn: Transaction) -> None:
     """A live one that is not plain: each of its closes has a verdict or awaits one. Raises ValueError."""
     known = {*txn.notes, *((close.ref, close.offset) for close in txn.pending_closes)}
     closes = {(e.ref, e.offset) for e in txn.events if e.signature.kind == Kind.TRANSACTION_CLOSE}
-    _require(closes <= known, "a close that nobody decides")
+    _require(closes <= known, "a close without a verdict that does not await one")
     _require({(c.ref, c.offset) for c in txn.pending_closes} <= closes, "a verdict is awaited of what is no close")

@@ -1,0 +1,113 @@
+"""Bounded label values: whatever comes from events passes a cap before it becomes the value of a label.
+
+The first values keep their names for good, restarts included; all later ones share `__overflow__`, and are counted.
+"""
+
+from txninsightd.vocabulary import OVERFLOW
+
+UNNAMED = "unspecified"
+"""The label value of what events leave out."""
+
+
+PAIRS_A_VALUE = 5
+"""Pairs of type and step, or type and status, that are named for each label value that may be."""
+
+
+class LabelCap:
+    """The first `most` distinct values keep their names, all later ones become `__overflow__`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[str | None, str] = {None: UNNAMED, "": UNNAMED}
+        self.cut = 0
+
+    def saved(self) -> tuple[list[str], int]:
+        """The values that keep their names, and how often one was cut."""
+        return self.named, self.cut
+
+    def restore(self, known: list[str], cut: int) -> None:
+        """Go on with the names of before a restart; those that are named always stay named."""
+        self._known.update({value: value for value in known})
+        self.cut = cut
+
+    @property
+    def named(self) -> list[str]:
+        """The values that have a name."""
+        return [value for value in self._known if value]
+
+    def name_at_most(self, most: int) -> None:
+        """Name so many from now on; what has a name keeps it."""
+        self._most = most
+
+    def name(self, value: str) -> None:
+        """Let this value keep its name from now on, if there is room. No event had it, so nothing is cut."""
+        if self._has_room():
+            self._known.setdefault(value, value)
+
+    def label(self, value: str | None) -> str:
+        """The label of a value as things stand. It gets no name by this, and nothing is counted."""
+        return self._known.get(value, OVERFLOW)
+
+    def __call__(self, value: str | None) -> str:
+        """The label of a value, which gets a name if there is room."""
+        label = self._known.get(value)
+        if label is not None:
+            return label
+        if value is None or not self._has_room():
+            self.cut += 1
+            return OVERFLOW
+        self._known[value] = value
+        return value
+
+    def _has_room(self) -> bool:
+        # The two of UNNAMED take none.
+        return len(self._known) - 2 < self._most
+
+
+class PairCap:
+    """The same for the second of two labels, so that their product is bounded too: at most `most` pairs are named."""
+
+    def __init__(self, most: int, second: LabelCap) -> None:
+        self._most = most
+        self._second = second
+        self._known: dict[tuple[str, str | None], str] = {}
+        self._cut = 0
+
+    @property
+    def cut(self) -> int:
+        """How often a value was cut."""
+        return self._cut + self._second.cut
+
+    def saved(self) -> tuple[list[tuple[str, str | None, str]], int, list[str], int]:
+        """The pairs that are named, how often one was not, and the same of the second label alone."""
+        return (
+            [(first, value, label) for (first, value), label in self._known.items()],
+            self._cut,
+            *self._second.saved(),
+        )
+
+    def restore(self, pairs: list[tuple[str, str | None, str]], cut: int, known: list[str], known_cut: int) -> None:
+        """Go on with the names of before a restart."""
+        self._known = {(first, value): label for first, value, label in pairs}
+        self._cut = cut
+        self._second.restore(known, known_cut)
+
+    def name_at_most(self, most: int, most_second: int) -> None:
+        """Name so many pairs, and values of the second, from now on; what has a name keeps it."""
+        self._most = most
+        self._second.name_at_most(most_second)
+
+    def __call__(self, first: str, value: str | None) -> str:
+        label = self._known.get((first, value))
+        return label if label is not None else self._name(first, value)
+
+    def _name(self, first: str, value: str | None) -> str:
+        label = self._second(value)
+        # What is cut is not kept, here or below: of that there is no end.
+        if label == OVERFLOW:
+            return label
+        if len(self._known) >= self._most:
+            self._cut += 1
+            return OVERFLOW
+        self._known[first, value] = label
+        return label

@@ -1,0 +1,67 @@
+"""The ledger and its sinks, moved as one.
+
+Each call applies something to the ledger and hands the facts that it returns to every sink before the call itself
+returns. Between two calls all state is therefore of one moment, and that is when a snapshot may be taken: no decision
+is lost or counted twice, whichever process dies when. The daemon, the tests and every replay of a file use this class.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from txninsightd.core.facts import Fact
+from txninsightd.core.figures import Figures
+from txninsightd.core.ledger import Ledger, Message
+from txninsightd.core.rules import Rules
+from txninsightd.core.sinks import Sink, StatefulSink
+
+
+class Pipeline:
+    """`sinks` get the facts after the figures do, in this order. `now` is in epoch seconds everywhere."""
+
+    def __init__(self, ledger: Ledger, figures: Figures, sinks: Sequence[Sink] = ()) -> None:
+        self.ledger = ledger
+        self.figures = figures
+        self._sinks = (figures, *sinks)
+        # The steps of a reload are taken between other calls, and go by the time that those were told.
+        self._now = 0.0
+
+    @property
+    def stateful_sinks(self) -> list[StatefulSink]:
+        """The sinks that a snapshot holds."""
+        return [sink for sink in self._sinks if isinstance(sink, StatefulSink)]
+
+    def apply(self, message: Message, now: float) -> list[Fact]:
+        """Take in one message of a reader."""
+        return self._hand_over(self.ledger.apply(message, now), now)
+
+    def settle(self, now: float) -> list[Fact]:
+        """Settle what is final, and end the round of messages that was applied since the last call."""
+        facts = self._hand_over(self.ledger.settle(now), now)
+        for sink in self._sinks:
+            sink.end_round()
+        return facts
+
+    def tick(self, now: float) -> list[Fact]:
+        """Do what depends on the wall clock alone."""
+        return self._hand_over(self.ledger.tick(now), now)
+
+    def forget(self, txn_id: str, now: float) -> list[Fact]:
+        """End a live transaction on the operator's order; no facts when there is none."""
+        return self._hand_over(self.ledger.forget(txn_id, now), now)
+
+    def adopt(self, rules: Rules, now: float) -> Iterator[None]:
+        """Go by other rules: at once for what comes, in the short steps that are returned for what is there."""
+        # The ledger changes its rules in this call, its steps come later.
+        self._now = now
+        return self._stepwise(self.ledger.adopt(rules, now))
+
+    def _stepwise(self, steps: Iterator[list[Fact]]) -> Iterator[None]:
+        for facts in steps:
+            self._hand_over(facts, self._now)
+            yield
+
+    def _hand_over(self, facts: list[Fact], now: float) -> list[Fact]:
+        self._now = now
+        if facts:
+            for sink in self._sinks:
+                sink.take(facts, now)
+        return facts

@@ -1,0 +1,98 @@
+"""Which partitions there are, and which topic stands behind a name.
+
+A topic that is deleted and recreated is another topic under the same name (its id tells, KIP-516): its offsets begin at
+0 again. Each is an *incarnation* of the name, counted from 0, and a partition of one incarnation is never confused with
+that of another. A partition that disappears is only deleted once a second complete look misses it.
+
+This part keeps the list and says what a look at the cluster means for it; the ledger acts on that.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from txninsightd.core.verdicts import PartitionState
+from txninsightd.vocabulary import Coverage, Discovery, PartitionRef, PartitionStart, Sightings
+
+
+class Incarnation(NamedTuple):
+    """The topic behind a name: its id ("": not known), and how many topics had the name before it."""
+
+    topic_id: str
+    number: int
+
+
+class Topics:
+    """All partitions that were ever found, by reference, and the present incarnation of each topic name."""
+
+    def __init__(self) -> None:
+        self.partitions: dict[PartitionRef, PartitionState] = {}
+        self.incarnations: dict[str, Incarnation] = {}
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The topic ids that are known, by name."""
+        return {name: topic.topic_id for name, topic in self.incarnations.items() if topic.topic_id}
+
+    def add(self, ref: PartitionRef, start_offset: int, topic_id: str = "") -> PartitionState:
+        """A partition that both views read from `start_offset` on."""
+        partition = self.partitions[ref] = PartitionState(ref, start_offset)
+        partition.topic_id = topic_id
+        return partition
+
+    def of_message(self, message: Sightings | Coverage) -> PartitionState | None:
+        """The partition that a message is about; None when its topic was deleted meanwhile."""
+        partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
+        return None if partition.void else partition
+
+    def identify(self, message: Discovery) -> list[PartitionState]:
+        """Take in the topics' ids; returns the partitions that a recreated topic retires."""
+        retired = []
+        for topic, topic_id in message.topic_ids.items():
+            known = self.incarnations.get(topic)
+            present = [p for p in self.partitions.values() if p.ref.topic == topic and not p.void]
+            if known is None or not known.topic_id:
+                self.incarnations[topic] = Incarnation(topic_id, known.number if known is not None else 0)
+                for partition in present:
+                    partition.topic_id = topic_id
+            elif known.topic_id != topic_id:
+                self.incarnations[topic] = Incarnation(topic_id, known.number + 1)
+                retired += present
+        return retired
+
+    def begin(self, message: Discovery, not_there_at: float) -> Iterator[tuple[PartitionState, PartitionStart]]:
+        """Add the partitions that are new, each with where to begin. `not_there_at`: the look that did not find them.
+
+        A partition that was deleted and comes back as one of the same topic goes on where it was left.
+        """
+        for found in message.found:
+            topic = self.incarnations.get(found.topic, Incarnation(found.topic_id, 0))
+            ref = PartitionRef(found.topic, found.partition, topic.number)
+            known = self.partitions.get(ref)
+            if known is not None and not known.void:
+                continue
+            start_offset = known.monitor_offset if known is not None else found.start_offset
+            partition = self.add(ref, start_offset, topic.topic_id)
+            partition.absent_at = not_there_at
+            yield (
+                partition,
+                PartitionStart(
+                    found.topic, found.partition, start_offset, incarnation=topic.number, topic_id=topic.topic_id
+                ),
+            )
+
+    def deleted(self, message: Discovery) -> list[PartitionState]:
+        """The partitions that a complete look misses for the second time."""
+        return [p for p in self.partitions.values() if p.gone and not p.void and _is_missing(p, message)]
+
+    def mark_missing(self, message: Discovery) -> None:
+        """Nothing waits any more for what a complete look misses. To be called once the deleted ones are void."""
+        for partition in self.partitions.values():
+            missing = _is_missing(partition, message)
+            partition.gone = missing or partition.void
+            # Where events are colocated some transactions wait for this partition alone, and nothing more comes of it.
+            if partition.void and missing:
+                partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
+
+
+def _is_missing(partition: PartitionState, message: Discovery) -> bool:
+    return partition.ref.partition not in message.present.get(partition.ref.topic, ())
