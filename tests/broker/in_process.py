@@ -19,7 +19,7 @@ from txninsightd.config.model import DiscoveryConfig, KafkaConfig
 from txninsightd.core.events import Event
 from txninsightd.core.ledger import Incarnation
 from txninsightd.core.verdicts import PartitionState
-from txninsightd.daemon import make_ledger, reader_counts
+from txninsightd.daemon import SCOUT, make_ledger, reader_roles
 from txninsightd.ingest.assembly import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
@@ -39,7 +39,7 @@ class Work:
     def __init__(self, config: Config, view: View, line: Channel) -> None:
         self.line = line
         self.paused = False
-        self.reader = make_reader(config, view, 0, line, self, clock.now)
+        self.reader = make_reader(config, view, view is View.MONITOR, line, self, clock.now)
 
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
@@ -72,7 +72,9 @@ class InProcess:
             self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
             self.ledger.add_partition(PartitionRef(found.topic, found.partition), found.start_offset)
         self._note_starts()
-        self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
+        self.aggregator = Aggregator(
+            self.ledger, self, reader_roles(config), SCOUT, clock.now, config.discovery.every_s
+        )
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
 
@@ -92,7 +94,7 @@ class InProcess:
         for view in views:
             ours, theirs = descriptor_pair()
             self.work[view] = Work(self.config, view, Channel(theirs))
-            self.aggregator.attach(view, 0, Channel(ours))
+            self.aggregator.attach(f"{view}-0", Channel(ours))
 
     def stop(self, view: View) -> None:
         """End a reader as a kill would: what it had not sent is lost; its line is drained."""
@@ -101,7 +103,7 @@ class InProcess:
 
     def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(ref.topic, ref.partition, held))
+        self.aggregator._lines[f"{view}-0"].send(Pause(ref.topic, ref.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:

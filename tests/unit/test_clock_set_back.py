@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from tests.core.by_hand import B, cover, discover
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config
-from txninsightd.daemon import make_ledger
+from txninsightd.daemon import SCOUT, make_ledger, reader_roles
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.refresh import Refresh
 from txninsightd.ingest.topic_id_gate import TopicIdGate
@@ -75,7 +75,7 @@ def test_the_readers_go_on_asking() -> None:
 def test_readiness_says_why_nothing_new_is_seen() -> None:
     clock = Clock()
     loop: Any = None
-    aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), clock.now, 1.0)
+    aggregator = Aggregator(make_ledger(Config(), 0.0), loop, reader_roles(Config()), SCOUT, clock.now, 1.0)
     aggregator._apply(discover(1.0, B))
     (partition,) = aggregator.ledger.partitions.values()
     partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S

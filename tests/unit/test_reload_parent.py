@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
-from txninsightd.supervise.control import from_memory, in_memory
+from txninsightd.supervise.control import read_memory_file, write_memory_file
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,11 @@ def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(start: Start) ->
 
 
 @pytest.mark.parametrize("size", [0, 5_000_000])
-def test_what_lies_in_memory_is_read_whole_and_given_back(size: int) -> None:
-    descriptor = in_memory(b"x" * size)
+def test_what_lies_write_memory_file_is_read_whole_and_given_back(size: int) -> None:
+    descriptor = write_memory_file(b"x" * size)
     inode = os.fstat(descriptor).st_ino
     assert inode in open_inodes()
-    assert from_memory(descriptor) == b"x" * size
+    assert read_memory_file(descriptor) == b"x" * size
     assert inode not in open_inodes()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from txninsightd.parent_death import kill_on_parent_exit
-from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.exit_codes import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,17 @@ READERS = CHILDREN - {"aggregator"}
 
 
 class Supervised:
-    """The program, and what it has told so far."""
+    """A program that runs a parent, and what the parent and its children have noted and logged."""
 
-    def __init__(self, fault: str, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, fault: str, directory: Path, environment: dict[str, str], program: str = "tests.unit.supervised"
+    ) -> None:
         self._notes, self._log = directory / "notes", directory / "log"
         self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._systemd.bind(str(directory / "notify"))
         self._systemd.setblocking(False)
         self._told: list[str] = []
-        command = [sys.executable, "-m", "tests.unit.supervised", fault]
+        command = [sys.executable, "-m", program, fault]
         with self._notes.open("wb") as notes, self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

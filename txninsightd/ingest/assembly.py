@@ -18,7 +18,9 @@ from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuild
 from txninsightd.vocabulary import Line, Mapping, View
 
 
-def make_reader(config: Config, view: View, index: int, line: Line, health: Health, now: Callable[[], float]) -> Reader:
+def make_reader(
+    config: Config, view: View, has_scout: bool, line: Line, health: Health, now: Callable[[], float]
+) -> Reader:
     """A reader that is ready to run. Raises UnusableClient."""
     require_safe_client()
     logger = client_logger(now)
@@ -32,7 +34,6 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
         client_watchdog = ClientWatchdog(lambda: newcomer_finds(make_admin))
         client_watchdog.watch("admin", lambda: admin_finds(admin))
         settings = consumer_settings(config.kafka.client, view, config.limits.prefetch_bytes)
-        scouts = view is View.MONITOR and index == 0
         return Reader(
             make_consumer=lambda: Consumer(settings, logger=logger),
             builder=make_builder(config, view, now),
@@ -44,7 +45,7 @@ def make_reader(config: Config, view: View, index: int, line: Line, health: Heal
             now=now,
             batch_records=config.limits.batch_records,
             queue_batches=config.limits.queue_batches,
-            scout=PartitionScout(admin, config, now) if scouts else None,
+            scout=PartitionScout(admin, config, now) if has_scout else None,
         )
     except (KafkaException, ValueError, TypeError) as refusal:
         raise UnusableClient(f"correct kafka.client in the configuration: {refusal}") from refusal

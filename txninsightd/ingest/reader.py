@@ -30,8 +30,8 @@ from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import (
     Assign,
+    CommitOffsets,
     Discovery,
-    Durable,
     Line,
     PartitionRef,
     PartitionStart,
@@ -179,11 +179,11 @@ class Reader:
             self._assign(command.starts)
         elif isinstance(command, Pause):
             self._hold(PartitionRef(command.topic, command.partition), command.paused)
-        elif isinstance(command, Durable):
+        elif isinstance(command, CommitOffsets):
             self._commit(command.positions)
         elif isinstance(command, UpdateReaderSettings):
             self._update_settings(command)
-        # `Known` is left, which only the first monitor is sent.
+        # `KnownPartitions` is left, which only the child with the scout is sent.
         elif self._scout is not None:
             self._scout.start(command.refs, command.topic_ids, command.looked)
 
