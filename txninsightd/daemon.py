@@ -29,7 +29,7 @@ from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
 from txninsightd.supervise.current_config import CurrentConfig, unpickled
-from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_STATE
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import Limits, Parent
 from txninsightd.vocabulary import (
@@ -135,25 +135,12 @@ def _remove_leftovers() -> None:
 
 def run_reader(shared: Shared, role: ReaderRole, context: ChildContext) -> None:
     """A monitor or a validator, from after the fork to its end."""
-    # Set before the imports: prometheus_client reads it at its own.
+    # Set before the import below, which brings prometheus_client: that reads it once.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared.multiproc_dir)
-    from txninsightd.expose.worker_health import WorkerHealth
-    from txninsightd.ingest.assembly import make_reader
-    from txninsightd.ingest.reader import ClientLost
-    from txninsightd.ingest.settings import UnusableClient
+    from txninsightd import reader_process
 
-    try:
-        health = WorkerHealth(context.name, shared.multiproc_dir, context.heartbeat.beat)
-        has_scout = context.name == SCOUT
-        reader = make_reader(shared.config, role.view, has_scout, Channel(context.line), health, clock.now)
-    except UnusableClient as unusable:
-        log.error("kafka_client_unusable", error=str(unusable))
-        sys.exit(EXIT_UNUSABLE)
-    try:
-        reader.run(context.stopping)
-    except ClientLost as lost:
-        log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
-        sys.exit(1)
+    has_scout = context.name == SCOUT
+    sys.exit(reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context))
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from txninsightd.core.events import Event
 from txninsightd.core.ledger import Incarnation
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.daemon import SCOUT, make_ledger, reader_roles
-from txninsightd.ingest.assembly import make_reader
+from txninsightd.reader_process import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, PartitionStart, Pause, Verdict, View
