@@ -115,7 +115,7 @@ class ReaderRole(NamedTuple):
 
 
 class PartitionRef(NamedTuple):
-    """One partition of one topic. A topic that is deleted and made anew is another one: its `incarnation` is higher."""
+    """One partition of one topic. A topic that is created again is another one, with a higher `incarnation`."""
 
     # Their order is the order of places wherever events are ordered (core/events.py), and how a checkpoint has them.
     topic: str
@@ -124,7 +124,7 @@ class PartitionRef(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What an event says besides who and when. Few distinct ones exist, so they are interned and travel as a table."""
+    """An event without its txn_id and time. Few distinct ones exist, so they are interned and sent as a table."""
 
     kind: int
     step: str | None
@@ -304,7 +304,7 @@ class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
 
 
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
-    """Aggregator to reader: read these partitions, from these offsets, whatever was read of them before."""
+    """Aggregator to reader: read these partitions from these offsets, also those that it reads already."""
 
     starts: list[PartitionStart]
 
@@ -368,7 +368,7 @@ class Stop(msgspec.Struct, array_like=True, tag=9, frozen=True):
 
 
 class Reload(msgspec.Struct, array_like=True, tag=12, frozen=True):
-    """Parent to aggregator: adopt another config; it is in the memory file whose descriptor comes with this."""
+    """Parent to aggregator: adopt another config; the descriptor that comes with this is a memory file with it."""
 
 
 class UpdateReaderSettings(msgspec.Struct, array_like=True, tag=13, frozen=True):

@@ -154,7 +154,7 @@ class Aggregator:
             self.beat()
             self._apply(self._decode(frame))
         self.settle()
-        # Nobody watches for room in the pipe: what it did not take is tried again here, and at each tick.
+        # No event signals room in the pipe: frames that it did not take are tried again here, and at each tick.
         line.flush()
         if line.closed:
             self._detach(child, line)

@@ -1,7 +1,7 @@
 """Which topics must not be read: compacted ones.
 
 A record that compaction has removed looks like one that was never delivered, so a compacted topic cannot be judged. A
-topic whose policy is not known is not read either.
+topic with an unknown policy is not read either.
 """
 
 from collections.abc import Callable, Iterable

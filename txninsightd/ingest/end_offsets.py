@@ -1,7 +1,7 @@
 """Asks the broker, about once a second, where the partitions end, and never waits for the answer.
 
 The monitor asks for the high watermark, the validator for the last stable offset. The moment noted is the one before
-the question: whatever the answer, nothing that was in the log then lies beyond it. A question that fails shows that the
+the question: nothing that was in the log then lies beyond the answer. A question that fails shows that the
 broker did not answer. A partition without a leader answers by that fact, if it was read to its end.
 
 A property of librdkafka: a broker that hangs until the time-out gives no error but an offset below 0.

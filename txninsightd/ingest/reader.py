@@ -399,7 +399,7 @@ class Reader:
                 position=progress.frontier,
                 end_offset=high,
                 advice="if topic_recreated follows, the new topic will be read; if not, the log was truncated and the "
-                "partition is left alone: to read it, stop txninsightd, remove the checkpoints, and begin anew",
+                "partition is left alone: to read it, stop txninsightd, remove the checkpoints, and start it again",
             )
             self._leave([ref])
             return

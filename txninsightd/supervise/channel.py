@@ -2,8 +2,8 @@
 
 It uses a `multiprocessing.Pipe`, not a `multiprocessing.Queue`: a queue's feeder thread and the lock that all its
 writers share do not survive a kill -9 (see docs/decisions/queues.md). Messages are MessagePack frames behind a
-four-byte length. Neither end ever blocks: what the pipe does not take stays in the outbox, whose depth tells the sender
-when to stop. When the other process dies, everything that it had written is still received, and then `closed` is set.
+four-byte length. Neither end ever blocks: frames that the pipe does not take stay in the outbox, and the sender watches
+its depth. When the other process dies, everything that it had written is still received, and then `closed` is set.
 """
 
 import os

@@ -136,5 +136,5 @@ class Child:
         return self.process.exitcode == 0
 
     def status(self) -> ChildStatus:
-        """The child as the aggregator is told."""
+        """The child's state, for the aggregator."""
         return ChildStatus(self.name, self.is_up, max(0, self._starts - 1))

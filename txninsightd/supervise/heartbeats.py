@@ -74,7 +74,7 @@ class ObservedBeat(NamedTuple):
 
 
 class HangDetector:
-    """Finds children whose loop has stopped. Call `check` at least every `every_s` seconds."""
+    """Finds children with a loop that has stopped. Call `check` at least every `every_s` seconds."""
 
     def __init__(self, heartbeats: Heartbeats, timeout_s: float) -> None:
         self.every_s = min(LONGEST_CHECK_S, timeout_s / CHECKS_A_TIMEOUT)

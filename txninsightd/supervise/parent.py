@@ -3,7 +3,7 @@
 Receivers start first and stop last. A child that exits is restarted alone: it gets a new line, and the aggregator sends
 it what it needs to go on. When the aggregator exits, everything is restarted, since it held all state. Each restart
 waits longer than the one before. A child that exits too often ends the daemon with EXIT_GAVE_UP; one that can never
-work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN and EXIT_STATE at the first start) ends it at once. A child whose work loop
+work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN and EXIT_STATE at the first start) ends it at once. A child that
 stops beating is killed, which is an exit like any other. systemd is notified; its watchdog is fed only when this loop
 has completed a turn and found no child hung.
 """
@@ -243,7 +243,7 @@ class Parent:
         running = [child for child in self._senders if child.is_up]
         for child in running:
             child.process.terminate()
-        # A list, so that each is awaited whatever the others do.
+        # A list, so that each is awaited even when another did not stop in order.
         in_order = [child.stops_by(deadline - stop_timeout_s / 2, self._now()) for child in running]
         for child in running:
             child.kill()
