@@ -1,7 +1,7 @@
 """The daemon's readers and its aggregator in the test's own process, stepped by hand, against a real broker.
 
 Everything is what ships: readers, lines, ledger, the wiring of `daemon`; only the processes and the event loop are left
-out, so a test decides who works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
+out, so a test decides what works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
 """
 
 import os
@@ -101,9 +101,9 @@ class InProcess:
         self.work.pop(view).close()
         self.drain()
 
-    def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
+    def pause(self, view: View, ref: PartitionRef, paused: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[f"{view}-0"].send(Pause(ref.topic, ref.partition, held))
+        self.aggregator._lines[f"{view}-0"].send(Pause(ref.topic, ref.partition, paused))
         self.work[view].reader.step()
 
     def drain(self) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.unit.supervised FAULT
 
-The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
-not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
+The children only beat, and note what happens to them, as JSON lines on standard output. `FAULT` says what is
+wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
 beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
 line closes well before its process ends), or `not-serving` (the aggregator works, but does not listen).
@@ -47,9 +47,9 @@ BEAT_EVERY_S = 0.05
 reloads: list[int] = []
 
 
-def note(who: str, what: str, **more: Any) -> None:
+def note(by: str, what: str, **more: Any) -> None:
     """One line, in one write."""
-    line = json.dumps({"who": who, "pid": os.getpid(), "what": what, **more}) + "\n"
+    line = json.dumps({"by": by, "pid": os.getpid(), "what": what, **more}) + "\n"
     os.write(sys.stdout.fileno(), line.encode())
 
 

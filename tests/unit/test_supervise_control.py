@@ -63,10 +63,10 @@ def test_a_descriptor_arrives_with_its_message(pair: Pair) -> None:
 def test_a_line_that_came_without_its_descriptor_is_not_the_order_to_stop(pair: Pair) -> None:
     parent, aggregator = pair
     stopping = asyncio.Event()
-    nobody: Any = None
+    unused: Any = None
     for message, stops in ((Attach("monitor-1"), False), (Reload(), False), (Stop(), True)):
         send(parent, message)
-        daemon._on_control(aggregator, nobody, stopping)
+        daemon._on_control(aggregator, unused, stopping)
         assert stopping.is_set() == stops
 
 

@@ -94,7 +94,7 @@ def test_the_watchdog_is_fed_within_half_its_time(systemd: Systemd) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "?"}])
-def test_without_a_watchdog_nobody_is_fed(systemd: Systemd, environment: dict[str, str]) -> None:
+def test_without_a_watchdog_nothing_is_sent(systemd: Systemd, environment: dict[str, str]) -> None:
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": systemd.address, **environment})
     notifier.feed(1000.0)
     assert notifier.every_s == float("inf")

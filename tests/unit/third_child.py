@@ -2,7 +2,7 @@
 
     python -m tests.unit.third_child none
 
-The child is no reader: it sends a `Discovery` every 50 ms, whose only problem names the process that sent it. The
+The child is no reader: it sends a `Discovery` every 50 ms, with one problem that names the sending process. The
 aggregator logs problems that it has not seen before.
 """
 
