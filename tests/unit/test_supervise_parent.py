@@ -197,7 +197,7 @@ def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(start: 
     parent = start("aggregator-dies-slowly")
     parent.await_that(lambda: bool(parent.notes(what="closed")))
     parent.kill("monitor-1")
-    parent.await_that(lambda: len(parent.notes(by="aggregator", what="started")) == 2)
+    parent.await_that(lambda: len(parent.log(event="child_started", child="aggregator")) == 2)
     started = [line["child"] for line in parent.log(event="child_started")]
     assert set(started[: len(CHILDREN)]) == CHILDREN
     assert started[len(CHILDREN)] == "aggregator"
