@@ -95,12 +95,12 @@ def run_daemon(config: Config, path: Path) -> int:
     log.info("configured", config=config.redacted())
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
+    current = CurrentConfig(config, path)
+    specs = children(Shared(current, clock.now(), directory))
     lock = DirectoryLock(Path(config.state.directory))
     try:
         # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
-        current = CurrentConfig(config, path)
-        specs = children(Shared(current, clock.now(), directory))
         notifier = Notifier.from_environment(os.environ)
         return Parent(specs, _limits(config), notifier, time.monotonic, current.reload).run()
     except StateUnusable as unusable:
