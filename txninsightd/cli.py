@@ -15,13 +15,13 @@ DEFAULT_CONFIG = Path("/etc/txninsightd/txninsight.yaml")
 
 EXIT_CODES = """exit codes:
   0  stopped in order (SIGTERM, SIGINT)
-  1  a fault in the daemon itself; the traceback is on standard error. Of `forget`: not done, and why
+  1  a fault in the daemon itself; the traceback is on standard error. Of `forget`: not done; the reason is printed
   2  the configuration is not usable; one line for each fault on standard error
-  3  a child process kept dying, and restarting it was given up
-  4  no usable Kafka client: it refuses kafka.client's properties, or is too old to be trusted
+  3  a child process exited too often, and the daemon gave up
+  4  no usable Kafka client: it refuses the properties of kafka.client, or is too old to be trusted
   5  a child did not stop in order, or not within supervise.stop_timeout_s
   6  http.listen cannot be listened on
-  7  state.directory cannot be used; what to do stands in the log
+  7  state.directory cannot be used; the log says what to do
 """
 
 
@@ -71,18 +71,18 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="the YAML file (default: %(default)s)"
     )
     parser.add_argument(
-        "--check-config", action="store_true", help="say what is wrong with the configuration, line by line, and exit"
+        "--check-config", action="store_true", help="print every fault of the configuration, one a line, and exit"
     )
     parser.add_argument("--version", action="version", version=f"txninsightd {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands of a running daemon's operator")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands for a running daemon")
     forgetting = commands.add_parser(
         "forget",
         help="end a transaction that is known to be dead",
-        description="End a live transaction that is known to be dead, such as one that was never committed: it is "
-        "counted as forgotten, and what still comes of it as late. Done when the command returns 0.",
+        description="End a live transaction that is known to be dead, such as one that was never committed. It is "
+        "counted as forgotten, and its later events as late. It is done when the command returns 0.",
     )
     forgetting.add_argument("txn_id", metavar="TXN_ID", help="its id (after -- if it begins with a -)")
-    # Any other default than SUPPRESS would overwrite a --config that stands before the command.
+    # Any default other than SUPPRESS would overwrite a --config before the command.
     forgetting.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="the running daemon's YAML file"
     )

@@ -1,8 +1,8 @@
 """The daemon's one clock: seconds since the epoch that do not run backwards when the wall clock is set back.
 
-Moments of different processes are compared (what a monitor asked, when a validator decided), so all of them count from
-one anchor, taken by the parent before it forks. Setting the wall clock forward is followed; setting it back is not, but
-where it undoes a step forward: then all processes go back together, and nothing new is seen until that has passed.
+Moments of different processes are compared (of a monitor's question, of a validator's verdict), so all processes count
+from one anchor, which the parent takes before it forks. The clock follows the wall clock forward. It follows it back
+only to undo a step forward: then all processes go back together, and see nothing new until that time has passed.
 """
 
 import time

@@ -1,8 +1,8 @@
 """The composition root: what starts, in which order, wired to what. Read this first.
 
-    parent  supervise.Parent: forks and restarts everything below; no threads, no Kafka client
+    parent  supervise.Parent: forks and restarts the `children`; no threads, no Kafka client
       aggregator    uvloop: lines -> Aggregator -> Ledger; HTTP from the same loop
-      monitor-i     Reader + MonitorBuilder (decodes), read_uncommitted; monitor-0 also looks for partitions
+      monitor-i     Reader + MonitorBuilder (decodes), read_uncommitted; monitor-0 also runs the scout
       validator-i   Reader + ValidatorBuilder (offsets only), read_committed
 
 Receivers start first and stop last. Each child imports what it needs after the fork: librdkafka does not survive one,
@@ -15,10 +15,10 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -26,22 +26,22 @@ from txninsightd import clock, logs
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
-from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, from_memory, receive
-from txninsightd.supervise.heartbeats import Heart, Heartbeats
+from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.control import Reporter, read_memory_file, receive
+from txninsightd.supervise.current_config import CurrentConfig, unpickled
+from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_STATE
 from txninsightd.supervise.notify import Notifier
-from txninsightd.supervise.parent import (
-    EXIT_CANNOT_LISTEN,
-    EXIT_STATE,
-    EXIT_UNUSABLE,
-    Limits,
-    Parent,
-    Programs,
-    child_names,
-    reader_name,
+from txninsightd.supervise.parent import Limits, Parent
+from txninsightd.vocabulary import (
+    Attach,
+    ChildrenStatus,
+    FromParent,
+    ReaderRole,
+    Reload,
+    Stop,
+    UpdateReaderSettings,
+    View,
 )
-from txninsightd.supervise.running import Running, unpacked
-from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload, Stop, UpdateReaderSettings, View
 
 if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
@@ -49,52 +49,64 @@ if TYPE_CHECKING:
     from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
 
+AGGREGATOR = "aggregator"
+SCOUT = "monitor-0"
 LONGEST_TICK_S = 1.0
 TICKS_A_TIMEOUT = 4
 DIRECTORY_PREFIX = "txninsightd-"
 
-P = ParamSpec("P")
-
 log = structlog.get_logger()
 
 
+class Shared(NamedTuple):
+    """What all children have in common. `started_at`: the daemon's start; a restarted aggregator keeps it.
+
+    `multiproc_dir`: where the children write their own health for the metrics.
+    """
+
+    current: CurrentConfig
+    started_at: float
+    multiproc_dir: Path
+
+    @property
+    def config(self) -> Config:
+        """The config at the moment of the fork."""
+        return self.current.config
+
+
+def children(shared: Shared) -> list[ChildSpec]:
+    """Every process below the parent. A new kind of child is one entry here."""
+    roles = reader_roles(shared.config)
+    return [
+        ChildSpec(AGGREGATOR, partial(run_aggregator, shared), LineKind.CONTROL),
+        *(ChildSpec(name, partial(run_reader, shared, role), LineKind.DATA) for name, role in roles.items()),
+    ]
+
+
+def reader_roles(config: Config) -> dict[str, ReaderRole]:
+    """The readers by name, and what each reads."""
+    counts = {View.MONITOR: config.readers.monitors, View.VALIDATOR: config.readers.validators}
+    return {f"{view}-{i}": ReaderRole(view, i) for view, count in counts.items() for i in range(count)}
+
+
 def run_daemon(config: Config, path: Path) -> int:
-    """Run until a signal; gives the exit code. `path`: the config's file, to be read again on SIGHUP."""
+    """Run until a signal; gives the exit code. `path`: the config's file, read again on SIGHUP."""
     log.info("configured", config=config.redacted())
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
-    # Once, before any fork: an aggregator that begins anew must mean the same moment by `start` as the one before.
-    started_at = clock.now()
-    heartbeats = Heartbeats(child_names(reader_counts(config)))
-    running = Running(config, path)
-
-    @_failing_in_one_line
-    def aggregator(control: socket.socket) -> None:
-        become("aggregator", on_terminate=None)
-        sys.exit(run_aggregator(running.config, control, started_at, directory, heartbeats))
-
-    @_failing_in_one_line
-    def reader(view: View, index: int, descriptor: int) -> None:
-        run_reader(running.config, view, index, descriptor, directory, heartbeats.heart(reader_name(view, index)))
-
+    current = CurrentConfig(config, path)
+    specs = children(Shared(current, clock.now(), directory))
     lock = DirectoryLock(Path(config.state.directory))
     try:
-        # Before any fork, never let go: all children hold it with the parent, and the next daemon waits for the last.
+        # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
         notifier = Notifier.from_environment(os.environ)
-        programs, counts = Programs(aggregator, reader), reader_counts(config)
-        limits = _limits(config)
-        return Parent(programs, counts, limits, heartbeats, notifier, time.monotonic, running.reload).run()
+        return Parent(specs, _limits(config), notifier, time.monotonic, current.reload).run()
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def reader_counts(config: Config) -> dict[View, int]:
-    """How many readers share each view."""
-    return {View.MONITOR: config.readers.monitors, View.VALIDATOR: config.readers.validators}
 
 
 def _limits(config: Config) -> Limits:
@@ -109,19 +121,6 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _failing_in_one_line(program: Callable[P, None]) -> Callable[P, None]:
-    """What ends a child is one line of the log, not a bare traceback."""
-
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            program(*args, **kwargs)
-        except Exception:
-            log.exception("child_failed")
-            sys.exit(1)
-
-    return run
-
-
 def _remove_leftovers() -> None:
     """The directories of daemons that were killed."""
     for path in Path(gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
@@ -133,62 +132,37 @@ def _remove_leftovers() -> None:
 # --- Readers ----------------------------------------------------------------------------------------------------------
 
 
-def run_reader(config: Config, view: View, index: int, descriptor: int, multiproc_dir: Path, heart: Heart) -> None:
+def run_reader(shared: Shared, role: ReaderRole, context: ChildContext) -> None:
     """A monitor or a validator, from after the fork to its end."""
-    name = reader_name(view, index)
-    stops: list[None] = []
-    become(name, on_terminate=lambda: stops.append(None))
-    # Before the imports, since prometheus_client looks for it at its own.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
-    from txninsightd.expose.worker_health import WorkerHealth
-    from txninsightd.ingest.assembly import make_reader
-    from txninsightd.ingest.reader import ClientLost
-    from txninsightd.ingest.settings import UnusableClient
+    # Set before the import below, which brings prometheus_client: that reads it once.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared.multiproc_dir)
+    from txninsightd import reader_process
 
-    try:
-        health = WorkerHealth(name, multiproc_dir, heart.beat)
-        reader = make_reader(config, view, index, Channel(descriptor), health, clock.now)
-    except UnusableClient as unusable:
-        log.error("kafka_client_unusable", error=str(unusable))
-        sys.exit(EXIT_UNUSABLE)
-    try:
-        reader.run(stopping=lambda: bool(stops))
-    except ClientLost as lost:
-        log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
-        sys.exit(1)
+    has_scout = context.name == SCOUT
+    sys.exit(reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context))
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------
 
 
-def run_aggregator(
-    config: Config,
-    control: socket.socket,
-    started_at: float,
-    multiproc_dir: Path,
-    heartbeats: Heartbeats,
-) -> int:
-    """The aggregator, from after the fork to its end; gives the exit code."""
+def run_aggregator(shared: Shared, context: ChildContext) -> None:
+    """The aggregator, from after the fork to its end."""
     import uvloop
 
-    return uvloop.run(_aggregate(config, control, started_at, multiproc_dir, heartbeats))
+    sys.exit(uvloop.run(_aggregate(shared, context)))
 
 
-async def _aggregate(
-    config: Config,
-    control: socket.socket,
-    started_at: float,
-    multiproc_dir: Path,
-    heartbeats: Heartbeats,
-) -> int:
+async def _aggregate(shared: Shared, context: ChildContext) -> int:
     from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.expose.operator_socket import OperatorSocket
     from txninsightd.expose.server import HttpServer
 
+    config = shared.config
+    control = socket.socket(fileno=context.line)
     loop = StrictLoop(asyncio.get_running_loop())
     stopping = asyncio.Event()
     try:
-        aggregator, monotonic_counters = _recover(config, loop, started_at, multiproc_dir, heartbeats)
+        aggregator, monotonic_counters = _recover(shared, context, loop)
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
@@ -200,21 +174,19 @@ async def _aggregate(
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
-    orders = OperatorSocket(aggregator)
-    await orders.start(config.state.control_socket)
+    operator_socket = OperatorSocket(aggregator)
+    await operator_socket.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     await _tick(aggregator, Reporter(control), stopping, tick_s)
-    # An order is answered once a checkpoint holds what came of it, so no order may come after the last checkpoint.
-    await orders.stop()
+    # Stop the orders first: each is answered once a checkpoint holds its effect, and the last checkpoint is next.
+    await operator_socket.stop()
     aggregator.tick()
     aggregator.close()
     await server.stop()
     return 0
 
 
-def _recover(
-    config: Config, loop: "StrictLoop", started_at: float, multiproc_dir: Path, heartbeats: Heartbeats
-) -> "tuple[Aggregator, MonotonicCounters]":
+def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tuple[Aggregator, MonotonicCounters]":
     """The aggregator with its state, and what its counters have shown. Raises StateUnusable."""
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.assembly import make_pipeline, make_rules
@@ -222,33 +194,34 @@ def _recover(
     from txninsightd.core.snapshot import VERSION
     from txninsightd.expose.monotonic_counters import MonotonicCounters
 
-    beat = heartbeats.heart("aggregator").beat
+    config, beat = shared.config, context.heartbeat.beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
-    recovered = recover(store, lambda: make_pipeline(config, started_at), clock.now(), beat)
-    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _began(config, recovered))
+    recovered = recover(store, lambda: make_pipeline(config, shared.started_at), clock.now(), beat)
+    monotonic_counters = MonotonicCounters(state / "exposed", shared.multiproc_dir.name, _began(config, recovered))
     monotonic_counters.name_again(recovered.pipeline.figures)
     aggregator = Aggregator(
         pipeline=recovered.pipeline,
         loop=loop,
-        counts=reader_counts(config),
+        readers=reader_roles(config),
+        scout=SCOUT,
         now=clock.now,
         discover_every_s=config.discovery.every_s,
         store=store,
         checkpoint_every_s=config.state.checkpoint_every_s,
         fallbacks=recovered.passed_over,
-        multiproc_dir=multiproc_dir,
+        multiproc_dir=shared.multiproc_dir,
         beat=beat,
-        heartbeat_ages_s=heartbeats.ages_s,
+        heartbeat_ages_s=context.heartbeats.ages_s,
     )
-    # A restored ledger judges by the rules of its checkpoint until it adopts those of the file; thresholds that have
-    # changed wait until both views have caught up.
+    # A restored ledger has the rules of its checkpoint until it adopts those of the file. Thresholds that have changed
+    # wait until both views have caught up.
     aggregator.adopt(make_rules(config), config.limits.label_values, config.state.checkpoint_every_s)
     return aggregator, monotonic_counters
 
 
 async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.Event, tick_s: float) -> None:
-    """Until the parent says stop, and all lines have ended."""
+    """Until the parent has sent `Stop` and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
         reporter.report(aggregator.status())
@@ -256,12 +229,12 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
             await asyncio.wait_for(stopping.wait(), tick_s)
         except TimeoutError:
             continue
-        # Once `stopping` is set, the wait above is none: without this the loop would spin until the lines end.
+        # Once `stopping` is set, the wait above ends at once: without this the loop would spin until the lines end.
         await asyncio.sleep(0.02)
 
 
 def _began(config: Config, recovered: "Recovered") -> "Began":
-    """How the aggregator came by its state, as its counters must know."""
+    """Where the aggregator's state came from, as its counters must know."""
     from txninsightd.expose.monotonic_counters import Began
 
     if recovered.written_at:
@@ -269,8 +242,8 @@ def _began(config: Config, recovered: "Recovered") -> "Began":
     return Began.ANEW_AT_LATEST if config.start.kind == "latest" else Began.ANEW
 
 
-def _go_by(config: Config, aggregator: "Aggregator") -> None:
-    """The config was read anew, for the aggregator and its readers."""
+def _adopt(config: Config, aggregator: "Aggregator") -> None:
+    """Apply a config that was read again, to the aggregator and its readers."""
     from txninsightd.aggregate.assembly import make_rules
 
     limits, log_config = config.limits, config.log
@@ -300,15 +273,15 @@ def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyn
         os._exit(1)
     message = msgspec.msgpack.decode(body, type=FromParent)
     if isinstance(message, Attach) and descriptor is not None:
-        aggregator.attach(message.view, message.index, Channel(descriptor))
+        aggregator.attach(message.child, Channel(descriptor))
     elif isinstance(message, ChildrenStatus):
         aggregator.children_status, aggregator.reloads = message.children, message.reloads
     elif isinstance(message, Reload) and descriptor is not None:
-        _go_by(unpacked(from_memory(descriptor)), aggregator)
+        _adopt(unpickled(read_memory_file(descriptor)), aggregator)
     elif isinstance(message, Stop):
         stopping.set()
     else:
-        # A line that got lost is heard by its reader, which ends and is started again.
+        # If a line was lost, the child at its other end notices, exits and is restarted.
         log.error(
             "descriptor_lost", message=type(message).__name__, advice="raise the limit of open files (LimitNOFILE=)"
         )

@@ -1,6 +1,6 @@
 """Structured logs: an event with fields, as JSON or for a terminal, to standard error.
 
-Every process binds its own name once; a log line is never a sentence with numbers in it. No logger is cached, so that
+Every process binds its own name once. A log line is never a sentence with numbers in it. Loggers are not cached, so
 `setup` may be called again at any time.
 """
 

@@ -1,7 +1,7 @@
 """No process outlives the one that forked it, however that one ends.
 
-Linux sends the signal that prctl(PR_SET_PDEATHSIG) names as soon as the forking thread is gone; only the main thread
-forks here, so that is the forking process. The signal is forgotten at a fork: whoever forks again, asks again.
+Linux sends the signal that prctl(PR_SET_PDEATHSIG) names when the forking thread ends. Only the main thread forks here,
+so that is when the forking process ends. A fork resets the setting, so each forked process makes the call itself.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def kill_on_parent_exit(parent_pid: int) -> None:
-    """Called first thing after a fork, with the forker's process id: be killed when it ends, at once if it has ended.
+    """Have the kernel kill this process when its parent ends; at once if it has ended. Call it right after the fork.
 
     Raises OSError where the kernel refuses.
     """

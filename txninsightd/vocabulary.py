@@ -1,10 +1,10 @@
 """The words of the system: what crosses processes, and the names of states, causes, verdicts and anomalies.
 
-Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a
-validator sends `Coverage`, the first monitor also `Discovery`; the aggregator answers with `Assign`, `Pause`,
-`Known`, `Durable` and `UpdateReaderSettings`. The parent sends the aggregator `Attach`, `ChildrenStatus`, `Reload` and
-`Stop`, and receives `Report`s. All of them are msgspec structs that travel as MessagePack frames; a test checks that
-each of them survives the crossing.
+Everything else may import this module; it imports nothing of the project. A monitor sends `Sightings`, a validator
+sends `Coverage`, the child with the scout `Discovery`; the aggregator answers with `Assign`, `Pause`,
+`KnownPartitions`, `CommitOffsets` and `UpdateReaderSettings`. The parent sends the aggregator `Attach`,
+`ChildrenStatus`, `Reload` and `Stop`, and receives `Report`s. All of them are msgspec structs that travel as
+MessagePack frames; a test checks that each of them survives the crossing.
 
 Offsets are Kafka offsets; ranges are half open, `[start, end)`. Moments are seconds since the epoch (float).
 """
@@ -107,8 +107,15 @@ class RecordResult(StrEnum):
     GAP = "gap"
 
 
+class ReaderRole(NamedTuple):
+    """What a reader reads: of a view, the share with this number (from 0)."""
+
+    view: View
+    share: int
+
+
 class PartitionRef(NamedTuple):
-    """One partition of one topic. A topic that is deleted and made anew is another one: its `incarnation` is higher."""
+    """One partition of one topic. A topic that is created again is another one, with a higher `incarnation`."""
 
     # Their order is the order of places wherever events are ordered (core/events.py), and how a checkpoint has them.
     topic: str
@@ -117,7 +124,7 @@ class PartitionRef(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What an event says besides who and when. Few distinct ones exist, so they are interned and travel as a table."""
+    """An event without its txn_id and time. Few distinct ones exist, so they are interned and sent as a table."""
 
     kind: int
     step: str | None
@@ -194,7 +201,7 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(Protocol):
-    """One end of the connection between a reader and the aggregator, as both sides use it; never blocks."""
+    """One end of the connection between a child and the aggregator, as both sides use it; never blocks."""
 
     closed: bool
 
@@ -282,7 +289,7 @@ class PartitionStart(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """What the first monitor found in the cluster, asked at `asked_at`: the present partitions and which are new.
+    """What the scout found in the cluster, asked at `asked_at`: the present partitions and which are new.
 
     `present` lists them by topic; nothing else could have carried events before `asked_at`. While the look is not
     `complete`, it says nothing. `topic_ids` (KIP-516) is true of the topics that it names, complete or not.
@@ -297,7 +304,7 @@ class Discovery(msgspec.Struct, array_like=True, tag=3, frozen=True):
 
 
 class Assign(msgspec.Struct, array_like=True, tag=5, frozen=True):
-    """Aggregator to reader: read these partitions, from these offsets, whatever was read of them before."""
+    """Aggregator to reader: read these partitions from these offsets, also those that it reads already."""
 
     starts: list[PartitionStart]
 
@@ -310,10 +317,10 @@ class Pause(msgspec.Struct, array_like=True, tag=6, frozen=True):
     paused: bool
 
 
-class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
-    """Aggregator to the first monitor: which partitions it knows already. Only then are others looked for.
+class KnownPartitions(msgspec.Struct, array_like=True, tag=14, frozen=True):
+    """Aggregator to the child with the scout: the partitions that it knows. The scout begins to look with this.
 
-    `looked`: there was a complete look before, so whatever is found now has come since.
+    `looked`: there was a complete look before, so every partition that is found now is newer than that look.
     """
 
     refs: list[PartitionRef]
@@ -321,8 +328,8 @@ class Known(msgspec.Struct, array_like=True, tag=14, frozen=True):
     looked: bool = False
 
 
-class Durable(msgspec.Struct, array_like=True, tag=15, frozen=True):
-    """Aggregator to reader: a checkpoint that holds these positions is on disk; lag tools may be told of them."""
+class CommitOffsets(msgspec.Struct, array_like=True, tag=15, frozen=True):
+    """Aggregator to reader: a checkpoint with these positions is on disk; commit them to Kafka, for lag tools."""
 
     positions: list[PartitionStart]
 
@@ -336,10 +343,9 @@ class ChildStatus(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Attach(msgspec.Struct, array_like=True, tag=7, frozen=True):
-    """Parent to aggregator: a reader lives, and the descriptor that comes with this is the line to it."""
+    """Parent to aggregator: this child has started, and the descriptor that comes with this is the line to it."""
 
-    view: View
-    index: int
+    child: str
 
 
 class Reloads(msgspec.Struct, array_like=True, frozen=True):
@@ -358,15 +364,15 @@ class ChildrenStatus(msgspec.Struct, array_like=True, tag=8, frozen=True):
 
 
 class Stop(msgspec.Struct, array_like=True, tag=9, frozen=True):
-    """Parent to aggregator: all readers have stopped; take in what they sent, and stop."""
+    """Parent to aggregator: all other children have stopped; take in what they sent, and stop."""
 
 
 class Reload(msgspec.Struct, array_like=True, tag=12, frozen=True):
-    """Parent to aggregator: go by another config; it stands in the memory file whose descriptor comes with this."""
+    """Parent to aggregator: adopt another config; the descriptor that comes with this is a memory file with it."""
 
 
 class UpdateReaderSettings(msgspec.Struct, array_like=True, tag=13, frozen=True):
-    """Aggregator to reader: the config's keys of these names that it shall go by from now on."""
+    """Aggregator to reader: the new values of these keys of the config."""
 
     log_level: str
     log_format: str
@@ -385,8 +391,8 @@ class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
 
 FromParent = Attach | ChildrenStatus | Reload | Stop
 FromAggregator = Report
-FromReader = Sightings | Coverage | Discovery
-ToReader = Assign | Pause | Known | Durable | UpdateReaderSettings
+FromChild = Sightings | Coverage | Discovery
+ToReader = Assign | Pause | KnownPartitions | CommitOffsets | UpdateReaderSettings
 
 
 class CheckpointHealth(NamedTuple):

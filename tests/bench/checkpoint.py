@@ -29,7 +29,7 @@ from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.config import Config
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.snapshot import VERSION, dump
-from txninsightd.supervise.child import COLLECTOR
+from txninsightd.supervise.process_setup import GC_THRESHOLDS
 from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionStart, Sightings
 
 BATCH = 5_000
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result there, as JSON")
     options = parser.parse_args()
     logs.setup("error", "auto")
-    gc.set_threshold(*COLLECTOR)
+    gc.set_threshold(*GC_THRESHOLDS)
     with tempfile.TemporaryDirectory() as directory:
         result = uvloop.run(measure(Path(directory), options.open))
     print(json.dumps(result, indent=2))

@@ -24,7 +24,7 @@ import msgspec
 from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.config import Config
 from txninsightd.core.pipeline import Pipeline
-from txninsightd.supervise.child import COLLECTOR
+from txninsightd.supervise.process_setup import GC_THRESHOLDS
 from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionStart, Sightings
 
 TOPIC = "orders"
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="runs of each variant (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result there, as JSON")
     options = parser.parse_args()
-    gc.set_threshold(*COLLECTOR)
+    gc.set_threshold(*GC_THRESHOLDS)
     result: dict[str, Any] = {"events": options.events, "runs": options.runs}
     for open_at_a_time in OPEN_AT_A_TIME:
         messages = list(encoded(options.events, open_at_a_time))

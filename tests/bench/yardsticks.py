@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from txninsightd.ingest.settings import consumer_settings
+from txninsightd.cluster.client_settings import client_settings
+from txninsightd.ingest.consumer_settings import consumer_settings
 from txninsightd.vocabulary import View
 
 BATCH_RECORDS = 10_000
@@ -63,7 +64,7 @@ YARDSTICKS: dict[str, Callable[[], Callable[[Iterable[Any]], None]]] = {"raw": l
 
 def cpu_us_per_event(name: str, bootstrap: str, expected: int, topics: list[str]) -> float:
     """Read `expected` records of the topics from their beginning."""
-    consumer = Consumer(consumer_settings({"bootstrap.servers": bootstrap}, View.MONITOR))
+    consumer = Consumer(consumer_settings(client_settings({"bootstrap.servers": bootstrap}), View.MONITOR))
     known = consumer.list_topics(timeout=30).topics
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for topic in topics for p in known[topic].partitions])
     take, seen = YARDSTICKS[name](), 0

@@ -42,7 +42,7 @@ class Start(Protocol):
 
 @pytest.fixture(scope="session")
 def broker(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker that all tests share: do not stop it. It may stall without being fenced (test_lifeline.py)."""
+    """The broker that all tests share: do not stop it. It may stall without being fenced (test_client_watchdog.py)."""
     patient = {"broker.session.timeout.ms": "60000"}
     with _new_broker(tmp_path_factory.mktemp("broker"), kafka_libs, properties=patient) as running:
         yield running

@@ -1,8 +1,8 @@
 """What the contract tests stand on: producers, consumers whose every event is noted, and what is done to a broker.
 
-The consumers have the settings that ship (`ingest.settings`), so it is those that the tests pin. Nothing sleeps: a test
-waits for an event, and where it must show that *nothing* comes, it waits until the consumer has asked the broker a few
-times more and was answered (`Watched.after_fetches`). Whatever waits gives up after `HANG_GUARD_S`.
+The consumers have the settings that ship (`consumer_settings`), so it is those that the tests pin. Nothing sleeps: a
+test waits for an event, and where it must show that *nothing* comes, it waits until the consumer has asked the broker
+a few times more and was answered (`Watched.after_fetches`). Whatever waits gives up after `HANG_GUARD_S`.
 """
 
 import itertools
@@ -26,7 +26,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from txninsightd.ingest.settings import consumer_settings
+from txninsightd.cluster.client_settings import client_settings
+from txninsightd.ingest.consumer_settings import consumer_settings
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
 from txninsightd.vocabulary import PartitionRef, View
 
@@ -129,7 +130,7 @@ class Watched:
         self.seen: list[Seen] = []
         self.statistics: dict[str, Any] = {}
         self.eof_offsets: dict[int, int] = {}
-        shipped = consumer_settings({"bootstrap.servers": broker.bootstrap}, view)
+        shipped = consumer_settings(client_settings({"bootstrap.servers": broker.bootstrap}), view)
         watching = {"statistics.interval.ms": 50, "stats_cb": self._note_statistics, "auto.offset.reset": reset}
         self.consumer = Consumer({**shipped, **watching}, logger=QUIET)
         self.consumer.assign([TopicPartition(topic, 0, start)])

@@ -1,7 +1,7 @@
 """The daemon's readers and its aggregator in the test's own process, stepped by hand, against a real broker.
 
 Everything is what ships: readers, lines, ledger, the wiring of `daemon`; only the processes and the event loop are left
-out, so a test decides who works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
+out, so a test decides what works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
 """
 
 import os
@@ -22,8 +22,8 @@ from txninsightd.core.facts import Fact, PartitionsFound
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.sinks import Sink
 from txninsightd.core.topics import Incarnation
-from txninsightd.daemon import reader_counts
-from txninsightd.ingest.assembly import make_reader
+from txninsightd.daemon import SCOUT, reader_roles
+from txninsightd.reader_process import make_reader
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, PartitionStart, Pause, Verdict, View
@@ -42,7 +42,7 @@ class Work:
     def __init__(self, config: Config, view: View, line: Channel) -> None:
         self.line = line
         self.paused = False
-        self.reader = make_reader(config, view, 0, line, self, clock.now)
+        self.reader = make_reader(config, view, view is View.MONITOR, line, self, clock.now)
 
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
@@ -76,7 +76,7 @@ class InProcess:
             partition.topic_id = found.topic_id
         self._starts = Starts()
         pipeline = Pipeline(self.ledger, make_figures(config), [self._starts])
-        self.aggregator = Aggregator(pipeline, self, reader_counts(config), clock.now, config.discovery.every_s)
+        self.aggregator = Aggregator(pipeline, self, reader_roles(config), SCOUT, clock.now, config.discovery.every_s)
 
     # --- The event loop's part ----------------------------------------------------------------------------------------
 
@@ -96,16 +96,16 @@ class InProcess:
         for view in views:
             ours, theirs = descriptor_pair()
             self.work[view] = Work(self.config, view, Channel(theirs))
-            self.aggregator.attach(view, 0, Channel(ours))
+            self.aggregator.attach(f"{view}-0", Channel(ours))
 
     def stop(self, view: View) -> None:
         """End a reader as a kill would: what it had not sent is lost; its line is drained."""
         self.work.pop(view).close()
         self.drain()
 
-    def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
+    def pause(self, view: View, ref: PartitionRef, paused: bool) -> None:
         """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(ref.topic, ref.partition, held))
+        self.aggregator._lines[f"{view}-0"].send(Pause(ref.topic, ref.partition, paused))
         self.work[view].reader.step()
 
     def drain(self) -> None:

@@ -163,7 +163,7 @@ def is_slow(began: float, ended: float, limit_s: float, outages: list[Outage]) -
 
 @pytest.fixture(scope="module")
 def frail(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker that hangs and dies. It is not fenced for hanging: that may end its clients (test_lifeline.py)."""
+    """The broker that hangs and dies. It is not fenced: that may end its clients (test_client_watchdog.py)."""
     session = {SESSION_TIMEOUT: str(int(2 * BROKER_HANGS_S * 1000))}
     running = Broker(tmp_path_factory.mktemp("frail"), kafka_libs, *machine.free_ports(2), properties=session)
     running.start()

@@ -20,7 +20,7 @@ from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
 from tests.broker.traffic import publish, write_transactions
 from tests.unit.tmpfs import Tmpfs, tmpfs
-from txninsightd.supervise.parent import EXIT_STATE
+from txninsightd.supervise.exit_codes import EXIT_STATE
 from txninsightd.tools.stack.broker import Broker
 
 STUCK_SOON = {"idle_after_s": 1, "overdue_after_s": 3600, "commit_pending_after_s": 1}

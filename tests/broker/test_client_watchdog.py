@@ -20,9 +20,17 @@ from tests.broker.contract import QUIET, ask_until
 from tests.broker.daemon import Daemon
 from tests.broker.in_process import config_for, daemon_in_process
 from tests.broker.traffic import publish, write_transactions
-from txninsightd.ingest import assembly, client_watchdog
-from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, consumer_finds, newcomer_finds
-from txninsightd.ingest.settings import admin_settings, consumer_settings
+from txninsightd.cluster import client_watchdog
+from txninsightd.cluster.client_settings import admin_settings, client_settings
+from txninsightd.cluster.client_watchdog import (
+    MOST_FAILURES,
+    ClientWatchdog,
+    admin_finds_broker,
+    consumer_finds_broker,
+    new_client_finds_broker,
+)
+from txninsightd.ingest import consumer_settings as reader_consumers
+from txninsightd.ingest.consumer_settings import consumer_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import View
 
@@ -66,62 +74,68 @@ def given_up(make_client: Callable[[], Client]) -> Client:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not answer at once does not answer."""
+    """A broker that does not answer at once counts as one that does not answer."""
     monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -> None:
+def test_a_client_without_a_broker_is_lost_when_a_new_client_finds_one(fenced: Broker) -> None:
     settings = {"bootstrap.servers": fenced.bootstrap}
     admin = given_up(lambda: AdminClient(admin_settings({**settings, **GIVES_UP}), logger=QUIET))
-    consumer = given_up(lambda: Consumer(consumer_settings({**settings, **GIVES_UP}, View.MONITOR), logger=QUIET))
+    consumer = given_up(
+        lambda: Consumer(consumer_settings(client_settings({**settings, **GIVES_UP}), View.MONITOR), logger=QUIET)
+    )
     mend(fenced)
     living = AdminClient(admin_settings(settings), logger=QUIET)
-    watching = ClientWatchdog(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
-    watching.watch("admin", lambda: admin_finds(admin))
-    watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
-    watching.watch("living", lambda: admin_finds(living))
-    for _ in range(IN_VAIN):
+    watching = ClientWatchdog(
+        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET))
+    )
+    watching.watch("admin", lambda: admin_finds_broker(admin))
+    watching.watch("consumer", lambda: consumer_finds_broker(consumer, TOPIC))
+    watching.watch("living", lambda: admin_finds_broker(living))
+    for _ in range(MOST_FAILURES):
         assert watching.lost == []
-        watching.look()
+        watching.check()
     assert watching.lost == ["admin", "consumer"]
 
 
 @pytest.mark.usefixtures("impatient")
-def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
+def test_in_an_outage_no_client_is_lost(own_broker: OwnBroker) -> None:
     broker = own_broker()
     settings = {"bootstrap.servers": broker.bootstrap}
     admin, consumer = (
         AdminClient(admin_settings(settings), logger=QUIET),
-        Consumer(consumer_settings(settings, View.VALIDATOR), logger=QUIET),
+        Consumer(consumer_settings(client_settings(settings), View.VALIDATOR), logger=QUIET),
     )
-    watching = ClientWatchdog(lambda: newcomer_finds(lambda: AdminClient(admin_settings(settings), logger=QUIET)))
-    watching.watch("admin", lambda: admin_finds(admin))
-    watching.watch("consumer", lambda: consumer_finds(consumer, TOPIC))
-    watching.look()
+    watching = ClientWatchdog(
+        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET))
+    )
+    watching.watch("admin", lambda: admin_finds_broker(admin))
+    watching.watch("consumer", lambda: consumer_finds_broker(consumer, TOPIC))
+    watching.check()
     broker.kill()
-    for _ in range(IN_VAIN + 1):
-        watching.look()
+    for _ in range(MOST_FAILURES + 1):
+        watching.check()
         assert watching.lost == []
-    assert not admin_finds(admin)
+    assert not admin_finds_broker(admin)
     broker.start()
-    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer, TOPIC), "they find it again")
+    ask_until(lambda: admin_finds_broker(admin) and consumer_finds_broker(consumer, TOPIC), "they find it again")
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_consumer_is_asked_when_it_is_hungry(fenced: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = consumer_settings({"bootstrap.servers": fenced.bootstrap, **GIVES_UP}, View.MONITOR)
+def test_only_a_starved_consumer_is_asked(fenced: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = consumer_settings(client_settings({"bootstrap.servers": fenced.bootstrap, **GIVES_UP}), View.MONITOR)
     consumer = given_up(lambda: Consumer(settings, logger=QUIET))
     mend(fenced)
-    monkeypatch.setattr(assembly, "Consumer", lambda *_, **__: consumer)
+    monkeypatch.setattr(reader_consumers, "Consumer", lambda *_, **__: consumer)
     with daemon_in_process(fenced, config_for(fenced, TOPIC), View.MONITOR) as running:
         monitor = running.work[View.MONITOR].reader
         running.until(lambda: running.found(TOPIC), "the partitions")
-        assert monitor._consumer_finds(), "there is nothing to read"
+        assert monitor._consumer_finds_broker(), "there is nothing to read"
         publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
-        running.until(lambda: not monitor._consumer_finds(), "it is hungry, and nobody answers it")
-        for _ in range(IN_VAIN):
-            monitor._client_watchdog.look()
+        running.until(lambda: not monitor._consumer_finds_broker(), "it is starved, and no broker answers it")
+        for _ in range(MOST_FAILURES):
+            monitor._client_watchdog.check()
         assert monitor._client_watchdog.lost == ["consumer"]
 
 

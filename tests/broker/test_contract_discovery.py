@@ -23,11 +23,12 @@ from tests.broker.contract import (
 )
 from tests.broker.in_process import config_for, daemon_in_process
 from txninsightd import clock
+from txninsightd.cluster import topic_policies
+from txninsightd.cluster.client_settings import admin_settings
+from txninsightd.cluster.scout import PartitionScout
+from txninsightd.cluster.topic_ids import TopicIds
 from txninsightd.config import Topic
 from txninsightd.config.model import Start
-from txninsightd.ingest import topics
-from txninsightd.ingest.discovery import PartitionScout
-from txninsightd.ingest.settings import admin_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import Discovery, PartitionRef, Verdict, View
 
@@ -204,7 +205,7 @@ def test_a_compacted_topic_is_refused_and_named_and_the_others_are_read(
 def test_a_topic_that_becomes_compacted_is_named_within_the_time_that_its_policy_is_trusted(
     broker: Broker, topic: MakeTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topics, "ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(topic_policies, "ASK_AGAIN_S", 0.0)
     name = topic()
     with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_decided(name)
@@ -234,7 +235,7 @@ def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, to
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])
 
 
-# --- Who is to blame --------------------------------------------------------------------------------------------------
+# --- What is to blame -------------------------------------------------------------------------------------------------
 
 
 class StoppedMeanwhile(AdminClient):
@@ -254,7 +255,7 @@ class StoppedMeanwhile(AdminClient):
 
 
 @pytest.mark.parametrize(("stops", "blamed"), [(1, False), (2, True)])
-def test_whoever_was_stopped_asks_again_before_the_cluster_is_blamed(
+def test_a_scout_that_was_stopped_asks_again_before_it_blames_the_cluster(
     broker: Broker, topic: MakeTopic, stops: int, blamed: bool
 ) -> None:
     name = topic()
@@ -263,7 +264,7 @@ def test_whoever_was_stopped_asks_again_before_the_cluster_is_blamed(
     scout = PartitionScout(admin, config, lambda: clock.now() + admin.stopped_s)
     scout.start([], {}, looked=False)
     first: list[Discovery] = []
-    ask_until(lambda: first.extend(filter(None, [scout.news()])) or first, "its first word")
+    ask_until(lambda: first.extend(filter(None, [scout.next_discovery()])) or first, "its first word")
     scout.stop()
     assert any("does not answer" in text for text in first[0].problems) == blamed
 
@@ -276,7 +277,7 @@ def test_asking_for_ids_leaves_nothing_behind(broker: Broker, topic: MakeTopic) 
     admin = AdminClient(admin_settings(config_for(broker, *names).kafka.client))
 
     def blocks_after(times: int) -> int:
-        answers = [topics.topic_ids(admin, names) for _ in range(times)]
+        answers = [TopicIds(admin).of(names) for _ in range(times)]
         assert all(answer.keys() == set(names) and answer == answers[0] for answer in answers)
         answers.clear()
         gc.collect()

@@ -24,7 +24,7 @@ from tests.broker.contract import (
     records,
 )
 from tests.broker.oracle import read_logs
-from txninsightd.ingest import settings
+from txninsightd.cluster import client_settings
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, Verdict, View
 
@@ -171,10 +171,10 @@ def test_the_statistics_know_the_last_stable_offset_in_a_committed_view_only(bro
 
 
 def test_this_client_is_safe_and_an_older_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.require_safe_client()
-    monkeypatch.setattr(settings, "libversion", lambda: ("2.13.0", 0x020D00FF))
-    with pytest.raises(settings.UnusableClient, match=r"2\.13\.0.*install confluent-kafka >= 2\.13\.2"):
-        settings.require_safe_client()
+    client_settings.require_safe_client()
+    monkeypatch.setattr(client_settings, "libversion", lambda: ("2.13.0", 0x020D00FF))
+    with pytest.raises(client_settings.UnusableClient, match=r"2\.13\.0.*install confluent-kafka >= 2\.13\.2"):
+        client_settings.require_safe_client()
 
 
 # --- The rule as a whole ----------------------------------------------------------------------------------------------

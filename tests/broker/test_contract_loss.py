@@ -129,11 +129,11 @@ def test_retention_overtakes_a_view_that_is_held(broker: Broker, topic: MakeTopi
     producer.write(name, *steps(3))
     with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_decided(name)
-        running.hold(View.VALIDATOR, PartitionRef(name, 0), True)
+        running.pause(View.VALIDATOR, PartitionRef(name, 0), True)
         producer.write(name, *steps(5))
         running.until_read(name)
         delete_before(broker, name, 6)
-        running.hold(View.VALIDATOR, PartitionRef(name, 0), False)
+        running.pause(View.VALIDATOR, PartitionRef(name, 0), False)
         running.until_decided(name)
         assert running.verdicts("T") == {
             **dict.fromkeys((0, 1, 2, 6, 7), COMMITTED),

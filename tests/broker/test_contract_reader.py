@@ -144,7 +144,7 @@ def test_a_partition_that_is_held_back_waits_alone_and_loses_nothing(broker: Bro
     name, producer = topic(2), TransactionalWriter(broker)
     with daemon_in_process(broker, config_for(broker, name)) as running:
         running.until_decided(name)
-        running.hold(View.VALIDATOR, PartitionRef(name, 0), True)
+        running.pause(View.VALIDATOR, PartitionRef(name, 0), True)
         for partition in (0, 1):
             producer.committed(name, *[event(f"T{partition}")] * 3, partition=partition)
             producer.aborted(name, *[event(f"T{partition}")] * 2, partition=partition)
@@ -152,7 +152,7 @@ def test_a_partition_that_is_held_back_waits_alone_and_loses_nothing(broker: Bro
         decided = running.ledger.partitions[PartitionRef(name, 1)]
         running.until(lambda: decided.decided_offset == 7, "a verdict in the partition beside")
         assert set(running.verdicts("T0").values()) == {PENDING}
-        running.hold(View.VALIDATOR, PartitionRef(name, 0), False)
+        running.pause(View.VALIDATOR, PartitionRef(name, 0), False)
         running.until_decided(name)
         for txn_id in ("T0", "T1"):
             assert running.verdicts(txn_id) == {0: COMMITTED, 1: COMMITTED, 2: COMMITTED, 4: ABORTED, 5: ABORTED}

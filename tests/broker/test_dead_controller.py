@@ -1,6 +1,6 @@
 """The broker dies that admin clients take for the controller; the others live.
 
-What goes to the controller (topics' ids, the question who is in the cluster) is then asked in vain until the client's
+What goes to the controller (topics' ids, the question which brokers there are) is then asked in vain until the client's
 metadata is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
 """
 
@@ -15,10 +15,16 @@ from confluent_kafka.admin import AdminClient
 from tests.broker.cluster import Cluster
 from tests.broker.contract import HANG_GUARD_S, QUIET, ask_until
 from txninsightd import clock
-from txninsightd.ingest import client_watchdog
-from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, newcomer_finds
-from txninsightd.ingest.refresh import Refresh
-from txninsightd.ingest.settings import admin_settings
+from txninsightd.cluster import client_watchdog
+from txninsightd.cluster.client_settings import admin_settings
+from txninsightd.cluster.client_watchdog import (
+    MOST_FAILURES,
+    ClientWatchdog,
+    admin_finds_broker,
+    new_client_finds_broker,
+)
+from txninsightd.cluster.metadata_refresh import MetadataRefresh
+from txninsightd.cluster.topic_ids import TopicIds
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.tools.stack.broker import create_topics
 
@@ -47,7 +53,7 @@ def cluster(kafka_libs: Path, tmp_path: Path) -> Iterator[Cluster]:
         running.kill()
 
 
-def test_ids_are_told_again_and_nobody_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_answered_again_and_no_client_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
     create_topics(cluster.bootstrap, {NAME: 1})
     by_controller: dict[int, list[AdminClient]] = defaultdict(list)
@@ -55,19 +61,19 @@ def test_ids_are_told_again_and_nobody_is_lost(cluster: Cluster, monkeypatch: py
         by_controller[controller_of(admin)].append(admin)
     dead, group = max(by_controller.items(), key=lambda each: len(each[1]))
     watched, asking = group[: len(group) // 2], group[len(group) // 2 :]
-    identities = [TopicIdGate(admin, Refresh(admin, clock.now), clock.now) for admin in asking]
+    gates = [TopicIdGate(TopicIds(admin), MetadataRefresh(admin, clock.now), clock.now) for admin in asking]
 
     def is_told(topic_id_gate: TopicIdGate) -> bool:
-        return NAME in topic_id_gate.poll([NAME], at_once=True).right
+        return NAME in topic_id_gate.poll([NAME], at_once=True).confirmed
 
-    for topic_id_gate in identities:
+    for topic_id_gate in gates:
         ask_until(partial(is_told, topic_id_gate), "the id")
-    watching = ClientWatchdog(lambda: newcomer_finds(lambda: new_admin(cluster)))
+    watching = ClientWatchdog(lambda: new_client_finds_broker(lambda: new_admin(cluster)))
     for i, admin in enumerate(watched):
-        watching.watch(f"admin-{i}", partial(admin_finds, admin))
+        watching.watch(f"admin-{i}", partial(admin_finds_broker, admin))
     cluster.nodes[dead].kill()
-    for _ in range(IN_VAIN + 1):
-        watching.look()
+    for _ in range(MOST_FAILURES + 1):
+        watching.check()
         assert watching.lost == []
-    for topic_id_gate in identities:
+    for topic_id_gate in gates:
         ask_until(partial(is_told, topic_id_gate), "the id, from another node")

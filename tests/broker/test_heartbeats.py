@@ -15,7 +15,7 @@ from tests.broker.conftest import MakeTopic, Start
 from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
 from tests.broker.traffic import publish, write_transactions
-from txninsightd.supervise.parent import EXIT_KILLED
+from txninsightd.supervise.exit_codes import EXIT_KILLED
 from txninsightd.tools.stack.broker import Broker
 
 TIMEOUT_S = 4.0

@@ -139,7 +139,7 @@ def test_a_topic_made_anew_is_another_topic(
             producer.aborted(name, *events(f"old-bad-{partition}", 2), partition=partition)
         running.until_decided(name)
         for partition in range(before):
-            running.hold(View.VALIDATOR, PartitionRef(name, partition), True)
+            running.pause(View.VALIDATOR, PartitionRef(name, partition), True)
             producer.committed(name, *events(f"lost-{partition}", 4), partition=partition)
         running.until_read(name)
         make_anew(broker, name, after)

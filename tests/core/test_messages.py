@@ -61,7 +61,7 @@ MESSAGES = {
     ),
     v.Assign: st.builds(v.Assign, st.lists(found, max_size=3)),
     v.Pause: st.builds(v.Pause, text, st.integers(0, 2**31 - 1), st.booleans()),
-    v.Attach: st.builds(v.Attach, st.sampled_from(v.View), st.integers(0, 99)),
+    v.Attach: st.builds(v.Attach, text),
     v.ChildrenStatus: st.builds(
         v.ChildrenStatus,
         st.lists(st.builds(v.ChildStatus, text, st.booleans(), st.integers(0, 99)), max_size=3),
@@ -71,10 +71,12 @@ MESSAGES = {
     v.UpdateReaderSettings: st.builds(v.UpdateReaderSettings, text, text, *[st.integers(1, 2**40)] * 3, moments),
     v.Stop: st.just(v.Stop()),
     v.Report: st.builds(v.Report, st.booleans(), text),
-    v.Known: st.builds(v.Known, st.lists(refs, max_size=3), st.dictionaries(text, text, max_size=3)),
-    v.Durable: st.builds(v.Durable, st.lists(found, max_size=3)),
+    v.KnownPartitions: st.builds(
+        v.KnownPartitions, st.lists(refs, max_size=3), st.dictionaries(text, text, max_size=3)
+    ),
+    v.CommitOffsets: st.builds(v.CommitOffsets, st.lists(found, max_size=3)),
 }
-UNIONS = [v.FromReader, v.ToReader, v.FromParent]
+UNIONS = [v.FromChild, v.ToReader, v.FromParent]
 
 
 def messages_of_the_vocabulary() -> set[type]:

@@ -2,8 +2,8 @@
 
     python -m tests.unit.supervised FAULT
 
-The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
-not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
+The children only beat, and note what happens to them, as JSON lines on standard output. `FAULT` says what is
+wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
 beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
 line closes well before its process ends), or `not-serving` (the aggregator works, but does not listen).
@@ -24,12 +24,13 @@ import msgspec
 
 from txninsightd import logs
 from txninsightd.supervise.channel import Channel
-from txninsightd.supervise.child import become
-from txninsightd.supervise.control import Reporter, from_memory, receive
-from txninsightd.supervise.heartbeats import Heart, Heartbeats
+from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.control import Reporter, read_memory_file, receive
+from txninsightd.supervise.exit_codes import EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.heartbeats import HeartbeatWriter
 from txninsightd.supervise.notify import Notifier
-from txninsightd.supervise.parent import EXIT_STATE, EXIT_UNUSABLE, Limits, Parent, Programs, child_names
-from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload, View
+from txninsightd.supervise.parent import Limits, Parent
+from txninsightd.vocabulary import Attach, ChildrenStatus, FromParent, Reload
 
 fault = sys.argv[1]
 
@@ -41,31 +42,29 @@ LIMITS = Limits(
     stop_timeout_s=2.0,
     heartbeat_timeout_s=1.0 if fault.endswith(("-hangs", "-undying")) else 2.0,
 )
-COUNTS = {View.MONITOR: 2, View.VALIDATOR: 1}
+READERS = ["monitor-0", "monitor-1", "validator-0"]
 BEAT_EVERY_S = 0.05
 reloads: list[int] = []
 
-heartbeats = Heartbeats(child_names(COUNTS))
 
-
-def note(who: str, what: str, **more: Any) -> None:
+def note(by: str, what: str, **more: Any) -> None:
     """One line, in one write."""
-    line = json.dumps({"who": who, "pid": os.getpid(), "what": what, **more}) + "\n"
+    line = json.dumps({"by": by, "pid": os.getpid(), "what": what, **more}) + "\n"
     os.write(sys.stdout.fileno(), line.encode())
 
 
-def aggregator(control: socket.socket) -> None:
+def aggregator(context: ChildContext) -> None:
     """Keeps the lines it is given until it is told to stop."""
-    become("aggregator", on_terminate=None)
     note("aggregator", "started", config=len(reloads))
     if fault == "aggregator-dies":
         sys.exit(1)
     if fault == "no-state":
         sys.exit(EXIT_STATE)
     lines = []
-    heart, reporter = heartbeats.heart("aggregator"), Reporter(control)
+    control = socket.socket(fileno=context.line)
+    reporter = Reporter(control)
     while True:
-        beat(heart, hangs=fault == "aggregator-hangs")
+        beat(context.heartbeat, hangs=fault == "aggregator-hangs")
         if fault != "not-serving":
             reporter.report("all is well")
         if not select.select([control], [], [], BEAT_EVERY_S)[0]:
@@ -77,9 +76,9 @@ def aggregator(control: socket.socket) -> None:
         if isinstance(message, Attach):
             assert descriptor is not None
             lines.append(Channel(descriptor))
-            note("aggregator", "attached", child=f"{message.view}-{message.index}")
-            if fault == "aggregator-dies-slowly" and len(lines) == sum(COUNTS.values()):
-                die_slowly(control, heart)
+            note("aggregator", "attached", child=message.child)
+            if fault == "aggregator-dies-slowly" and len(lines) == len(READERS):
+                die_slowly(control, context.heartbeat)
         elif isinstance(message, ChildrenStatus):
             children = message.children
             note(
@@ -91,48 +90,46 @@ def aggregator(control: socket.socket) -> None:
             )
         elif isinstance(message, Reload):
             assert descriptor is not None
-            config = from_memory(descriptor)
+            config = read_memory_file(descriptor)
             note("aggregator", "reloaded", config=config.decode().rstrip(), bytes=len(config))
         else:
             note("aggregator", "stopped")
             return
 
 
-def die_slowly(control: socket.socket, heart: Heart) -> None:
+def die_slowly(control: socket.socket, heartbeat: HeartbeatWriter) -> None:
     """As a process does of which the kernel frees much memory."""
     control.close()
     note("aggregator", "closed")
     for _ in range(20):
         time.sleep(BEAT_EVERY_S)
-        heart.beat()
+        heartbeat.beat()
     sys.exit(1)
 
 
-def beat(heart: Heart, hangs: bool) -> None:
+def beat(heartbeat: HeartbeatWriter, hangs: bool) -> None:
     """Once round the loop, or never again."""
     if hangs:
         signal.pause()
-    heart.beat()
+    heartbeat.beat()
 
 
-def reader(view: View, index: int, descriptor: int) -> None:
+def reader(context: ChildContext) -> None:
     """Lives until it is told to stop, or its line ends."""
-    name = f"{view}-{index}"
-    stopping: list[int] = []
-    become(name, lambda: stopping.append(1))
-    if fault == "stubborn" and view is View.VALIDATOR:
+    is_faulty = context.name == "validator-0"
+    if fault == "stubborn" and is_faulty:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    note(name, "started", descriptors=len(list(Path("/proc/self/fd").iterdir())))
-    if view is View.VALIDATOR and fault == "reader-dies":
+    note(context.name, "started", descriptors=len(list(Path("/proc/self/fd").iterdir())))
+    if is_faulty and fault == "reader-dies":
         sys.exit(1)
-    if view is View.VALIDATOR and fault == "unusable":
+    if is_faulty and fault == "unusable":
         sys.exit(EXIT_UNUSABLE)
-    line, heart = Channel(descriptor), heartbeats.heart(name)
-    while not stopping and not line.closed:
-        beat(heart, hangs=view is View.VALIDATOR and fault in ("reader-hangs", "reader-undying"))
-        select.select([descriptor], [], [], BEAT_EVERY_S)
+    line = Channel(context.line)
+    while not context.stopping() and not line.closed:
+        beat(context.heartbeat, hangs=is_faulty and fault in ("reader-hangs", "reader-undying"))
+        select.select([line.fileno()], [], [], BEAT_EVERY_S)
         line.receive()
-    note(name, "stopped" if stopping else "line ended")
+    note(context.name, "stopped" if context.stopping() else "line ended")
 
 
 def reload() -> bytes | None:
@@ -147,4 +144,6 @@ if __name__ == "__main__":
         kill = BaseProcess.kill
         BaseProcess.kill = lambda self: None if self.name == "validator-0" else kill(self)  # type: ignore[method-assign]
     notifier = Notifier.from_environment(os.environ)
-    sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic, reload).run())
+    specs = [ChildSpec("aggregator", aggregator, LineKind.CONTROL)]
+    specs += [ChildSpec(name, reader, LineKind.DATA) for name in READERS]
+    sys.exit(Parent(specs, LIMITS, notifier, time.monotonic, reload).run())

@@ -8,9 +8,11 @@ from confluent_kafka import KafkaError, KafkaException
 from tests.core.by_hand import B, cover, discover
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
+from txninsightd.cluster.metadata_refresh import MetadataRefresh
+from txninsightd.cluster.topic_ids import TopicIds
 from txninsightd.config import Config
-from txninsightd.ingest.ends import EndQuestions
-from txninsightd.ingest.refresh import Refresh
+from txninsightd.daemon import SCOUT, reader_roles
+from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.vocabulary import PartitionRef, View
 
@@ -56,17 +58,17 @@ def _failed() -> "Future[Any]":
 def test_the_readers_go_on_asking() -> None:
     clock = Clock()
     admin: Any = Admin()
-    refresh = Refresh(admin, clock.now)
-    questions = EndQuestions(admin, refresh, View.MONITOR, clock.now)
-    topic_id_gate = TopicIdGate(admin, refresh, clock.now)
-    topic_id_gate.hold(cover(B, 0, 1, [0], 1.0))
+    metadata = MetadataRefresh(admin, clock.now)
+    end_offsets = EndOffsets(admin, metadata, View.MONITOR, clock.now)
+    topic_id_gate = TopicIdGate(TopicIds(admin), metadata, clock.now)
+    topic_id_gate.buffer(cover(B, 0, 1, [0], 1.0))
     asked = []
     for step_s in (0.0, HOUR_S, -HOUR_S):
         clock.time += step_s
-        questions.poll([PartitionRef("b", 0)])
+        end_offsets.poll([PartitionRef("b", 0)])
         topic_id_gate.poll([], at_once=False)
-        questions.poll([PartitionRef("b", 0)])
-        refresh._beside.submit(lambda: None).result()
+        end_offsets.poll([PartitionRef("b", 0)])
+        metadata._executor.submit(lambda: None).result()
         asked.append(dict(admin.asked))
     assert [each["list_offsets"] for each in asked] == [1, 2, 3]
     assert [each["describe_topics"] for each in asked] == [1, 2, 3]
@@ -75,7 +77,7 @@ def test_the_readers_go_on_asking() -> None:
 def test_readiness_says_why_nothing_new_is_seen() -> None:
     clock = Clock()
     loop: Any = None
-    aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, dict.fromkeys(View, 1), clock.now, 1.0)
+    aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, reader_roles(Config()), SCOUT, clock.now, 1.0)
     aggregator._apply(discover(1.0, B))
     (partition,) = aggregator.ledger.partitions.values()
     partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S

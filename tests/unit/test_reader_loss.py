@@ -4,7 +4,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from txninsightd.ingest.client_watchdog import ClientWatchdog
+from txninsightd.cluster.client_watchdog import ClientWatchdog
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.views import Progress, ValidatorBuilder
 from txninsightd.vocabulary import PartitionRef
@@ -44,6 +44,6 @@ def test_steps_double_only_over_what_was_passed_over() -> None:
     reader._progress[REF] = progress
     frontiers = []
     for _ in range(5):
-        reader._resume_after_loss(REF, progress, "damaged")
+        reader._skip_unreadable(REF, progress, "damaged")
         frontiers.append(progress.frontier)
     assert frontiers == [11, 11, 11, 13, 17]

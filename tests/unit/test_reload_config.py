@@ -15,7 +15,7 @@ from tests.unit.test_config import keys_of
 from txninsightd.config import Config, ConfigError, load_config
 from txninsightd.config.checking import schema
 from txninsightd.config.reloading import EFFECTS, Effect, effect_of, merge, reload_config
-from txninsightd.supervise.running import Running, unpacked
+from txninsightd.supervise.current_config import CurrentConfig, unpickled
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "configuration.md"
@@ -159,7 +159,7 @@ def test_nothing_changed_is_applied_too() -> None:
 
 
 def test_a_bad_file_is_refused_whole_with_a_line_for_each_fault(file: Path) -> None:
-    running = Running(Config(), file)
+    running = CurrentConfig(Config(), file)
     file.write_text("stuck:\n  idle_after_s: 5\nlog:\n  level: loud\nstate:\n  linger: 3\n")
     with structlog.testing.capture_logs() as logged:
         assert running.reload() is None
@@ -172,12 +172,12 @@ def test_a_bad_file_is_refused_whole_with_a_line_for_each_fault(file: Path) -> N
 
 
 def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    running = Running(Config(), file)
+    running = CurrentConfig(Config(), file)
     for idle_after_s in (5, 6, 6):
         write(file, stuck={"idle_after_s": idle_after_s}, readers={"monitors": 2}, log={"format": "json"})
         packed = running.reload()
         assert packed is not None
-        assert unpacked(packed) == running.config
+        assert unpickled(packed) == running.config
         assert running.config.stuck.idle_after_s == idle_after_s
     logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     changed = [line["changed"] for line in logged if line["event"] == "config_applied"]
@@ -187,7 +187,7 @@ def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capsys:
 
 
 def test_a_file_that_is_gone_is_refused(file: Path) -> None:
-    running = Running(Config(), file)
+    running = CurrentConfig(Config(), file)
     with structlog.testing.capture_logs() as logged:
         assert running.reload() is None
     assert [line["event"] for line in logged] == ["config_fault", "config_refused"]
@@ -199,7 +199,7 @@ def test_secrets_are_compared_but_never_told(file: Path, monkeypatch: pytest.Mon
     (file.parent / "password").write_text("hunter2\n")
     monkeypatch.setenv("SERVERS", "secret-host:9092")
     monkeypatch.setenv("DIRECTORY", "/secret-place")
-    running = Running(load_config(file, {"SERVERS": "secret-host:9092", "DIRECTORY": "/secret-place"}), file)
+    running = CurrentConfig(load_config(file, {"SERVERS": "secret-host:9092", "DIRECTORY": "/secret-place"}), file)
     (file.parent / "password").write_text("hunter3\n")
     monkeypatch.setenv("DIRECTORY", "/secret-other")
     packed = running.reload()
@@ -208,7 +208,7 @@ def test_secrets_are_compared_but_never_told(file: Path, monkeypatch: pytest.Mon
     assert "kafka.client.sasl.password" in told
     assert "state.directory" in told
     assert not re.search("hunter|secret-", told)
-    config = unpacked(packed)
+    config = unpickled(packed)
     assert config == running.config
     assert config.kafka.client["sasl.password"] == "hunter2"
     assert not re.search("hunter|secret-host", repr(config))

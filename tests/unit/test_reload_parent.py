@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
-from txninsightd.supervise.control import from_memory, in_memory
+from txninsightd.supervise.control import read_memory_file, write_memory_file
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_the_aggregator_gets_the_config_however_long_it_is(start: Start) -> None
     assert parent.stop() == 0
 
 
-def test_a_refused_one_is_counted_and_told_to_nobody(start: Start) -> None:  # noqa: F811
+def test_a_refused_one_is_counted_and_not_sent(start: Start) -> None:  # noqa: F811
     parent = start("none").await_started()
     for i, result in enumerate(([1, 0, True], [2, 0, True], [2, 1, False], [3, 1, True])):
         hang_up(parent)
@@ -49,7 +49,7 @@ def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(start: Start)
     parent.await_that(lambda: reloads(parent) == [1, 0, True])
     parent.kill("aggregator")
     parent.await_started(times=2)
-    assert [note["config"] for note in parent.notes(who="aggregator", what="started")] == [0, 1]
+    assert [note["config"] for note in parent.notes(by="aggregator", what="started")] == [0, 1]
     parent.await_that(lambda: parent.notes(what="children_status")[-1]["pid"] == parent.pids()["aggregator"])
     assert reloads(parent) == [1, 0, True]
     assert len(parent.notes(what="reloaded")) == 1
@@ -66,22 +66,22 @@ def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(start: Start) ->
     hang_up(parent)
     parent.process.send_signal(signal.SIGCONT)
     parent.await_started(times=2)
-    assert [note["config"] for note in parent.notes(who="aggregator", what="started")] == [0, 1]
+    assert [note["config"] for note in parent.notes(by="aggregator", what="started")] == [0, 1]
     parent.await_that(lambda: reloads(parent) == [1, 0, True])
     assert parent.stop() == 0
 
 
 @pytest.mark.parametrize("size", [0, 5_000_000])
-def test_what_lies_in_memory_is_read_whole_and_given_back(size: int) -> None:
-    descriptor = in_memory(b"x" * size)
+def test_what_lies_write_memory_file_is_read_whole_and_given_back(size: int) -> None:
+    descriptor = write_memory_file(b"x" * size)
     inode = os.fstat(descriptor).st_ino
     assert inode in open_inodes()
-    assert from_memory(descriptor) == b"x" * size
+    assert read_memory_file(descriptor) == b"x" * size
     assert inode not in open_inodes()
 
 
 def open_inodes() -> set[int]:
-    """Of all that this process has open. (A number that was given back may be somebody else's at once.)"""
+    """Of all that this process has open. (A closed number may be in use again at once.)"""
     inodes = set()
     for name in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import structlog
 
-from txninsightd.ingest.client_watchdog import ClientWatchdog
+from txninsightd.cluster.client_watchdog import ClientWatchdog
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
@@ -95,7 +95,7 @@ def test_a_reader_hears_the_command_at_its_next_step(monkeypatch: pytest.MonkeyP
     made: Any = outside
     builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
     topic_id_gate = TopicIdGate(made, made, lambda: NOW)
-    client_watchdog = ClientWatchdog(newcomer=lambda: False)
+    client_watchdog = ClientWatchdog(new_client=lambda: False)
     reader = Reader(lambda: made, builder, made, topic_id_gate, client_watchdog, made, made, lambda: NOW, 100, 64)
     monkeypatch.setattr(reader, "_sort", lambda records: {})
     reader.step()

@@ -14,8 +14,9 @@ from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.aggregate.strict import EXIT_FAILED, StrictLoop
 from txninsightd.config import Config
+from txninsightd.daemon import SCOUT, reader_roles
 from txninsightd.supervise.channel import Channel, descriptor_pair
-from txninsightd.vocabulary import Discovery, Sightings, View
+from txninsightd.vocabulary import Discovery, Sightings
 
 HANG_GUARD_S = 60.0
 GOES_ON = 42
@@ -39,10 +40,10 @@ def exit_code_after(work: Callable[[asyncio.AbstractEventLoop], None]) -> int | 
 def tell_an_aggregator(*messages: Discovery | Sightings) -> Callable[[asyncio.AbstractEventLoop], None]:
     def work(loop: asyncio.AbstractEventLoop) -> None:
         aggregator = Aggregator(
-            make_pipeline(Config(), 0.0), StrictLoop(loop), dict.fromkeys(View, 1), lambda: 100.0, 1.0
+            make_pipeline(Config(), 0.0), StrictLoop(loop), reader_roles(Config()), SCOUT, lambda: 100.0, 1.0
         )
         ours, theirs = descriptor_pair()
-        aggregator.attach(View.MONITOR, 0, Channel(ours))
+        aggregator.attach("monitor-0", Channel(ours))
         reader = Channel(theirs)
         for message in messages:
             reader.send(message)
@@ -68,7 +69,7 @@ def test_so_does_work_that_was_put_off() -> None:
 def test_an_order_that_cannot_be_carried_out_ends_it_too() -> None:
     def work(loop: asyncio.AbstractEventLoop) -> None:
         aggregator = Aggregator(
-            make_pipeline(Config(), 0.0), StrictLoop(loop), dict.fromkeys(View, 1), lambda: 100.0, 1.0
+            make_pipeline(Config(), 0.0), StrictLoop(loop), reader_roles(Config()), SCOUT, lambda: 100.0, 1.0
         )
         aggregator.ledger.live["half"] = object()  # type: ignore[assignment]
         with contextlib.suppress(Exception):  # as the control server does

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from txninsightd.supervise.channel import Channel, descriptor_pair
-from txninsightd.vocabulary import Assign, Coverage, FromReader, PartitionStart, Pause, ToReader
+from txninsightd.vocabulary import Assign, Coverage, FromChild, PartitionStart, Pause, ToReader
 
 Pair = tuple[Channel, Channel]
 HANG_GUARD_S = 60.0
@@ -61,7 +61,7 @@ def test_messages_go_both_ways_in_order(pair: Pair) -> None:
         reader.send(coverage(offset))
     aggregator.send(Assign([PartitionStart("t", 1, 7)]))
     aggregator.send(Pause("t", 1, True))
-    up = msgspec.msgpack.Decoder(FromReader)
+    up = msgspec.msgpack.Decoder(FromChild)
     down = msgspec.msgpack.Decoder(ToReader)
     assert [up.decode(frame) for frame in aggregator.receive()] == [coverage(offset) for offset in range(3)]
     assert [down.decode(frame) for frame in reader.receive()] == [

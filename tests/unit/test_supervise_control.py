@@ -47,11 +47,11 @@ def test_a_descriptor_arrives_with_its_message(pair: Pair) -> None:
     parent, aggregator = pair
     readable, writable = os.pipe()
     send(parent, Stop())
-    send(parent, Attach(View.MONITOR, 1), readable)
+    send(parent, Attach("monitor-1"), readable)
     os.close(readable)
     assert receive(aggregator)[1] is None
     body, received = receive(aggregator)
-    assert msgspec.msgpack.decode(body, type=FromParent) == Attach(View.MONITOR, 1)
+    assert msgspec.msgpack.decode(body, type=FromParent) == Attach("monitor-1")
     assert received is not None
     os.write(writable, b"through")
     assert os.read(received, 100) == b"through"
@@ -63,10 +63,10 @@ def test_a_descriptor_arrives_with_its_message(pair: Pair) -> None:
 def test_a_line_that_came_without_its_descriptor_is_not_the_order_to_stop(pair: Pair) -> None:
     parent, aggregator = pair
     stopping = asyncio.Event()
-    nobody: Any = None
-    for message, stops in ((Attach(View.MONITOR, 1), False), (Reload(), False), (Stop(), True)):
+    unused: Any = None
+    for message, stops in ((Attach("monitor-1"), False), (Reload(), False), (Stop(), True)):
         send(parent, message)
-        daemon._on_control(aggregator, nobody, stopping)
+        daemon._on_control(aggregator, unused, stopping)
         assert stopping.is_set() == stops
 
 

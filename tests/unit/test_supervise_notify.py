@@ -1,6 +1,7 @@
 """What systemd's socket receives, datagram by datagram."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from txninsightd.supervise.heartbeats import Heartbeats
+from txninsightd.supervise.children import ChildSpec, LineKind
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import Limits, Parent
 from txninsightd.vocabulary import Report
@@ -93,7 +94,7 @@ def test_the_watchdog_is_fed_within_half_its_time(systemd: Systemd) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "?"}])
-def test_without_a_watchdog_nobody_is_fed(systemd: Systemd, environment: dict[str, str]) -> None:
+def test_without_a_watchdog_nothing_is_sent(systemd: Systemd, environment: dict[str, str]) -> None:
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": systemd.address, **environment})
     notifier.feed(1000.0)
     assert notifier.every_s == float("inf")
@@ -126,9 +127,13 @@ def test_that_a_reload_is_over_is_said_again_until_it_is_heard() -> None:
 
     unused: Any = None
     limits = Limits(1, 1, 1, 1, 1, 60)
-    parent = Parent(unused, {}, limits, Heartbeats(["aggregator"]), HardOfHearing(None, 0.0), lambda: 0.0, lambda: b"")
-    parent._ready, parent._report, parent._names = True, Report(True, "well"), []
-    parent._hangups.append(1)
+    spec = ChildSpec("aggregator", unused, LineKind.CONTROL)
+    parent = Parent([spec], limits, HardOfHearing(None, 0.0), lambda: 0.0, lambda: b"")
+    parent._ready, parent._control.report = True, Report(True, "well")
+    parent._heartbeats.writer("aggregator").beat()
+    parent._signals.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    parent._signals.uninstall()
     parent._reload_if_asked()
     parent._notify_systemd()
     parent._notify_systemd()

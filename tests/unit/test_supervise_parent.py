@@ -1,4 +1,4 @@
-"""The parent over trivial children: who starts and stops when, who is restarted, and when it gives up."""
+"""The parent over trivial children: when each starts and stops, which are restarted, and when the parent gives up."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from txninsightd.parent_death import kill_on_parent_exit
-from txninsightd.supervise.parent import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.exit_codes import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +26,17 @@ READERS = CHILDREN - {"aggregator"}
 
 
 class Supervised:
-    """The program, and what it has told so far."""
+    """A program that runs a parent, and what the parent and its children have noted and logged."""
 
-    def __init__(self, fault: str, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, fault: str, directory: Path, environment: dict[str, str], program: str = "tests.unit.supervised"
+    ) -> None:
         self._notes, self._log = directory / "notes", directory / "log"
         self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._systemd.bind(str(directory / "notify"))
         self._systemd.setblocking(False)
         self._told: list[str] = []
-        command = [sys.executable, "-m", "tests.unit.supervised", fault]
+        command = [sys.executable, "-m", program, fault]
         with self._notes.open("wb") as notes, self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -72,8 +74,8 @@ class Supervised:
         return {line["child"]: line["pid"] for line in self.log(event="child_started")}
 
     def order(self) -> list[tuple[str, str]]:
-        """Who noted what, in order."""
-        return [(n["who"], n["what"]) for n in self.notes()]
+        """Each note with the child that made it, in order."""
+        return [(n["by"], n["what"]) for n in self.notes()]
 
     def await_that(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds."""
@@ -86,7 +88,7 @@ class Supervised:
         """Wait until every child has started and every reader is attached, so many times."""
         self.await_that(
             lambda: (
-                all(len(self.notes(who=c, what="started")) >= times for c in CHILDREN)
+                all(len(self.notes(by=c, what="started")) >= times for c in CHILDREN)
                 and all(len(self.notes(what="attached", child=r)) >= times for r in READERS)
             )
         )
@@ -145,11 +147,11 @@ def test_receivers_start_first_and_stop_last(start: Start, number: int) -> None:
     order = parent.order()
     assert parent.log(event="child_started")[0]["child"] == "aggregator"
     assert order[-1] == ("aggregator", "stopped")
-    assert {who for who, what in order if what == "stopped"} == CHILDREN
+    assert {by for by, what in order if what == "stopped"} == CHILDREN
     assert parent.living() == []
 
 
-def test_the_aggregator_hears_how_the_family_is(start: Start) -> None:
+def test_the_aggregator_receives_the_status_of_all_children(start: Start) -> None:
     parent = start("none").await_started()
     parent.await_that(lambda: bool(parent.notes(what="children_status")))
     children_status = parent.notes(what="children_status")[-1]
@@ -158,7 +160,7 @@ def test_the_aggregator_hears_how_the_family_is(start: Start) -> None:
     parent.stop()
 
 
-def test_a_signal_before_anybody_is_ready_is_not_lost(start: Start) -> None:
+def test_a_signal_before_any_child_is_ready_is_not_lost(start: Start) -> None:
     parent = start("none")
     parent.await_that(lambda: bool(parent.log(event="child_started")))
     assert parent.stop() == 0
@@ -195,7 +197,7 @@ def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(start: 
     parent = start("aggregator-dies-slowly")
     parent.await_that(lambda: bool(parent.notes(what="closed")))
     parent.kill("monitor-1")
-    parent.await_that(lambda: len(parent.notes(who="aggregator", what="started")) == 2)
+    parent.await_that(lambda: len(parent.log(event="child_started", child="aggregator")) == 2)
     started = [line["child"] for line in parent.log(event="child_started")]
     assert set(started[: len(CHILDREN)]) == CHILDREN
     assert started[len(CHILDREN)] == "aggregator"
@@ -222,14 +224,14 @@ def test_an_aggregator_that_keeps_dying_is_given_up(start: Start) -> None:
 def test_a_child_that_can_never_work_ends_all_at_once(start: Start) -> None:
     parent = start("unusable")
     assert parent.exit_code() == EXIT_UNUSABLE
-    assert len(parent.notes(who="validator-0", what="started")) == 1
+    assert len(parent.notes(by="validator-0", what="started")) == 1
     assert parent.living() == []
 
 
 def test_an_aggregator_without_a_place_for_its_state_ends_all_at_once(start: Start) -> None:
     parent = start("no-state")
     assert parent.exit_code() == EXIT_STATE
-    assert len(parent.notes(who="aggregator", what="started")) == 1
+    assert len(parent.notes(by="aggregator", what="started")) == 1
     assert parent.living() == []
 
 
@@ -327,7 +329,7 @@ def test_a_child_that_does_not_stop_is_killed(start: Start) -> None:
     parent = start("stubborn").await_started()
     assert parent.stop() == EXIT_KILLED
     assert [line["child"] for line in parent.log(event="child_did_not_stop")] == ["validator-0"]
-    assert {line["who"] for line in parent.notes(what="stopped")} == {"monitor-0", "monitor-1", "aggregator"}
+    assert {line["by"] for line in parent.notes(what="stopped")} == {"monitor-0", "monitor-1", "aggregator"}
     assert parent.living() == []
 
 
@@ -339,14 +341,14 @@ def test_it_stops_while_a_restart_is_due(start: Start) -> None:
     assert parent.living() == []
 
 
-def test_nobody_outlives_a_killed_parent(start: Start) -> None:
+def test_no_child_outlives_a_killed_parent(start: Start) -> None:
     parent = start("none").await_started()
     parent.process.kill()
     parent.process.wait()
     parent.await_that(lambda: parent.living() == [])
 
 
-def test_not_even_one_that_is_stopped_outlives_a_killed_parent(start: Start) -> None:
+def test_a_stopped_child_does_not_outlive_a_killed_parent_either(start: Start) -> None:
     """It cannot see that its line has ended; only the kernel can end it."""
     parent = start("none").await_started()
     for child in CHILDREN:
@@ -359,7 +361,7 @@ def test_not_even_one_that_is_stopped_outlives_a_killed_parent(start: Start) -> 
 def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> None:
     pid = os.fork()
     if not pid:
-        kill_on_parent_exit(os.getpid())  # somebody who is not its parent
+        kill_on_parent_exit(os.getpid())  # not its parent
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
@@ -371,7 +373,7 @@ def test_restarts_leak_no_descriptors(start: Start) -> None:
         parent.kill("monitor-0")
         parent.await_attached("monitor-0", times)
     parent.await_that(lambda: descriptors(parent.process.pid) <= held)
-    started = [n["descriptors"] for n in parent.notes(who="monitor-0", what="started")]
+    started = [n["descriptors"] for n in parent.notes(by="monitor-0", what="started")]
     assert len(set(started[1:])) == 1
     assert parent.stop() == 0
 

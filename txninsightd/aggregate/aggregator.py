@@ -8,12 +8,12 @@ from the positions that were applied. It never waits for anyone: a reader that i
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
 import structlog
 
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
+from txninsightd.aggregate.readers import Readers
 from txninsightd.aggregate.rule_reload import Loop, RuleReload
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
@@ -26,14 +26,15 @@ from txninsightd.vocabulary import (
     Assign,
     CheckpointHealth,
     ChildStatus,
+    CommitOffsets,
     Discovery,
-    Durable,
-    FromReader,
-    Known,
+    FromChild,
+    KnownPartitions,
     Line,
     PartitionRef,
     PartitionStart,
     Pause,
+    ReaderRole,
     Reloads,
     Sightings,
     UpdateReaderSettings,
@@ -44,13 +45,14 @@ MOST_WAITING_RUNS = 100_000
 """A validator this far ahead of its monitor in a partition is told to pause there."""
 
 BLIND_AFTER_S = 15.0
-FIRST_MONITOR = (View.MONITOR, 0)
 
 log = structlog.get_logger()
 
 
 class Aggregator:
-    """`counts`: how many readers share each view. `store`: where checkpoints are kept; None: nowhere.
+    """`readers`: the children that read, and what; `scout`: the child that looks for partitions. Others only send.
+
+    `store`: where checkpoints are kept; None: nowhere.
 
     `fallbacks`: how many checkpoints were passed over for the one that `ledger` is from. `multiproc_dir`: where the
     readers write how they are, for the metrics. `beat` tells the parent that the loop comes round; `heartbeat_ages_s`
@@ -61,7 +63,8 @@ class Aggregator:
         self,
         pipeline: Pipeline,
         loop: Loop,
-        counts: dict[View, int],
+        readers: Mapping[str, ReaderRole],
+        scout: str,
         now: Callable[[], float],
         discover_every_s: float,
         store: CheckpointStore | None = None,
@@ -83,11 +86,12 @@ class Aggregator:
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
         self._loop = loop
-        self._counts = counts
+        self._readers = Readers(readers)
+        self._scout = scout
         self._discover_every_s = discover_every_s
-        self._lines: dict[tuple[View, int], Line] = {}
-        # Where the validator was told to pause.
-        self._held: set[PartitionRef] = set()
+        self._lines: dict[str, Line] = {}
+        # The partitions in which the validator is paused.
+        self._paused: set[PartitionRef] = set()
         # What was restored is read once the broker has confirmed that the topics are still the same
         # (docs/decisions/topic_id_gate.md).
         self._not_begun = set(self.ledger.partitions)
@@ -95,29 +99,29 @@ class Aggregator:
         self._checkpoints: Checkpoints | None = None
         if store is not None:
             self._checkpoints = Checkpoints(store, lambda: dump(pipeline), loop, now, checkpoint_every_s, fallbacks)
-            self._checkpoints.on_begin = self._telling_what_is_durable
+            self._checkpoints.on_begin = self._commit_offsets
         self._problems: list[str] = []
         self._discovered_at = 0.0
-        self._decode = msgspec.msgpack.Decoder(FromReader).decode
+        self._decode = msgspec.msgpack.Decoder(FromChild).decode
         self._rule_reload = RuleReload(pipeline, loop, now, self.warming_up, self._after_slice)
 
     # --- Lines --------------------------------------------------------------------------------------------------------
 
-    def attach(self, view: View, index: int, line: Line) -> None:
-        """A reader lives. Whatever its predecessor left in its line is taken in first; then it is told what to read."""
-        old = self._lines.get((view, index))
-        # Before positions are looked at: the new reader begins behind all that the old one has told.
-        if old is not None:
-            self._drain(view, index, old)
-        self._lines[view, index] = line
-        self._loop.add_reader(line.fileno(), self._readable, view, index, line)
-        # The scout lives in this one, and a new scout knows nothing of what its predecessor found.
-        if (view, index) == FIRST_MONITOR:
+    def attach(self, child: str, line: Line) -> None:
+        """A child has started. Take in what its predecessor left in its line; then send a reader what it is to read."""
+        self._end(child)
+        self._lines[child] = line
+        self._loop.add_reader(line.fileno(), self._readable, child, line)
+        # A new scout does not know what its predecessor found.
+        if child == self._scout:
             known = [ref for ref, p in self.ledger.partitions.items() if not p.void]
-            line.send(Known(known, self.ledger.topics.ids, looked=self.ledger.watermark.discovered_at != UNSEEN))
-        self._assign(view, index, self._positions(view))
-        # A validator passes over a pause of what it does not read, so it is not asked whose share this is.
-        for ref in self._held if view is View.VALIDATOR else ():
+            looked = self.ledger.watermark.discovered_at != UNSEEN
+            line.send(KnownPartitions(known, self.ledger.topics.ids, looked))
+        view = self._readers.view_of(child)
+        if view is not None:
+            self._assign(child, self._positions(view))
+        # A validator ignores a pause of a partition that it does not read, so each gets all of them.
+        for ref in self._paused if view is View.VALIDATOR else ():
             if self.ledger.partitions[ref].void:
                 continue  # its name may be another topic's by now
             line.send(Pause(ref.topic, ref.partition, True))
@@ -127,20 +131,24 @@ class Aggregator:
         """Whether every line has come to its end."""
         return not self._lines
 
-    def _drain(self, view: View, index: int, line: Line) -> None:
+    def _end(self, child: str) -> None:
+        """Take in all that a child has sent, so that the applied positions are final, and detach its line."""
+        line = self._lines.get(child)
+        if line is None:
+            return
         # Until nothing more has arrived, or the line has ended: then it is detached, and must not be read again.
-        while self._lines.get((view, index)) is line and self._readable(view, index, line):
+        while self._lines.get(child) is line and self._readable(child, line):
             pass
-        self._detach(view, index, line)
+        self._detach(child, line)
 
-    def _detach(self, view: View, index: int, line: Line) -> None:
-        # `_drain` comes here again when the line has ended by itself.
-        if self._lines.get((view, index)) is line:
+    def _detach(self, child: str, line: Line) -> None:
+        # `_end` comes here again when the line has ended by itself.
+        if self._lines.get(child) is line:
             self._loop.remove_reader(line.fileno())
-            del self._lines[view, index]
+            del self._lines[child]
             line.close()
 
-    def _readable(self, view: View, index: int, line: Line) -> int:
+    def _readable(self, child: str, line: Line) -> int:
         """Take in what has arrived on one line; gives how many messages that was."""
         # About a megabyte at most, so that no line keeps the others, or HTTP, waiting for long.
         frames = line.receive()
@@ -148,22 +156,22 @@ class Aggregator:
             self.beat()
             self._apply(self._decode(frame))
         self.settle()
-        # Nobody watches for room in the pipe: what it did not take is tried again here, and at each tick.
+        # No event signals room in the pipe: frames that it did not take are tried again here, and at each tick.
         line.flush()
         if line.closed:
-            self._detach(view, index, line)
+            self._detach(child, line)
         return len(frames)
 
     # --- Messages -----------------------------------------------------------------------------------------------------
 
-    def _apply(self, message: FromReader) -> None:
+    def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())
         if isinstance(message, Discovery):
             self._discovered(message, facts)
             return
         if isinstance(message, Sightings):
             self._keep_outage(message)
-        self._hold(PartitionRef(message.topic, message.partition, message.incarnation))
+        self._pause_or_resume(PartitionRef(message.topic, message.partition, message.incarnation))
 
     def _keep_outage(self, message: Sightings) -> None:
         """Nobody else knows of an outage of the broker once it is over: a restart must not forget it."""
@@ -205,11 +213,11 @@ class Aggregator:
     def _begin(self, refs: set[PartitionRef]) -> None:
         """Let these partitions be read."""
         self._not_begun -= refs
-        for view, index in self._lines if refs else ():
-            positions = self._positions(view)
-            self._assign(
-                view, index, [f for f in positions if PartitionRef(f.topic, f.partition, f.incarnation) in refs]
-            )
+        for child in self._lines if refs else ():
+            view = self._readers.view_of(child)
+            if view is not None:
+                starts = self._positions(view)
+                self._assign(child, [s for s in starts if PartitionRef(s.topic, s.partition, s.incarnation) in refs])
 
     def _positions(self, view: View) -> list[PartitionStart]:
         """Where each partition that is begun stands in a view."""
@@ -228,31 +236,26 @@ class Aggregator:
             if not p.void and p.ref not in self._not_begun
         ]
 
-    def _assign(self, view: View, index: int, starts: list[PartitionStart]) -> None:
-        share = self._share(view, index, starts)
+    def _assign(self, child: str, starts: list[PartitionStart]) -> None:
+        share = self._readers.share(child, starts)
         if share:
-            self._lines[view, index].send(Assign(share))
+            self._lines[child].send(Assign(share))
 
-    def _share(self, view: View, index: int, refs: list[PartitionStart]) -> list[PartitionStart]:
-        return [f for f in refs if share_of(f.topic, f.partition, self._counts[view]) == index]
-
-    def _hold(self, ref: PartitionRef) -> None:
+    def _pause_or_resume(self, ref: PartitionRef) -> None:
         """Keep the validator from running ahead of the monitor in memory."""
         runs = self.ledger.partitions[ref].waiting_runs
-        held = ref in self._held
-        # Released at half only: a consumer that pauses throws away what it has prefetched, so it must not be done
-        # often.
-        if not held and runs > MOST_WAITING_RUNS:
-            self._held.add(ref)
-        elif held and runs < MOST_WAITING_RUNS // 2:
-            self._held.discard(ref)
+        paused = ref in self._paused
+        # Resumed at half only: a consumer that pauses discards what it has prefetched, so it must not pause often.
+        if not paused and runs > MOST_WAITING_RUNS:
+            self._paused.add(ref)
+        elif paused and runs < MOST_WAITING_RUNS // 2:
+            self._paused.discard(ref)
         else:
             return
-        index = share_of(ref.topic, ref.partition, self._counts[View.VALIDATOR])
-        line = self._lines.get((View.VALIDATOR, index))
-        # Without a line it is being started again, and will be told in `attach`.
+        line = self._lines.get(self._readers.name_for(View.VALIDATOR, ref.topic, ref.partition))
+        # Without a line the validator is being restarted; `attach` sends it the pauses.
         if line is not None:
-            line.send(Pause(ref.topic, ref.partition, not held))
+            line.send(Pause(ref.topic, ref.partition, not paused))
 
     # --- Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -284,16 +287,17 @@ class Aggregator:
         if self._checkpoints is not None:
             self._checkpoints.close()
 
-    def _telling_what_is_durable(self) -> Then:
-        """A checkpoint begins: once it is on disk, lag tools may know of its positions."""
-        # Looked at now: once it is on disk, they will have moved on.
+    def _commit_offsets(self) -> Then:
+        """A checkpoint begins: once it is on disk, readers commit its positions to Kafka, for lag tools."""
+        # Taken now: once the checkpoint is on disk, they will have moved on.
         positions = {view: self._positions(view) for view in View}
 
         def then(failure: OSError | None) -> None:
-            for (view, index), line in self._lines.items() if failure is None else ():
-                share = self._share(view, index, positions[view])
+            for child, line in self._lines.items() if failure is None else ():
+                view = self._readers.view_of(child)
+                share = self._readers.share(child, positions[view]) if view is not None else []
                 if share:
-                    line.send(Durable(share))
+                    line.send(CommitOffsets(share))
 
         return then
 
@@ -312,9 +316,10 @@ class Aggregator:
         self._rule_reload.want(rules)
 
     def update_settings(self, command: UpdateReaderSettings) -> None:
-        """Tell all readers what they shall go by; those that attach later were started with it."""
-        for line in self._lines.values():
-            line.send(command)
+        """Send all readers these settings; those that attach later were started with them."""
+        for child, line in self._lines.items():
+            if self._readers.view_of(child) is not None:
+                line.send(command)
 
     def _after_slice(self) -> None:
         self.beat()
@@ -380,9 +385,3 @@ class Aggregator:
                 ahead_s = min(as_ofs) - self.now()
                 missing.append(f"the clock was set back: the {view} sees nothing new for another {ahead_s:.0f} s")
         return missing
-
-
-def share_of(topic: str, partition: int, count: int) -> int:
-    """Which of `count` readers of a view reads this partition; the same for all time."""
-    # Not hash(), which is salted anew at each start. Adding the partition spreads those of one topic evenly.
-    return (crc32(topic.encode()) + partition) % count

@@ -1,9 +1,9 @@
 """Configuration: one YAML file becomes one frozen object, or a list of all its faults.
 
-`load_config` reads the file (`reading`: YAML with a line for every key, `${...}` substituted), holds it against
+`load_config` reads the file (`reading`: YAML with a line for every key, `${...}` substituted), checks it against
 `config.schema.json` and against the rules that span several keys (`checking`), and builds the `Config` of `model`.
-A fault never stops the search for the next one, and each names file, line, key, what was expected and what was found.
-Values that came from the environment or from a file are secrets and appear in no message.
+A fault never stops the search for the next one. Each names file, line and key, what was expected and what was found.
+Values that came from the environment or from a file are secrets, and no message shows them.
 """
 
 from txninsightd.config.loading import check_config, load_config, load_state_directory

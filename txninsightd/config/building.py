@@ -1,6 +1,6 @@
-"""From the tree of a sound file to the `Config`: the short forms of topics, fields and `start` become structs.
+"""From the tree of a valid file to the `Config`: the short forms of topics, fields and `start` become structs.
 
-What is handed in was checked; all that is left out is filled by the defaults of `model`.
+The tree has been checked; the defaults of `model` fill in missing keys.
 """
 
 import re
@@ -33,7 +33,7 @@ def start_of(text: str) -> Start:
 
 
 def build(tree: Tree) -> Config:
-    """Make the config of a tree that the checks found no fault with."""
+    """Build the config of a tree without faults."""
     sections = dict(tree)
     if "kafka" in tree:
         sections["kafka"] = {key: _client(value) for key, value in tree["kafka"].items()}
@@ -95,6 +95,6 @@ def _source(source: str | Tree) -> Tree:
             return {"type": "key"}
         case {"header": name}:
             return {"type": "header", "name": name}
-        # What is left is a path: bare, or as the one key of a mapping.
+        # Otherwise it is a path: bare, or as the only key of a mapping.
         case {"path": path} | path:
             return {"type": "path", "names": str(path).split(".")}

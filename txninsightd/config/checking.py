@@ -1,7 +1,7 @@
-"""Holds what was read against the JSON Schema and against the rules that span several keys.
+"""Checks a reading against the JSON Schema and against the rules that span several keys.
 
-Each fault becomes a problem of the reading; none stops the search. The messages are made from the schema's own
-keywords (or its `x-expected`), never from jsonschema's, which quote the values that they complain of.
+Each fault becomes a problem of the reading; none stops the search. The messages come from the schema's own keywords (or
+its `x-expected`), never from jsonschema's messages, which quote the faulty values.
 """
 
 import difflib
@@ -34,13 +34,13 @@ _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):(?P<port>[0-9]{1,5})")
 
 
 def check(reading: Reading) -> None:
-    """Add to a reading's problems whatever is wrong with its values."""
+    """Add all faults of a reading's values to its problems."""
     faults = list(_schema_faults(reading.tree))
     sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
     for rule in _RULES:
         faults.extend(rule(sound))
     for path, message in dict.fromkeys(faults):
-        # A placeholder was not written by the operator, so nothing is said of it.
+        # The operator did not write a placeholder, so its faults are not reported.
         if not _is_around(reading.unread, path):
             reading.fault(path, message)
 
@@ -66,8 +66,8 @@ def _is_number(checker: Any, value: Any) -> bool:
 
 
 def _pattern(_validator: Any, pattern: str, value: Any, _schema: Tree) -> Iterator[ValidationError]:
-    """The keyword as ECMA means it: `$` is the end, where Python's also stands before a last line break."""
-    # In the schema's patterns each $ is an anchor: none is escaped, none stands in a class.
+    """The keyword as in ECMA: `$` is the end of the text; Python's `$` also matches before a last line break."""
+    # In the schema's patterns each $ is an anchor: none is escaped, none is in a class.
     if isinstance(value, str) and not re.search(pattern.replace("$", r"\Z"), value):
         yield ValidationError("does not match")
 
@@ -87,7 +87,7 @@ def _starts(value: object) -> bool:
 
 @cache
 def _validator() -> Any:
-    # A format judges texts alone; that the value must be one is for `type` to say.
+    # A format checks texts only; the keyword `type` requires the text.
     formats = FormatChecker(formats=())
     formats.checks("listen")(_is_listen)
     formats.checks("regex", raises=(re.error, RecursionError, OverflowError))(_compiles)
@@ -105,7 +105,7 @@ def _schema_faults(tree: Any) -> Iterator[Fault]:
 
 
 def _faults_of(error: Any, path: KeyPath) -> Iterator[Fault]:
-    """Put one of jsonschema's errors (whose attributes are loosely typed) into our words."""
+    """Turn one of jsonschema's errors (its attributes are loosely typed) into faults with our messages."""
     node, value = error.schema, error.instance
     match error.validator:
         case "additionalProperties":
@@ -120,7 +120,7 @@ def _faults_of(error: Any, path: KeyPath) -> Iterator[Fault]:
             yield path, "expected exclude only beside a pattern (found it alone)"
         case "not":
             yield path, node["x-expected"]
-        # Here the instance is a key, not a value.
+        # The instance is a key here, not a value.
         case _ if "propertyNames" in error.absolute_schema_path:
             yield (*path, value), f"expected {_expectation(node)} (found another key)"
         case _:
@@ -139,7 +139,7 @@ def _reason(error: Any) -> str:
 
 
 def _expectation(node: Tree) -> str:
-    """Say in words what a node of the schema asks for."""
+    """Describe what a node of the schema requires."""
     if "x-expected" in node:
         return str(node["x-expected"])
     if "enum" in node:
@@ -177,7 +177,7 @@ def _bounds(node: Tree) -> str:
 
 
 class _Sound:
-    """The values that nothing is wrong with, so that a rule over several keys need not look at each again."""
+    """The values without a fault, so that a rule over several keys need not check each again."""
 
     def __init__(self, tree: Any, faulty: set[KeyPath]) -> None:
         self._tree = tree
@@ -257,7 +257,7 @@ def _paths_that_cannot_be_read(sound: _Sound) -> Iterator[Fault]:
 
 
 def _field_paths(sound: _Sound, mapping: KeyPath) -> Iterator[tuple[KeyPath, list[str]]]:
-    """Where each field's path stands in the file, and its names; those that are left out are read at their own name."""
+    """Each field's key in the file, and the names of its path; a field that is left out is read at its own name."""
     for field in FIELDS:
         source = sound.value((*mapping, field), field)
         at = (*mapping, field, "path") if isinstance(source, dict) else (*mapping, field)

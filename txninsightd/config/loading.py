@@ -1,4 +1,4 @@
-"""The way in: a file and an environment become a `Config`, or a `ConfigError` with every fault."""
+"""The entry: a file and an environment become a `Config`, or a `ConfigError` with every fault."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ _DIRECTORY = ("state", "directory")
 
 
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
-    """Load a config file, `${NAME}` being looked up in `environ`. Raises ConfigError with all that is wrong with it."""
+    """Load a config file; `environ` has the values of `${NAME}`. Raises ConfigError with every fault."""
     reading = read(path, environ)
     check(reading)
     if reading.problems:
@@ -22,9 +22,9 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def load_state_directory(path: Path, environ: Mapping[str, str]) -> str:
-    """Give a config file's `state.directory`, whatever may be wrong with its other keys.
+    """Give a config file's `state.directory`, even if other keys have faults. Raises ConfigError.
 
-    Who only talks to the daemon need not be able to read its secrets. Raises ConfigError.
+    A command that only contacts the daemon must not need the right to read its secrets.
     """
     reading = read(path, environ)
     check(reading)

@@ -1,12 +1,12 @@
 """The config as one frozen object: each section owns its keys, their units and their defaults.
 
-A key that is left out of the file has the default written here; `conf/txninsight.yaml` names them all, and a test
-holds the two equal. What a key may hold (types, bounds) stands once, in `config.schema.json`, so these structs check
-nothing: they are built by `load_config`, or by a test that knows what it does.
+A key that is missing in the file has the default written here; `conf/txninsight.yaml` lists them all, and a test
+keeps the two equal. The types and bounds of keys are in `config.schema.json` only, so these structs check nothing:
+`load_config` builds them, or a test does.
 
-Secrets are of type `Secret`: text like any other to a library that takes a `str`, but `'***'` to `repr`, and refused by
-msgspec's encoders, so that no dump of a config can carry one by accident. `Config.redacted` is the form to log.
-What the core needs too, `Mapping`, `Thresholds` and `Objective`, stands in the vocabulary.
+Secrets are of type `Secret`: a library that takes a `str` takes it, but its `repr` is `'***'`, and msgspec's encoders
+refuse it, so that no dump of a config contains one by accident. `Config.redacted` is the form to log. The types that
+the core needs too, `Mapping`, `Thresholds` and `Objective`, are in the vocabulary.
 """
 
 import re
@@ -41,15 +41,15 @@ class Secret(str):
 
 
 def names_secret(client_property: str) -> bool:
-    """Tell whether a librdkafka property is one whose value must not be shown."""
+    """Tell whether the value of a librdkafka property must not be shown."""
     return any(word in client_property.lower() for word in SECRET_WORDS)
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic by name, or all topics whose whole name a pattern matches and no pattern of `exclude` does.
+    """One topic by name, or all topics with a whole name that a pattern matches and no pattern of `exclude` matches.
 
-    `mapping` None: the records are events in the project's own form. What stands here becomes labels and messages, so
-    it is plain text; where some of it was substituted, `hidden` keeps the whole entry out of `repr` and `redacted`.
+    `mapping` None: the records are events in the project's own form. Names and patterns appear in labels and messages,
+    so they are plain text; `hidden` (a part was substituted) keeps the whole entry out of `repr` and `redacted`.
     """
 
     name: str | None = None
@@ -72,7 +72,7 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Where to begin in a partition that was never read: its earliest record, its latest, or `ago_s` seconds ago."""
+    """Where to begin in a partition that was never read: at its earliest record, its latest, or `ago_s` seconds ago."""
 
     kind: Literal["earliest", "latest", "ago"] = "earliest"
     ago_s: float = 0
@@ -102,7 +102,7 @@ class ReadersConfig(msgspec.Struct, frozen=True):
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
-    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 takes any free one."""
+    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 is any free port."""
 
     listen: str = "127.0.0.1:9840"
 
@@ -135,12 +135,12 @@ class StateConfig(msgspec.Struct, frozen=True):
 
     @property
     def control_socket(self) -> Path:
-        """Where the daemon takes orders."""
+        """Where the daemon accepts commands of the operator."""
         return Path(self.directory, CONTROL_SOCKET)
 
 
 class TypeConfig(Thresholds, frozen=True):
-    """What holds for one transaction type: its thresholds and its objective."""
+    """The thresholds and the objective of one transaction type."""
 
     objective: Objective = Objective()
 
@@ -176,7 +176,7 @@ class LimitsConfig(msgspec.Struct, frozen=True):
 
 
 class SuperviseConfig(msgspec.Struct, frozen=True):
-    """How dead processes are restarted, when that is given up, and how long an orderly stop may take."""
+    """How exited processes are restarted, when the daemon gives up, and how long an orderly stop may take."""
 
     backoff_initial_s: float = 0.5
     backoff_max_s: float = 30
@@ -200,7 +200,7 @@ class DiscoveryConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an operator can set. Each of `transaction_types` is whole: `stuck`, `objective` and its overrides."""
+    """All that an operator can set. Each of `transaction_types` is complete: `stuck`, `objective`, and its own keys."""
 
     kafka: KafkaConfig = KafkaConfig()
     topics: tuple[Topic, ...] = (Topic(name="business-events"),)
@@ -219,13 +219,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     discovery: DiscoveryConfig = DiscoveryConfig()
 
     def thresholds(self, txn_type: str | None) -> Thresholds:
-        """Give the thresholds of a transaction type; a type without its own, or none, has those of `stuck`."""
+        """Give the thresholds of a transaction type; those of `stuck` for a type without its own, and for None."""
         own = self.transaction_types.get(txn_type) if txn_type is not None else None
         return self.stuck if own is None else own.thresholds
 
     def topic_for(self, topic: str) -> Topic | None:
         """Give the entry that covers a topic: one that names it, else the first pattern, else None."""
-        # Of those that sort alike, min() keeps the first.
+        # min() keeps the first of equal ones.
         return min((entry for entry in self.topics if entry.matches(topic)), key=_patterns_last, default=None)
 
     def redacted(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What is wrong with a config file, in words that tell the operator what to do next.
+"""The faults of a config file, each with what was expected, so that the operator knows what to change.
 
-A problem is one line: `FILE:LINE: PATH.OF.KEY: what was expected (what was found)`. Nothing that may be a secret goes
-into it: neither a value that came from a substitution, nor anything under `kafka.client`.
+A problem is one line: `FILE:LINE: PATH.OF.KEY: what was expected (what was found)`. It shows nothing that may be a
+secret: no value that came from a substitution, and no value under `kafka.client`.
 """
 
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def key_name(path: KeyPath) -> str:
 
 
 def found(path: KeyPath, value: Any) -> str:
-    """Say what a value is, without showing what may be secret."""
+    """Describe a value, without showing a possible secret."""
     if value is None:
         return "nothing"
     if isinstance(value, list | dict):
@@ -59,7 +59,7 @@ def found(path: KeyPath, value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape what would break a line or a terminal."""
+    """Escape characters that would break a line or a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 

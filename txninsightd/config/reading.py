@@ -1,10 +1,10 @@
 """From a YAML file to plain objects, with the line of every key.
 
-The file is composed to PyYAML's nodes, which know their lines, and walked here: keys given twice, `${...}` that cannot
-be filled in, and what is no plain YAML are noted as problems, and the walk goes on. Plain scalars are read as in
-YAML 1.2: `true`, `false`, `null`, decimal numbers, and all else is text, so that neither `no` nor `12:30` nor `010`
-turns into something that nobody wrote. Keys are always text. Aliases share what they name; how deep and how large a
-file may become through them is bounded.
+PyYAML composes the file to nodes, which have lines, and this module walks through them. Duplicate keys, `${...}` that
+cannot be filled in, and anything that is not plain YAML are noted as problems, and the walk goes on. Plain scalars are
+read as in YAML 1.2: `true`, `false`, `null` and decimal numbers; all others are text, so that `no`, `12:30` and `010`
+stay what the operator wrote. Keys are always text. An alias shares its anchor's value; the depth and the size that a
+file reaches through aliases are bounded.
 """
 
 import re
@@ -30,8 +30,8 @@ class _Scalar(NamedTuple):
 
 
 _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-# In the order in which they are tried: what is an int would be a float, too. A form is tried only on texts that begin
-# with one of its characters; "" is the empty text.
+# In this order: an int would also match as a float. A form is tried only on texts that begin with one of its
+# characters; "" is the empty text.
 _SCALARS = {
     f"{_TAG}null": _Scalar(re.compile(r"(?:~|null|Null|NULL|)\Z"), [*"~nN", ""], lambda _: None),
     f"{_TAG}bool": _Scalar(
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's parser with YAML 1.2's core scalars."""
 
 
-# Emptied, or PyYAML's own forms, which are YAML 1.1's, would be tried as well.
+# Emptied, since PyYAML would also try its own forms, which are those of YAML 1.1.
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _scalar in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, _scalar.form, _scalar.first_characters)
@@ -58,7 +58,7 @@ for _tag, _scalar in _SCALARS.items():
 class Reading:
     """A file as it was read: plain objects, the line of each path in them, and the faults met on the way.
 
-    At the paths of `unread` stand placeholders: their problem is told already.
+    The values at the paths of `unread` are placeholders: their problems are already noted.
     """
 
     def __init__(self, file: str) -> None:
@@ -75,13 +75,13 @@ class Reading:
         self.problems.append(Problem(self.file, line, path, message))
 
     def unreadable(self, path: KeyPath, message: str, line: int) -> None:
-        """Note a problem with the reading of a value, which needs no further one."""
+        """Note that a value cannot be read; it gets no further problem."""
         self.unread.add(path)
         self.fault(path, message, line)
 
 
 def read(path: Path, environ: Mapping[str, str]) -> Reading:
-    """Read a config file. Never raises: what cannot be read is in the answer's problems."""
+    """Read a config file. Never raises: the result's problems name what cannot be read."""
     reading = Reading(str(path))
     text = _text(path, reading)
     node = None if text is None else _compose(text, reading)
@@ -112,7 +112,7 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
             node: yaml.Node | None = loader.get_single_node()
             return node
         finally:
-            # For errors that say no line themselves: as far as the parser has come.
+            # The parser's position, for errors without a line of their own.
             line = loader.line + 1
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -128,13 +128,13 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    """Give the parser's words without the names it quotes: an unquoted password may look like an alias or a tag."""
+    """Give the parser's message without the names it quotes: an unquoted password may look like an alias or a tag."""
     words = ": ".join(part for part in (error.context, error.problem) if part)
     return re.sub(r"""\s(['"])(?!<)[^'"]{2,}\1""", "", words)
 
 
 class _TooLargeError(Exception):
-    """More nodes than any honest config has."""
+    """More nodes than any real config has."""
 
 
 class _Walk:
@@ -199,7 +199,7 @@ class _Walk:
         if node.tag == f"{_TAG}str":
             return self._string(node, path)
         scalar = _SCALARS.get(node.tag)
-        # Only a tag that was written out can disagree with its text: !!int x.
+        # Only an explicit tag can disagree with its text: !!int x.
         if scalar is None or not scalar.form.match(node.value):
             return self._unread(node, path, "expected plain YAML (found a tag: !...)")
         try:
@@ -223,7 +223,7 @@ class _Walk:
 
 
 def _is_altered(value: Any, text: str) -> bool:
-    """Tell whether a number, written out again, would be another text: a password `007` is no 7."""
+    """Tell whether a number, written as text again, would differ: a password `007` is not 7."""
     return isinstance(value, int | float) and str(value).lower() != text.lower()
 
 

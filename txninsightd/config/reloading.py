@@ -1,11 +1,11 @@
-"""What a running daemon can take over from its config file, and what only a restart can.
+"""Which changes of the config file a running daemon applies at a reload, and which need a restart.
 
-`EFFECTS` is the one place where that is decided, by key; what a key says holds for all below it that say nothing
-themselves. A reload gives a config whose live keys are the file's and whose other keys are still those of the start,
-and the names of all that differ: what applies now, and what waits for a restart. It waits as long as the file and the
-running daemon differ, so each reload names it again.
+`EFFECTS` alone decides that, by key; the effect of a key also holds for the keys below it that have none of their own.
+A reload gives a config with the live keys of the file and the other keys of the start, and the names of all keys that
+differ: those that apply now, and those that wait for a restart. A key waits as long as the file and the running daemon
+differ, so each reload names it again.
 
-Only names are told, never values: they may be secrets.
+Only names are reported, never values: they may be secrets.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,12 +29,12 @@ class Effect(StrEnum):
 
 EFFECTS = {
     "kafka": Effect.RESTART,  # clients are built once in each process
-    "topics": Effect.RESTART,  # what was read under one mapping is not read again under another
+    "topics": Effect.RESTART,  # records that were read with one mapping are not read again with another
     "start": Effect.RESTART,
     "readers": Effect.RESTART,
     "http": Effect.RESTART,
     "events": Effect.LIVE,
-    "events.colocated": Effect.RESTART,  # horizon and settlement are built another way
+    "events.colocated": Effect.RESTART,  # watermark and settlement work differently
     "state": Effect.LIVE,
     "state.directory": Effect.RESTART,
     "stuck": Effect.LIVE,
@@ -58,16 +58,16 @@ class Reloaded(NamedTuple):
 
 
 def reload_config(running: Config, path: Path, environ: Mapping[str, str]) -> Reloaded:
-    """Read the file anew. Raises ConfigError with all that is wrong with it; `running` then goes on."""
+    """Read the file again. Raises ConfigError with every fault; `running` then stays in force."""
     return merge(running, load_config(path, environ))
 
 
 def merge(running: Config, wanted: Config) -> Reloaded:
-    """Take over what is live of the wanted config."""
+    """Take the live keys of the wanted config."""
     changed = list(_differences(running, wanted, ()))
     applied = [path for path in changed if effect_of(path) is Effect.LIVE]
     merged = running
-    # A section is a struct, of which one key can be replaced; transaction_types is a dict, and taken over whole.
+    # A section is a struct, and its keys are replaced one by one; transaction_types is a dict, and replaced whole.
     for path in {path[:2] if path[0] != "transaction_types" else path[:1] for path in applied}:
         merged = _with(merged, wanted, path)
     waiting = [one_line(key_name(path)) for path in changed if effect_of(path) is Effect.RESTART]
@@ -75,7 +75,7 @@ def merge(running: Config, wanted: Config) -> Reloaded:
 
 
 def effect_of(path: KeyPath) -> Effect:
-    """When a change of this key takes effect. Raises KeyError for one that no config has."""
+    """When a change of this key takes effect. Raises KeyError for an unknown key."""
     for end in range(len(path), 0, -1):
         effect = EFFECTS.get(key_name(path[:end]))
         if effect is not None:

@@ -1,8 +1,8 @@
-"""`${NAME}` and `${file:PATH}` in the config's texts: how secrets get in without standing in the file.
+"""`${NAME}` and `${file:PATH}` in the config's texts: how the config uses secrets that are not in the file.
 
 `${NAME}` is a variable of the environment, `${file:PATH}` the content of a file without its last line break; a
-relative path starts at the config file's folder. `$${` is a plain `${`. What is put in is not searched again, and the
-whole text around it becomes a `Secret`.
+relative path starts at the config file's folder. `$${` is a plain `${`. A substituted value is not searched again, and
+the whole text around it becomes a `Secret`.
 """
 
 import re
@@ -17,7 +17,7 @@ _FILE_BYTES = 65_536
 
 
 class SubstitutionError(Exception):
-    """A `${...}` that cannot be filled in; the text says what was expected, and never what a value is."""
+    """A `${...}` that cannot be filled in; the text says what was expected, and never shows a value."""
 
 
 class Substitution:
@@ -54,7 +54,7 @@ class Substitution:
     def _file(self, name: str) -> str:
         path = self._folder / name
         try:
-            # To open a pipe could wait for ever.
+            # Opening a named pipe could wait for ever.
             if not path.is_file():
                 raise SubstitutionError(f"expected a file to read at {name!r} (found none)")
             with path.open("rb") as stream:
@@ -70,7 +70,7 @@ def _text(name: str, content: bytes) -> str:
         raise SubstitutionError(f"expected at most {_FILE_BYTES} bytes in {name!r} (found more)")
     try:
         text = content.decode()
-    # Raised without its cause, which carries the bytes of what may be a secret.
+    # Raised without its cause, which contains bytes of a possible secret.
     except UnicodeDecodeError:
         raise SubstitutionError(f"expected UTF-8 text in {name!r} (found other bytes)") from None
     return text.removesuffix("\n").removesuffix("\r")

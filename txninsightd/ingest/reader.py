@@ -1,12 +1,12 @@
-"""The reader: one process that consumes its share of the partitions in one view, and tells the aggregator.
+"""The reader: one process that consumes its share of the partitions in one view, and sends it to the aggregator.
 
-Its loop does the same for both roles: do what the aggregator says (which partitions, from where), take a batch, note
-how far each partition has come, ask once a second where the logs end, and send one message for each partition that has
-something to tell. Everything happens on this one thread, so a position read after a batch is the position of that
-batch. A full outbox pauses the consumer, so back-pressure reaches the broker instead of growing memory.
+Its loop does the same for both roles: execute the aggregator's commands (which partitions, from where), take a batch,
+note how far each partition has come, ask once a second where the logs end, and send one message for each partition with
+something to report. Everything happens on this one thread, so a position read after a batch is the position of that
+batch. A full outbox stops the reading, so back-pressure reaches the broker instead of growing memory.
 
-What is to be told is held back for a moment, until the broker has said that the topic is still the one that was to be
-read (topic_id_gate.py). A topic that is not is set aside, at the position that was told: should it come back, reading
+Messages are buffered for a moment, until the broker has confirmed that the topic is still the expected one
+(topic_id_gate.py). A topic that is not is suspended at the position that was sent: if the topic comes back, reading
 goes on there. A recreated topic is read when the aggregator says so, and by a new consumer: the old one keeps the old
 topic's leader epochs, with which brokers can refuse it for ever.
 
@@ -24,14 +24,13 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd import logs
-from txninsightd.ingest.client_watchdog import ClientWatchdog, consumer_finds
-from txninsightd.ingest.ends import Answer, EndQuestions
+from txninsightd.ingest.end_offsets import EndOffset, EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import (
     Assign,
+    CommitOffsets,
     Discovery,
-    Durable,
     Line,
     PartitionRef,
     PartitionStart,
@@ -41,12 +40,12 @@ from txninsightd.vocabulary import (
 )
 
 POLL_S = 0.05
-# The word on a topic's id is only heard when the loop comes round, and what is held back waits for it.
-POLL_S_WHILE_HOLDING = 0.005
+# The answer about a topic's id is only taken when the loop turns, and buffered messages wait for it.
+POLL_S_WHILE_BUFFERING = 0.005
 STARVED_AFTER_S = 5.0
-HELD_SHARE = 4
-"""Once what is held for the broker's word on its topic fills so great a part of the queue, the broker is asked at once:
-otherwise that alone would look as if the aggregator were slow."""
+BUFFERED_SHARE = 4
+"""Once the messages that wait for their topic's id fill one part in so many of the queue, the broker is asked at once:
+otherwise they alone would look as if the aggregator were slow."""
 
 UNREADABLE = frozenset(
     (
@@ -66,7 +65,7 @@ log = structlog.get_logger()
 
 
 class ClientLost(Exception):
-    """These Kafka clients of the process will find no broker any more, though there is one: it must be replaced."""
+    """These Kafka clients will not find a broker any more, although there is one: the process must be replaced."""
 
     def __init__(self, clients: list[str]) -> None:
         super().__init__(", ".join(clients))
@@ -79,31 +78,51 @@ class Scout(Protocol):
     def start(self, known: Iterable[PartitionRef], ids: Mapping[str, str], looked: bool) -> None:
         """Begin to look for partitions that are not among these, and for topics that no longer have these ids."""
 
-    def news(self) -> Discovery | None:
-        """What was found since the last call."""
+    def next_discovery(self) -> Discovery | None:
+        """The oldest discovery that was not given yet."""
 
     def stop(self) -> None:
         """Look no more."""
+
+
+class ClientWatchdog(Protocol):
+    """Detects, on its own thread, Kafka clients that will never work again."""
+
+    @property
+    def lost(self) -> list[str]:
+        """The clients that will not find a broker any more."""
+
+    def watch(self, name: str, finds_broker: Callable[[], bool]) -> None:
+        """Check this client, too. Only before `start`."""
+
+    def start(self) -> None:
+        """Begin to check."""
+
+    def consumer_finds_broker(self, consumer: Consumer, topic: str) -> bool:
+        """Whether the consumer finds a broker. True after `stop`, without a question: the consumer may be closed."""
+
+    def stop(self) -> None:
+        """Check no more."""
 
 
 class Health(Protocol):
     """Where the work loop shows that it is alive."""
 
     def beat(self, queue_depth: int, paused: bool) -> None:
-        """The loop has come round."""
+        """The loop has completed a turn."""
 
     def working(self) -> None:
-        """The loop is in the midst of something long, and gets on with it."""
+        """The loop is busy with a long step, and makes progress."""
 
 
 class Reader:
-    """Consumes one view. `batch_records` and `queue_batches` bound what it holds."""
+    """Consumes one view. `batch_records` and `queue_batches` bound its memory."""
 
     def __init__(
         self,
         make_consumer: Callable[[], Consumer],
         builder: ViewBuilder,
-        questions: EndQuestions,
+        end_offsets: EndOffsets,
         topic_id_gate: TopicIdGate,
         client_watchdog: ClientWatchdog,
         line: Line,
@@ -116,7 +135,7 @@ class Reader:
         self._make_consumer = make_consumer
         self._consumer = make_consumer()
         self._builder = builder
-        self._questions = questions
+        self._end_offsets = end_offsets
         self._topic_id_gate = topic_id_gate
         self._client_watchdog = client_watchdog
         self._line = line
@@ -127,63 +146,63 @@ class Reader:
         self._scout = scout
         # The keys of these three have no incarnation: a record or a Pause names topic and partition, nothing more.
         self._progress: dict[PartitionRef, Progress] = {}
-        self._aside: dict[PartitionRef, PartitionStart] = {}
-        self._held: set[PartitionRef] = set()
-        self._paused = False
-        self._took_at = now()
-        # Held by the lifeline's thread while it asks the consumer, and here while the consumer is closed or replaced.
-        self._consumer_stays = threading.Lock()
+        self._suspended: dict[PartitionRef, PartitionStart] = {}
+        self._paused: set[PartitionRef] = set()
+        self._throttled = False
+        self._last_batch_at = now()
+        # The watchdog's thread has this lock while it asks the consumer; the loop, to close or replace the consumer.
+        self._consumer_lock = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
-        client_watchdog.watch("consumer", self._consumer_finds)
+        client_watchdog.watch("consumer", self._consumer_finds_broker)
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until `stopping` says so or the line ends, then send what is left. Raises ClientLost."""
+        """Work until `stopping()` or the end of the line, then send what is left. Raises ClientLost."""
         self._client_watchdog.start()
         while not stopping() and not self._line.closed:
             self.step()
             if lost := self._client_watchdog.lost:
                 raise ClientLost(lost)
-        # Before the lock is taken: whoever waits for it on the lifeline's thread then leaves the closed consumer alone.
+        # Stop the watchdog first: if its thread waits for the lock below, it then leaves the closed consumer alone.
         self._client_watchdog.stop()
         if self._scout is not None:
             self._scout.stop()
-        with self._consumer_stays:
+        with self._consumer_lock:
             self._consumer.close()
-        # What is still held back stays unsaid, and is read again by the next reader here. The rest goes out for as long
-        # as the parent bears it, which kills a reader that has not ended in half of `stop_timeout_s`.
+        # Messages that are still buffered are dropped; the next reader reads them again. The rest is sent for as long
+        # as the parent allows: it kills a reader that has not ended in half of `stop_timeout_s`.
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
             self._line.flush()
 
     def step(self) -> None:
-        """Once round the loop."""
-        self._health.beat(self._depth, self._paused)
+        """One turn of the loop."""
+        self._health.beat(self._depth, self._throttled)
         self._line.flush()
         for frame in self._line.receive():
-            self._obey(self._commands.decode(frame))
+            self._execute(self._commands.decode(frame))
         self._apply_back_pressure()
         records = self._take_batch()
         moved = self._sort(records)
-        for answer in self._questions.poll(self._progress):
-            self._take_answer(answer)
+        for end in self._end_offsets.poll(self._progress):
+            self._note_end(end)
         self._report(moved)
-        self._tell()
-        discovery = self._scout.news() if self._scout is not None and not self._paused else None
+        self._send_confirmed()
+        discovery = self._scout.next_discovery() if self._scout is not None and not self._throttled else None
         if discovery is not None:
             self._line.send(discovery)
 
     # --- Commands and back-pressure -----------------------------------------------------------------------------------
 
-    def _obey(self, command: ToReader) -> None:
+    def _execute(self, command: ToReader) -> None:
         if isinstance(command, Assign):
             self._assign(command.starts)
         elif isinstance(command, Pause):
-            self._hold(PartitionRef(command.topic, command.partition), command.paused)
-        elif isinstance(command, Durable):
+            self._set_paused(PartitionRef(command.topic, command.partition), command.paused)
+        elif isinstance(command, CommitOffsets):
             self._commit(command.positions)
         elif isinstance(command, UpdateReaderSettings):
             self._update_settings(command)
-        # `Known` is left, which only the first monitor is sent.
+        # `KnownPartitions` is left, which only the child with the scout is sent.
         elif self._scout is not None:
             self._scout.start(command.refs, command.topic_ids, command.looked)
 
@@ -193,66 +212,66 @@ class Reader:
         self._builder.update_settings(command.value_bytes, command.future_tolerance_s)
 
     def _assign(self, starts: list[PartitionStart]) -> None:
-        """Read these, from now on from there."""
-        # Of a topic made anew all goes that was read under the old id, partitions that are not named here too, and a
-        # Pause of the old one with it.
-        anew = {s.topic for s in starts if self._topic_id_gate.expect(s.topic, s.topic_id)}
-        if anew:
-            self._leave([ref for ref in (*self._progress, *self._aside) if ref.topic in anew])
-            self._held = {ref for ref in self._held if ref.topic not in anew}
+        """Read these partitions, from these offsets."""
+        # For a recreated topic, everything that belongs to the old id ends: its partitions, also those that are not
+        # named here, and its pauses.
+        recreated = {s.topic for s in starts if self._topic_id_gate.expect(s.topic, s.topic_id)}
+        if recreated:
+            self._leave([ref for ref in (*self._progress, *self._suspended) if ref.topic in recreated])
+            self._paused = {ref for ref in self._paused if ref.topic not in recreated}
         refs = [PartitionRef(s.topic, s.partition) for s in starts]
         self._leave(refs)
         for ref, s in zip(refs, starts, strict=True):
             self._progress[ref] = Progress(
                 ref._replace(incarnation=s.incarnation), s.start_offset, s.as_of, self._now()
             )
-        if anew:
-            self._renew_consumer()
+        if recreated:
+            self._replace_consumer()
         else:
             self._consume(refs)
-        log.info("partitions_assigned", count=len(starts), total=len(self._progress), topics_made_anew=sorted(anew))
+        log.info("partitions_assigned", count=len(starts), total=len(self._progress), recreated=sorted(recreated))
 
     def _leave(self, refs: Iterable[PartitionRef]) -> None:
-        """Read these no more."""
+        """Stop reading these partitions, and forget their suspension."""
         read = [ref for ref in refs if self._progress.pop(ref, None) is not None]
         if read:
             self._consumer.incremental_unassign(self._partitions(read))
         for ref in refs:
-            self._aside.pop(ref, None)
+            self._suspended.pop(ref, None)
 
     def _consume(self, refs: Iterable[PartitionRef]) -> None:
-        """Have the consumer fetch these, which it does not yet, from their frontiers."""
+        """Have the consumer fetch these partitions, which it does not fetch yet, from their frontiers."""
         starts = [TopicPartition(p.topic, p.partition, self._progress[p].frontier) for p in refs]
         self._consumer.incremental_assign(starts)
-        # What the aggregator has paused stays so; a new consumer does not know of it.
-        held = self._partitions(self._held.intersection(refs))
-        if held:
-            self._consumer.pause(held)
+        # The aggregator's pauses go on; a new consumer does not have them yet.
+        paused = self._partitions(self._paused.intersection(refs))
+        if paused:
+            self._consumer.pause(paused)
 
-    def _renew_consumer(self) -> None:
-        # Not hung: the lifeline may hold the lock for as long as one question takes, and closing takes its time.
+    def _replace_consumer(self) -> None:
+        # Beat now: the watchdog may keep the lock for as long as one question takes, and closing takes time too.
         self._health.working()
-        with self._consumer_stays:
+        with self._consumer_lock:
             self._consumer.close()
             self._consumer = self._make_consumer()
-        # All partitions, from their frontiers: what the old consumer had prefetched is fetched again.
+        # All partitions, from their frontiers: records that the old consumer had prefetched are fetched again.
         self._consume(self._progress)
 
-    def _consumer_finds(self) -> bool:
-        """For the lifeline, on its thread. Only a hungry consumer is asked: meanwhile it does nothing for the loop.
+    def _consumer_finds_broker(self) -> bool:
+        """For the watchdog, on its thread. Only a starved consumer is asked, since it cannot serve the loop meanwhile.
 
-        Hungry: there is something to read, we want it, and nothing has come for a while.
+        Starved: there are records to read, the loop wants them, and none has come for a while.
         """
         # A copy, since the loop may change the dict meanwhile.
-        wanted = [p for ref, p in list(self._progress.items()) if ref not in self._held]
+        wanted = [p for ref, p in list(self._progress.items()) if ref not in self._paused]
         behind = [p.ref.topic for p in wanted if p.frontier < p.tracker.end_offset]
-        if not behind or self._paused or self._now() - self._took_at < STARVED_AFTER_S:
+        if not behind or self._throttled or self._now() - self._last_batch_at < STARVED_AFTER_S:
             return True
-        with self._consumer_stays:
-            return self._client_watchdog.stopped or consumer_finds(self._consumer, behind[0])
+        with self._consumer_lock:
+            return self._client_watchdog.consumer_finds_broker(self._consumer, behind[0])
 
     def _commit(self, positions: list[PartitionStart]) -> None:
-        """Let lag tools see how far a restart would not go back. Nobody depends on it: what fails is only logged."""
+        """Show lag tools how far back a restart would begin. Nothing depends on it: a failure is only logged."""
         try:
             self._consumer.commit(
                 offsets=[TopicPartition(p.topic, p.partition, p.start_offset) for p in positions], asynchronous=True
@@ -260,32 +279,32 @@ class Reader:
         except KafkaException as failure:
             log.debug("offsets_not_committed", error=str(failure))
 
-    def _hold(self, ref: PartitionRef, held: bool) -> None:
-        """Keep one partition back, whatever the outbox says."""
-        if held == (ref in self._held):
+    def _set_paused(self, ref: PartitionRef, paused: bool) -> None:
+        """Pause or resume one partition, on the aggregator's command."""
+        if paused == (ref in self._paused):
             return
-        (self._held.add if held else self._held.discard)(ref)
-        # One that is not read just now is paused when it is assigned.
+        (self._paused.add if paused else self._paused.discard)(ref)
+        # A partition that is not read now is paused when it is assigned.
         if ref in self._progress:
-            (self._consumer.pause if held else self._consumer.resume)(self._partitions([ref]))
+            (self._consumer.pause if paused else self._consumer.resume)(self._partitions([ref]))
 
     def _apply_back_pressure(self) -> None:
-        """A paused consumer is one that is not asked: what librdkafka has prefetched is bounded; it fetches no more.
+        """Under back-pressure the consumer is not polled: librdkafka's prefetch is bounded, so it stops to fetch.
 
-        Its own pause() would throw the prefetched records away, to be fetched again a moment later.
+        Its own pause() would discard the prefetched records, to be fetched again a moment later.
         """
         depth = self._depth
-        if not self._paused and depth >= self._queue_batches:
-            self._paused = True
+        if not self._throttled and depth >= self._queue_batches:
+            self._throttled = True
             log.debug("consumer_paused", queue_depth=depth)
-        elif self._paused and depth <= self._queue_batches // 2:
-            self._paused = False
-            self._took_at = self._now()
+        elif self._throttled and depth <= self._queue_batches // 2:
+            self._throttled = False
+            self._last_batch_at = self._now()
             log.debug("consumer_resumed", queue_depth=depth)
 
     @property
     def _depth(self) -> int:
-        """How many messages wait, to be told or to be taken."""
+        """How many messages wait, for their topic's id or for room in the pipe."""
         return self._line.depth + self._topic_id_gate.depth
 
     def _partitions(self, refs: Any) -> list[TopicPartition]:
@@ -294,17 +313,17 @@ class Reader:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def _take_batch(self) -> list[Any]:
-        wait_s = POLL_S_WHILE_HOLDING if self._topic_id_gate.depth else POLL_S
-        if self._paused:
-            # A line with nothing to write can always be written to: to wait for it would make the loop spin.
+        wait_s = POLL_S_WHILE_BUFFERING if self._topic_id_gate.depth else POLL_S
+        if self._throttled:
+            # A line with an empty outbox is always writable: waiting for it would make the loop spin.
             select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
             return []
         first = self._consumer.poll(wait_s)
         if first is None:
             return []
-        self._took_at = self._now()
-        # consume() alone would wait until the batch is full or its time over. So poll() waits for one record, and this
-        # takes what has come with it.
+        self._last_batch_at = self._now()
+        # consume() alone would wait until the batch is full or its time is over. So poll() waits for one record, and
+        # consume() takes what has come with it.
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
 
     def _sort(self, records: list[Any]) -> dict[PartitionRef, list[Any]]:
@@ -315,7 +334,7 @@ class Reader:
         for record in records:
             if record.error() is not None:
                 self._take_error(record, by_ref, lost)
-                # The error may have made its place `lost`, so whatever comes next looks its list up anew.
+                # The error may have made its partition `lost`, so the next record looks its list up again.
                 last_partition = -1
                 continue
             topic, partition = record.topic(), record.partition()
@@ -324,19 +343,20 @@ class Reader:
                 last_topic, last_partition, current = topic, partition, [] if ref in lost else by_ref[ref]
             current.append(record)  # type: ignore[union-attr]
         touched = [ref for ref in by_ref if ref in self._progress]
-        # Every abort rests on this order: first the batch is noted, then the position is asked for, on the same thread.
-        # All delivered below it is then in the notes. -1001 (nothing read since the assignment) loses to the others.
+        # Every Aborted verdict needs this order: first the batch, then the position, on the same thread. All records
+        # below the position are then in the batch, or in an earlier one. -1001 (nothing read since the assignment) is
+        # smaller than the others.
         for position in self._consumer.position(self._partitions(touched)) if touched else ():
             ref = PartitionRef(position.topic, position.partition)
             progress = self._progress[ref]
             progress.frontier = max(progress.frontier, position.offset, progress.eof_offset)
             if by_ref[ref] and ref not in lost:
-                # A record came through: the next damage is felt out from one offset again.
+                # A record was read: steps over the next damage begin at one offset again.
                 progress.stride = 1
         return {ref: by_ref[ref] for ref in touched}
 
     def _take_error(self, record: Any, by_ref: dict[PartitionRef, list[Any]], lost: set[PartitionRef]) -> None:
-        """`lost`: places that were begun anew in this batch; what it still holds of them is of before, and is left."""
+        """`lost`: partitions that were assigned again in this batch; the batch's other records of them are ignored."""
         error = record.error()
         ref = PartitionRef(record.topic(), record.partition()) if record.topic() is not None else None
         progress = self._progress.get(ref) if ref is not None else None
@@ -348,20 +368,20 @@ class Reader:
             progress.eof_offset = record.offset()
             by_ref[ref]  # touched, though nothing arrived
         elif error.code() in UNREADABLE:
-            # The good records before the damage count: the frontier is not behind them yet, and the gap begins there.
+            # The gap begins after the good records that precede the damage; the frontier does not count them yet.
             if by_ref[ref]:
                 progress.frontier = max(progress.frontier, by_ref[ref][-1].offset() + 1)
-            self._resume_after_loss(ref, progress, str(error))
+            self._skip_unreadable(ref, progress, str(error))
             lost.add(ref)
         else:
             log.warning("kafka_error", topic=ref.topic, partition=ref.partition, error=str(error))
 
-    def _resume_after_loss(self, ref: PartitionRef, progress: Progress, error: str) -> None:
-        """What lies ahead cannot be read: it is a gap, and reading goes on behind it.
+    def _skip_unreadable(self, ref: PartitionRef, progress: Progress, error: str) -> None:
+        """The next records cannot be read: make them a gap, and read on behind it.
 
-        Deleted: where the log now begins. Damaged: a little further on. Where a damaged batch ends is not known, and
-        what the error says of offsets may be damage itself, so the steps double for as long as errors follow, but never
-        pass the end of the log.
+        Deleted records: read on where the log now begins. Damaged records: a little further on. The end of a damaged
+        batch is not known, and the offsets in the error may be damaged too. So the steps double for as long as errors
+        follow, but never pass the end of the log.
         """
         partition = TopicPartition(ref.topic, ref.partition)
         self._health.working()
@@ -369,7 +389,7 @@ class Reader:
             low, high = self._consumer.get_watermark_offsets(partition, timeout=5)
         except KafkaException as failure:
             log.error("position_lost", topic=ref.topic, partition=ref.partition, error=str(failure))
-            # Where the log begins and ends is not known: no gap is told, and the same offset is tried again.
+            # The log's bounds are not known: make no gap, and try the same offset again.
             low = high = progress.frontier
         if progress.frontier > high:
             log.error(
@@ -378,82 +398,81 @@ class Reader:
                 partition=ref.partition,
                 position=progress.frontier,
                 end_offset=high,
-                advice="if topic_made_anew follows, the new topic will be read; if not, the log was truncated and the "
-                "partition is left alone: to read it, stop txninsightd, remove the checkpoints, and begin anew",
+                advice="if topic_recreated follows, the new topic will be read; if not, the log was truncated and the "
+                "partition is left alone: to read it, stop txninsightd, remove the checkpoints, and start it again",
             )
             self._leave([ref])
             return
-        resume_at = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
-        # Where the broker did not even say where the log ends, nothing was passed over.
-        if resume_at > progress.frontier:
+        next_offset = low if progress.frontier < low else min(progress.frontier + progress.stride, high)
+        # Without the log's bounds nothing was skipped.
+        if next_offset > progress.frontier:
             progress.stride *= 2
         log.warning(
             "records_unreadable",
             topic=ref.topic,
             partition=ref.partition,
             from_offset=progress.frontier,
-            to_offset=resume_at,
+            to_offset=next_offset,
             error=error,
         )
-        # An end that was told before must not lift the frontier over what is fetched from here on.
+        # An earlier end of partition must not lift the frontier over the records that are fetched from here on.
         progress.eof_offset = -1
-        progress.add_gap(progress.frontier, resume_at)
+        progress.add_gap(progress.frontier, next_offset)
         self._consumer.incremental_unassign([partition])
-        self._consumer.incremental_assign([TopicPartition(ref.topic, ref.partition, resume_at)])
-        if ref in self._held:
+        self._consumer.incremental_assign([TopicPartition(ref.topic, ref.partition, next_offset)])
+        if ref in self._paused:
             self._consumer.pause([partition])
 
-    # --- Telling ------------------------------------------------------------------------------------------------------
+    # --- Sending ------------------------------------------------------------------------------------------------------
 
     def _report(self, batch: dict[PartitionRef, list[Any]]) -> None:
-        """While the outbox is full, what is not a record waits in the progress: the outbox stays bounded."""
-        # After `_sort` has read the frontiers: `decided_at` may be late, for which settlement waits, never early.
+        """Build the messages. Under back-pressure only records become messages, so that the outbox stays bounded."""
+        # Later than the frontiers that `_sort` has read: `decided_at` may be late (settlement waits), never early.
         now = self._now()
         for ref, progress in self._progress.items():
-            # Before `has_news`, which looks at the `as_of` that this may move.
             progress.tracker.reached(progress.frontier)
             records = batch.get(ref)
-            if records or (progress.has_news and not self._paused):
+            if records or (progress.has_unreported and not self._throttled):
                 self._health.working()
-                self._topic_id_gate.hold(self._builder.message(progress, records or [], now))
-                # After the message, which begins where the one before it ended (`reported`).
-                progress.put_into_words()
+                message = self._builder.message(progress, records or [], now)
+                self._topic_id_gate.buffer(message)
+                progress.mark_reported()
 
-    def _take_answer(self, answer: Answer) -> None:
-        progress = self._progress.get(answer.ref)
-        # Asked before this life of the partition began, it may be about the topic that bore the name before.
-        if progress is None or answer.asked_at < progress.begun_at:
+    def _note_end(self, end: EndOffset) -> None:
+        progress = self._progress.get(end.ref)
+        # An older question may be about a recreated topic's predecessor.
+        if progress is None or end.asked_at < progress.begun_at:
             return
-        if answer.end_offset is not None:
-            progress.tracker.answered(answer.asked_at, answer.end_offset)
-        # Without a leader nobody can write: it ends where it ended when that was last known.
-        elif answer.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
-            progress.tracker.answered(answer.asked_at, progress.tracker.end_offset)
+        if end.offset is not None:
+            progress.tracker.answered(end.asked_at, end.offset)
+        # Without a leader there are no writes: the partition ends where it ended when that was last known.
+        elif end.leaderless and progress.frontier >= progress.tracker.end_offset >= 0:
+            progress.tracker.answered(end.asked_at, progress.tracker.end_offset)
         else:
             progress.tracker.failed()
 
-    def _tell(self) -> None:
-        """What is certain goes out; a topic that is not (or no longer) the one to be read is set aside."""
-        aside = {ref.topic for ref in self._aside} if self._aside else ()
-        told = self._topic_id_gate.poll(aside, at_once=self._topic_id_gate.depth * HELD_SHARE >= self._queue_batches)
-        for message in told.messages:
+    def _send_confirmed(self) -> None:
+        """Send the messages of confirmed topics; suspend topics that are not the expected ones, and resume others."""
+        suspended = {ref.topic for ref in self._suspended} if self._suspended else ()
+        is_filling = self._topic_id_gate.depth * BUFFERED_SHARE >= self._queue_batches
+        answers = self._topic_id_gate.poll(suspended, at_once=is_filling)
+        for message in answers.messages:
             self._line.send(message)
             progress = self._progress.get(PartitionRef(message.topic, message.partition))
             if progress is not None:
-                progress.told = (message.to_offset, message.as_of)
-        wrong = [ref for ref in self._progress if ref.topic in told.wrong] if told.wrong else []
-        if wrong:
-            self._set_aside(wrong)
-        if self._aside and told.right:
-            self._assign([found for ref, found in self._aside.items() if ref.topic in told.right])
+                progress.sent = (message.to_offset, message.as_of)
+        refuted = [ref for ref in self._progress if ref.topic in answers.refuted] if answers.refuted else []
+        if refuted:
+            self._suspend(refuted)
+        if self._suspended and answers.confirmed:
+            self._assign([start for ref, start in self._suspended.items() if ref.topic in answers.confirmed])
 
-    def _set_aside(self, refs: list[PartitionRef]) -> None:
-        """Nothing of it was told since the position that is kept."""
-        aside = {}
+    def _suspend(self, refs: list[PartitionRef]) -> None:
+        """Stop reading these partitions, and keep the position up to which messages were sent."""
+        suspended = {}
         for ref in refs:
-            (offset, as_of), incarnation = self._progress[ref].told, self._progress[ref].ref.incarnation
-            aside[ref] = PartitionStart(*ref[:2], offset, as_of, incarnation, self._topic_id_gate.id_of(ref.topic))
+            (offset, as_of), incarnation = self._progress[ref].sent, self._progress[ref].ref.incarnation
+            suspended[ref] = PartitionStart(*ref[:2], offset, as_of, incarnation, self._topic_id_gate.id_of(ref.topic))
         self._leave(refs)
-        # After `_leave`, which forgets what is set aside, too.
-        self._aside.update(aside)
-        log.warning("topics_set_aside", topics=sorted({ref.topic for ref in refs}), partitions=len(refs))
+        self._suspended.update(suspended)
+        log.warning("topics_suspended", topics=sorted({ref.topic for ref in refs}), partitions=len(refs))

@@ -1,8 +1,8 @@
 """What the two roles make of a batch of records: the monitor sightings, the validator coverage.
 
-Both are told, partition by partition, which records arrived, which offsets could not be read, and how far the reader
-has come since (its frontier: the larger of its position and the last end of partition, read after the batch was taken).
-The monitor decodes; the validator looks at offsets only. What they build for one partition is one message.
+For each partition both get the records that arrived, the offsets that could not be read, and the reader's frontier: the
+larger of its position and the last end of partition, read after the batch was taken. The monitor decodes; the validator
+looks at offsets only. Each builds one message for one partition.
 """
 
 from collections import Counter
@@ -28,7 +28,8 @@ NO_TIMESTAMP = 0
 class Progress:
     """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message.
 
-    `told`: offset and `as_of` of what was told and not held back. `begun_at`: what was asked before is not about it.
+    `sent`: offset and `as_of` of the latest message that was sent. `begun_at`: answers to older questions are not about
+    this partition.
     """
 
     __slots__ = (
@@ -39,15 +40,15 @@ class Progress:
         "ref",
         "reported",
         "reported_as_of",
+        "sent",
         "stride",
-        "told",
         "tracker",
     )
 
     def __init__(self, ref: PartitionRef, start_offset: int, as_of: float, begun_at: float) -> None:
         self.ref = ref
         self.begun_at = begun_at
-        self.told = (start_offset, as_of)
+        self.sent = (start_offset, as_of)
         self.frontier = start_offset
         self.reported = start_offset
         self.reported_as_of = as_of
@@ -64,16 +65,16 @@ class Progress:
             self.frontier = end
 
     @property
-    def has_news(self) -> bool:
-        """Whether the aggregator does not know all yet."""
+    def has_unreported(self) -> bool:
+        """Whether something is in no message yet."""
         return bool(self.gaps) or self.frontier > self.reported or self.tracker.as_of > self.reported_as_of
 
-    def put_into_words(self) -> None:
-        """There is a message that tells all of it."""
+    def mark_reported(self) -> None:
+        """A message now contains all of it."""
         self.reported = self.frontier
         self.reported_as_of = self.tracker.as_of
 
-    def take_gaps(self) -> list[int]:
+    def pop_gaps(self) -> list[int]:
         """The gaps since the last call."""
         gaps, self.gaps = self.gaps, []
         return gaps
@@ -86,11 +87,11 @@ class ViewBuilder(Protocol):
         """`records` are confluent_kafka Messages of this partition without errors, ascending, perhaps none."""
 
     def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
-        """Read records by these bounds from now on."""
+        """Apply these bounds from now on."""
 
 
 class MonitorBuilder:
-    """Decodes records into sightings. Samples of what cannot be read go to `complain(result, record)`."""
+    """Decodes records into sightings. `report_rejected(result, record)` gets each record that cannot be read."""
 
     def __init__(
         self,
@@ -104,10 +105,10 @@ class MonitorBuilder:
         self.update_settings(value_bytes, future_tolerance_s)
 
     def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
-        """Larger values than this are oversized, events further ahead of their records clamped."""
+        """Larger values are oversized; events that are further ahead of their records are clamped."""
         self._value_bytes = value_bytes
         self._future_tolerance_s = future_tolerance_s
-        # A decoder keeps the bounds that it was made with.
+        # A decoder keeps its bounds, so new bounds need new decoders.
         self._decoders: dict[str, Decoder] = {}
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Sightings:
@@ -122,7 +123,7 @@ class MonitorBuilder:
             self._take(decoder, columns, record)
         if columns.offsets:
             columns.results[RecordResult.OK.value] = len(columns.offsets)
-        gaps = progress.take_gaps()
+        gaps = progress.pop_gaps()
         if gaps:
             columns.results[RecordResult.GAP.value] = OffsetRanges(gaps).count()
         tracker = progress.tracker
@@ -194,8 +195,8 @@ class _Columns:
         """Append one sighting."""
         self.offsets.append(offset)
         self.txn_ids.append(event.txn_id)
-        # By identity: decoders intern, and equal ones that are two objects cost an entry more. `signatures` keeps each
-        # alive, so that no id is used twice.
+        # By identity: decoders intern, and two equal objects merely cost one more entry. `signatures` keeps each alive,
+        # so that no id is used twice.
         index = self._index_of.get(id(event.signature))
         if index is None:
             index = self._index_of[id(event.signature)] = len(self.signatures)
@@ -209,22 +210,22 @@ class ValidatorBuilder:
     """Turns delivered offsets into coverage; decodes nothing."""
 
     def update_settings(self, value_bytes: int, future_tolerance_s: float) -> None:
-        """What is not decoded knows no bounds."""
+        """A validator does not decode, so it has no bounds."""
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
         """One message of coverage. `now` is the moment at which the frontier was read."""
         tracker = progress.tracker
-        tracker.take_outage()  # only the monitor's lengthen waits
+        tracker.take_outage()  # only the monitor's outages lengthen waits
         return Coverage(
             topic=progress.ref.topic,
             partition=progress.ref.partition,
-            # The end of the message before: coverage has no holes but the gaps that it names.
+            # The end of the message before: coverage has no holes except the gaps that it names.
             from_offset=progress.reported,
             to_offset=progress.frontier,
             decided_at=now,
             as_of=tracker.as_of,
             runs=OffsetRanges.of_offsets([record.offset() for record in records]).flat,
-            gaps=progress.take_gaps(),
+            gaps=progress.pop_gaps(),
             end_offset=tracker.end_offset,
             stable_offset=tracker.reached_offset,
             incarnation=progress.ref.incarnation,

@@ -1,9 +1,9 @@
-"""The queue between one reader and the aggregator: bounded, for one life of the reader, one writer each way.
+"""The line between one child and the aggregator: bounded, for one process of the child, with one writer each way.
 
-It rides on a `multiprocessing.Pipe`, not on a `multiprocessing.Queue`: a queue's feeder thread and its lock shared by
-all writers do not survive a kill -9 (see docs/decisions/queues.md). Messages are MessagePack frames behind a four-byte
-length. Neither end ever blocks: what the pipe does not take stays in the outbox, whose depth tells the sender when to
-stop. When the other process dies, everything that it had written is still received, and then `closed` is set.
+It uses a `multiprocessing.Pipe`, not a `multiprocessing.Queue`: a queue's feeder thread and the lock that all its
+writers share do not survive a kill -9 (see docs/decisions/queues.md). Messages are MessagePack frames behind a
+four-byte length. Neither end ever blocks: frames that the pipe does not take stay in the outbox, and the sender watches
+its depth. When the other process dies, everything that it had written is still received, and then `closed` is set.
 """
 
 import os
@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 READ_BYTES = 1 << 20
-# A wish: the kernel grants what net.core.wmem_max allows.
+# A request: the kernel grants what net.core.wmem_max allows.
 BUFFER_BYTES = 4 << 20
 LENGTH = struct.Struct(">I")
-# The other end is gone; the second, when it left something of ours unread.
+# The other end has gone; the second error comes when it left data of ours unread.
 BROKEN = (BrokenPipeError, ConnectionResetError)
 
 
@@ -31,7 +31,7 @@ class Channel:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._encode = msgspec.msgpack.Encoder().encode
-        # Of the first frame in it, `_written` bytes are in the pipe already: the rest must follow before any other.
+        # `_written` bytes of the first frame are already in the pipe; the rest of it must follow before another frame.
         self._outbox: deque[bytes] = deque()
         self._written = 0
         self._inbox = bytearray()
@@ -64,7 +64,7 @@ class Channel:
         except BlockingIOError:
             return
         except BROKEN:
-            # Nobody hears this end, but what the other wrote before may still lie here: `receive` tells the end.
+            # The other end has gone, but what it wrote before may still be unread: `receive` reports the end.
             self._outbox.clear()
             self._written = 0
 
@@ -92,7 +92,7 @@ class Channel:
             (length,) = LENGTH.unpack_from(inbox, start)
             end = start + LENGTH.size + length
             if len(inbox) < end:
-                # The rest comes later, or never, if its writer was killed: then Kafka still has what was in it.
+                # The rest comes later; never if the writer was killed, and then it is read from Kafka again.
                 break
             frames.append(bytes(inbox[start + LENGTH.size : end]))
             start = end
@@ -101,7 +101,7 @@ class Channel:
 
 
 def descriptor_pair() -> tuple[int, int]:
-    """Both ends of a new two-way pipe, as bare descriptors with roomy buffers."""
+    """Both ends of a new two-way pipe, as bare descriptors with large buffers."""
     ends: list[int] = []
     for connection in Pipe(duplex=True):
         ends.append(_detach(connection))
@@ -111,7 +111,7 @@ def descriptor_pair() -> tuple[int, int]:
 def _detach(connection: "Connection[Any, Any]") -> int:
     descriptor = os.dup(connection.fileno())
     connection.close()
-    # A second descriptor of the same socket, which this `with` closes; the option stays with the socket.
+    # A second descriptor of the same socket, closed by this `with`; the option belongs to the socket and stays set.
     with socket.socket(fileno=os.dup(descriptor)) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     return descriptor

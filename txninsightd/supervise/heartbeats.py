@@ -1,13 +1,13 @@
-"""Heartbeats: the work loop of each child says that it still comes round, and the parent hears when it falls silent.
+"""Heartbeats: the work loop of each child shows that it still runs, and the parent notices when it stops.
 
-The beats lie in an anonymous mapping that the parent makes before it forks: one float64 for each child, written by the
-child's own work loop without a system call, and by nobody else while it lives. No thread beats on behalf of a loop that
-stands still. A moment is of CLOCK_MONOTONIC, which no setting of the wall clock moves and which stands still while the
-machine is suspended. The moment of the fork is written with a minus sign: since then there was no beat.
+The beats lie in an anonymous mapping that the parent creates before it forks: one float64 for each child. The child's
+own work loop writes it, without a system call; while the child lives, no other process and no helper thread writes it.
+A beat is a moment of CLOCK_MONOTONIC, which a change of the wall clock does not move and which stops while the machine
+is suspended. The moment of the fork is written with a minus sign: no beat has come since then.
 
-The parent does not subtract moments to find the silent. It looks again and again whether the number has changed, and
-counts as silence only the time in which it has been looking itself: when the parent was not run either (a virtual
-machine that was paused, a frozen control group, a host that gasps), nobody is to blame.
+The parent does not subtract moments to find a silent child. It checks at intervals whether the number has changed, and
+counts as silence only the time during which it was checking. When the parent did not run either (a paused virtual
+machine, a frozen control group, an overloaded host), the child is not blamed.
 """
 
 import mmap
@@ -16,25 +16,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 BEAT_BYTES = 8
-LOOKS_A_TIMEOUT = 10
-LONGEST_LOOK_S = 1.0
+CHECKS_A_TIMEOUT = 10
+LONGEST_CHECK_S = 1.0
 
 
 class Heartbeats:
-    """The shared mapping. `names`: every child that there will ever be. To be made before the first fork."""
+    """The shared mapping, created before the first fork. `names`: every child that there will ever be."""
 
     def __init__(self, names: Iterable[str], now: Callable[[], float] = time.monotonic) -> None:
         self.now = now
         self._slots = {name: slot for slot, name in enumerate(names)}
         self._moments = memoryview(mmap.mmap(-1, BEAT_BYTES * len(self._slots))).cast("d")
 
-    def forked(self, name: str) -> None:
-        """A new child of this name is about to begin; what its predecessor left is no beat of its own."""
+    def about_to_fork(self, name: str) -> None:
+        """Reset the slot: a beat of the child's predecessor is not a beat of the child."""
         self._moments[self._slots[name]] = -self.now()
 
-    def heart(self, name: str) -> "Heart":
+    def writer(self, name: str) -> "HeartbeatWriter":
         """What the child of this name beats with."""
-        return Heart(self._moments, self._slots[name], self.now)
+        return HeartbeatWriter(self._moments, self._slots[name], self.now)
 
     def has_beaten(self, name: str) -> bool:
         """Whether the present child of this name has beaten since it was forked."""
@@ -51,8 +51,8 @@ class Heartbeats:
         return {name: max(0.0, now - moment) for name, moment in moments.items() if moment}
 
 
-class Heart:
-    """A child's own beat; cheap enough for every turn of a loop."""
+class HeartbeatWriter:
+    """Writes one child's beats; cheap enough for every turn of a loop."""
 
     __slots__ = ("_moments", "_now", "_slot")
 
@@ -62,54 +62,54 @@ class Heart:
         self._now = now
 
     def beat(self) -> None:
-        """The loop has come round."""
+        """The loop has completed a turn."""
         self._moments[self._slot] = self._now()
 
 
-class LastBeat(NamedTuple):
-    """When the parent last saw a child's number change, by its own reckoning, and what it was."""
+class ObservedBeat(NamedTuple):
+    """A number that the parent saw in a child's slot, and when it first saw it, in seconds of checking."""
 
     moment: float
-    at_s: float
+    seen_at_s: float
 
 
-class Watch:
-    """The parent's ear. `look` at least every `every_s` seconds; no child is silent for `timeout_s` unnoticed."""
+class HangDetector:
+    """Finds children with a loop that has stopped. Call `check` at least every `every_s` seconds."""
 
     def __init__(self, heartbeats: Heartbeats, timeout_s: float) -> None:
-        self.every_s = min(LONGEST_LOOK_S, timeout_s / LOOKS_A_TIMEOUT)
+        self.every_s = min(LONGEST_CHECK_S, timeout_s / CHECKS_A_TIMEOUT)
         self._heartbeats = heartbeats
         self._timeout_s = timeout_s
-        self._looked_at = heartbeats.now()
-        self._watched_s = 0.0
-        self._last_beats: dict[str, LastBeat] = {}
+        self._checked_at = heartbeats.now()
+        self._checking_s = 0.0
+        self._observed: dict[str, ObservedBeat] = {}
 
-    def forked(self, name: str) -> None:
-        """A new child of this name is about to begin, and has the whole time-out for its first beat."""
-        self._heartbeats.forked(name)
-        self._last_beats[name] = LastBeat(self._heartbeats.moment(name), self._watched_s)
+    def about_to_fork(self, name: str) -> None:
+        """Give the new child of this name the whole time-out for its first beat."""
+        self._heartbeats.about_to_fork(name)
+        self._observed[name] = ObservedBeat(self._heartbeats.moment(name), self._checking_s)
 
-    def look(self) -> None:
-        """See who has beaten since the last look. A look that came late counts as little more than one in time."""
+    def check(self) -> None:
+        """Note which children have beaten since the last check. A late check counts little more than a timely one."""
         now = self._heartbeats.now()
-        self._watched_s += min(now - self._looked_at, 2 * self.every_s)
-        self._looked_at = now
-        for name, heard in self._last_beats.items():
+        self._checking_s += min(now - self._checked_at, 2 * self.every_s)
+        self._checked_at = now
+        for name, observed in self._observed.items():
             moment = self._heartbeats.moment(name)
-            if moment != heard.moment:
-                self._last_beats[name] = LastBeat(moment, self._watched_s)
+            if moment != observed.moment:
+                self._observed[name] = ObservedBeat(moment, self._checking_s)
 
     def silence_s(self, name: str) -> float:
-        """For how long the parent has been looking without seeing a beat."""
-        return self._watched_s - self._last_beats[name].at_s
+        """For how long the parent has been checking without a new beat."""
+        return self._checking_s - self._observed[name].seen_at_s
 
     def is_hung(self, name: str) -> bool:
-        """Whether it will have been silent for too long before the next look, or was already.
+        """Whether the child's silence exceeds the time-out before the next check.
 
-        Its last beat may have come as long before the look that saw it, too.
+        Its last beat may precede the check that saw it by one interval, too.
         """
         return self.silence_s(name) >= self._timeout_s - 2 * self.every_s
 
     def has_beaten(self, name: str) -> bool:
-        """Whether it has beaten since it was forked."""
+        """Whether the child has beaten since it was forked."""
         return self._heartbeats.has_beaten(name)

@@ -1,13 +1,13 @@
-"""Finds the partitions that the configured topics name, and where both views shall begin to read them.
+"""Finds the partitions that the configured topics name, and where both views begin to read them.
 
-Only the first monitor runs this, on a thread of its own beside the work loop, since looking takes round trips. What was
-there at the first look begins where `start` says: at the log's beginning, at the last stable offset (`latest`: one
-moment, for both views), or at the first record after a moment. What appears later is read from its beginning.
-topics.py says which topics must not be read.
+One child runs the scout, on a thread beside its work loop, since looking takes round trips. Partitions of the first
+look begin where `start` says: at the log's beginning, at the last stable offset (`latest`: one moment, for both views),
+or at the first record after a moment. Partitions that appear later are read from their beginning. topic_policies.py
+says which topics must not be read.
 
-A topic that was made anew is named at the look that finds its new id, and begun at the next: brokers hear of a deletion
-one after another, and one that has not may still serve the old records. What a complete look misses is forgotten, so
-that it is found again if it comes back; whether it was deleted, the ledger decides.
+A recreated topic is named at the look that finds its new id, and begun at the next: brokers learn of a deletion one
+after another, and one that has not learnt of it may still serve the old records. Partitions that a complete look misses
+are forgotten, so that they are found again if they come back; whether they were deleted, the ledger decides.
 """
 
 import threading
@@ -21,18 +21,20 @@ import structlog
 from confluent_kafka import OFFSET_END, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from txninsightd.cluster.topic_ids import TopicIds
+from txninsightd.cluster.topic_policies import TopicPolicies
 from txninsightd.config import Config
-from txninsightd.ingest.topics import ANSWER_WITHIN_S, TopicChecks, topic_ids
 from txninsightd.vocabulary import Discovery, PartitionRef, PartitionStart
 
-STOOD_STILL_S = 2 * ANSWER_WITHIN_S
-"""A failure that took so long is our own: this process was stopped meanwhile, and the cluster is not to blame."""
+ANSWER_WITHIN_S = 5.0
+STOPPED_AFTER_S = 2 * ANSWER_WITHIN_S
+"""A failure that took so long is the process's own: it was stopped meanwhile, and the cluster is not to blame."""
 
 log = structlog.get_logger()
 
 
 class PartitionScout:
-    """Looks every `discovery.every_s` seconds, once it was told (`start`) which partitions are read already."""
+    """Looks every `discovery.every_s` seconds, once `start` has said which partitions are known."""
 
     def __init__(self, admin: AdminClient, config: Config, now: Callable[[], float]) -> None:
         self._admin = admin
@@ -40,35 +42,36 @@ class PartitionScout:
         self._now = now
         self._known: set[PartitionRef] = set()
         self._ids: dict[str, str] = {}
-        # None: nobody has looked yet.
+        # None: the first look is still to come.
         self._at_first_look: set[PartitionRef] | None = None
-        self._checks = TopicChecks(admin, now)
-        self._news: SimpleQueue[Discovery] = SimpleQueue()
+        self._topic_ids = TopicIds(admin)
+        self._policies = TopicPolicies(admin, now)
+        self._discoveries: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
 
     def start(self, known: Iterable[PartitionRef], ids: Mapping[str, str], looked: bool) -> None:
         """Begin to look; `known` are the partitions that are read already, `ids` those of their topics.
 
-        `looked`: this is not the first look, whoever took that.
+        `looked`: there was a first look before, by this scout or a predecessor.
         """
         self._known = {PartitionRef(ref.topic, ref.partition) for ref in known}
         self._ids = dict(ids)
         self._at_first_look = set() if self._known or looked else None
-        context = copy_context()  # the log lines of the thread carry the process's name, too
+        context = copy_context()  # so that the thread's log lines carry the process's name
         threading.Thread(target=context.run, args=(self._run,), name="scout", daemon=True).start()
 
     def stop(self) -> None:
         """Look no more."""
         self._stop.set()
 
-    def news(self) -> Discovery | None:
-        """What was found since the last call, oldest first."""
-        return None if self._news.empty() else self._news.get()
+    def next_discovery(self) -> Discovery | None:
+        """The oldest discovery that was not given yet."""
+        return None if self._discoveries.empty() else self._discoveries.get()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._news.put(self._look())
+            self._discoveries.put(self._look())
             self._stop.wait(self._config.discovery.every_s)
 
     def _look(self) -> Discovery:
@@ -77,7 +80,7 @@ class PartitionScout:
             return self.look(asked_at)
         except KafkaException as failure:
             text = f"the cluster does not answer: {failure.args[0].str()}"
-        except Exception as failure:  # whatever it is, the thread must go on looking, and /readyz must say so
+        except Exception as failure:  # any failure: the thread must go on, and /readyz must show it
             text = f"looking for partitions failed: {failure!r}"
         log.warning("discovery_failed", error=text)
         return Discovery(asked_at, found=[], present={}, problems=[text], complete=False)
@@ -88,49 +91,49 @@ class PartitionScout:
         topics = self._topics()
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
-        refusals = self._checks.refusals(wanted)
+        refusals = self._policies.refusals(wanted)
         self._problems += refusals.values()
-        # Before the offsets are asked for. A topic that is made anew in between is found under its old id: the readers
-        # hear of another one, tell nothing of it and set it aside, and the next look sees the new id.
-        ids = topic_ids(self._admin, wanted)
-        made_anew = self._forget_made_anew(ids)
+        # Ask for ids first, then for offsets. A topic that is recreated in between is found under its old id: the
+        # readers meet another id, send nothing of it and suspend it, and the next look finds the new id.
+        ids = self._topic_ids.of(wanted)
+        recreated = self._forget_recreated(ids)
         present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
         refs = {PartitionRef(name, partition) for name, partitions in present.items() for partition in partitions}
-        # Kept, also where no start could be learnt: these partitions are of the first look at the next one, too.
+        # Kept even without a start: at the next look, these partitions still belong to the first one.
         if self._at_first_look is None:
             self._at_first_look = set(refs)
-        found = self._starts({p for p in refs - self._known if p.topic in ids and p.topic not in made_anew})
+        found = self._starts({p for p in refs - self._known if p.topic in ids and p.topic not in recreated})
         self._known.update(PartitionRef(f.topic, f.partition) for f in found)
-        unsure = self._unsure(wanted, refs, refusals)
-        # What has no start yet is not read, and could carry events: the look must not move the horizon.
-        complete = refs <= self._known and not unsure
+        unconfirmed = self._unconfirmed(wanted, refs, refusals)
+        # A partition without a start is not read, and could carry events: such a look must not move the watermark.
+        complete = refs <= self._known and not unconfirmed
         if complete:
             self._forget(self._known - refs)
         found = [msgspec.structs.replace(f, topic_id=ids[f.topic]) for f in found]
         return Discovery(asked_at, found, present, self._problems, ids, complete)
 
     def _topics(self) -> dict[str, Any]:
-        """All topics of the cluster. Who was stopped in the midst of the question asks once more."""
+        """All topics of the cluster. Asks once more if this process was stopped during the question."""
         asked_at = self._now()
         try:
             topics: dict[str, Any] = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
         except KafkaException:
-            if self._now() - asked_at < STOOD_STILL_S:
+            if self._now() - asked_at < STOPPED_AFTER_S:
                 raise
             topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
         return topics
 
-    def _forget_made_anew(self, ids: Mapping[str, str]) -> list[str]:
-        made_anew = [name for name, topic_id in ids.items() if self._ids.get(name, topic_id) != topic_id]
-        for name in made_anew:
-            log.warning("topic_made_anew", topic=name, old_id=self._ids[name], new_id=ids[name])
-            self._problems.append(f"topic {name} was deleted and made anew: the new one is begun in a moment")
+    def _forget_recreated(self, ids: Mapping[str, str]) -> list[str]:
+        recreated = [name for name, topic_id in ids.items() if self._ids.get(name, topic_id) != topic_id]
+        for name in recreated:
+            log.warning("topic_recreated", topic=name, old_id=self._ids[name], new_id=ids[name])
+            self._problems.append(f"topic {name} was deleted and created again: the new one is begun in a moment")
         self._ids.update(ids)
-        self._forget({ref for ref in self._known if ref.topic in made_anew})
-        return made_anew
+        self._forget({ref for ref in self._known if ref.topic in recreated})
+        return recreated
 
     def _forget(self, refs: set[PartitionRef]) -> None:
-        """Should they come (back), they are read from their beginning."""
+        """If they come back, they are read from their beginning."""
         self._known -= refs
         if self._at_first_look is not None:
             self._at_first_look -= refs
@@ -142,14 +145,14 @@ class PartitionScout:
                 self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
         return {name: sorted(meta.partitions) for name, meta in topics.items()}
 
-    def _unsure(
+    def _unconfirmed(
         self, topics: Mapping[str, Any], refs: set[PartitionRef], refusals: Mapping[str, str]
     ) -> set[PartitionRef]:
-        """Partitions that were known, and are missing although their topic is there: half an answer."""
+        """Known partitions that are missing although their topic exists: the answer is incomplete."""
         missing = {ref for ref in self._known - refs if ref.topic in topics}
-        # Of a topic that is known to be compacted, partitions are missing for good; of one whose policy was never
-        # learnt, only until it answers.
-        return {ref for ref in missing if ref.topic not in refusals or not self._checks.knows(ref.topic)}
+        # Partitions of a topic that is known to be compacted stay missing; those of a topic with an unknown policy only
+        # until the policy is learnt.
+        return {ref for ref in missing if ref.topic not in refusals or not self._policies.knows(ref.topic)}
 
     def _name_missing(self, topics: dict[str, Any]) -> None:
         for entry in self._config.topics:
@@ -168,8 +171,8 @@ class PartitionScout:
             return found + self._ask(first, OffsetSpec.latest())
         moment_ms = int((self._now() - start.ago_s) * 1000)
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
-        # No record since that moment. A consumer would take this answer for the end at the time of its assignment,
-        # which is another one in each view: so both begin at the last stable offset of one moment.
+        # There is no record since that moment. A consumer would take this answer as the end at its assignment, which
+        # differs between the views; so both begin at the last stable offset of one moment.
         beyond_end = {PartitionRef(f.topic, f.partition) for f in at_moment if f.start_offset == OFFSET_END}
         found += [f for f in at_moment if f.start_offset != OFFSET_END]
         return found + self._ask(beyond_end, OffsetSpec.latest())
@@ -177,7 +180,7 @@ class PartitionScout:
     def _ask(
         self, refs: set[PartitionRef], spec: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
     ) -> list[PartitionStart]:
-        """Offsets of these partitions; those that get no answer are left for the next look."""
+        """Offsets of these partitions; those without an answer are left for the next look."""
         if not refs:
             return []
         wanted = {TopicPartition(ref.topic, ref.partition): spec for ref in sorted(refs)}
@@ -190,7 +193,7 @@ class PartitionScout:
             except KafkaException as failure:
                 self._problems.append(f"partition {tp.topic}/{tp.partition}: {failure.args[0].str()}")
                 continue
-            # OFFSET_END (-1) answers a question for a moment; a broker that hangs gives -1001, and no error.
+            # OFFSET_END (-1) answers a question about a moment; a hanging broker gives -1001, and no error.
             if offset >= 0 or offset == OFFSET_END:
                 found.append(PartitionStart(tp.topic, tp.partition, offset))
             else:

@@ -1,7 +1,7 @@
-"""The config that the daemon goes by, and the file that it can be read anew from.
+"""The daemon's present configuration, and the file from which it can be read again.
 
-The parent holds it; whoever is forked takes a copy along. A file with a fault changes nothing: each fault is a line of
-the log, in the words of `--check-config`. What cannot change while the daemon runs is named, and waits for a restart.
+The parent owns it; each fork gets a copy. A file with a fault changes nothing: each fault is a line of the log, with
+the text of `--check-config`. Changes that need a restart are named, and wait for it.
 """
 
 import os
@@ -17,21 +17,21 @@ from txninsightd.config.reloading import reload_config
 log = structlog.get_logger()
 
 
-class Running:
-    """`config` is the one to go by; `path` the file that it came from."""
+class CurrentConfig:
+    """`config` is the present one; `path` is the file that it came from."""
 
     def __init__(self, config: Config, path: Path) -> None:
         self.config = config
         self._path = path
 
     def reload(self) -> bytes | None:
-        """Read the file anew; gives the config that results, for `unpacked`, or None when the file is refused."""
+        """Read the file again; gives the resulting config, for `unpickled`, or None when the file is refused."""
         try:
             reloaded = reload_config(self.config, self._path, os.environ)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config_fault", fault=str(problem))
-            log.error("config_refused", faults=len(error.problems), advice="the former configuration goes on")
+            log.error("config_refused", faults=len(error.problems), advice="the former configuration stays in force")
             return None
         self.config = reloaded.config
         logs.setup(self.config.log.level, self.config.log.format)
@@ -42,11 +42,11 @@ class Running:
                 keys=reloaded.needs_restart,
                 advice="restart txninsightd for these; until then they stay as they were",
             )
-        # Not by msgspec, whose encoders refuse a Secret. The bytes go through memory alone (`in_memory`).
+        # Pickle, since msgspec's encoders refuse a Secret. The bytes stay in memory (`write_memory_file`).
         return pickle.dumps(self.config)
 
 
-def unpacked(config: bytes) -> Config:
-    """What `reload` gave; to be used between processes of one daemon only."""
-    unpacked: Config = pickle.loads(config)
-    return unpacked
+def unpickled(config: bytes) -> Config:
+    """The config that `reload` gave; for processes of one daemon only."""
+    result: Config = pickle.loads(config)
+    return result

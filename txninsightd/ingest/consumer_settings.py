@@ -1,0 +1,45 @@
+"""The readers' consumers: librdkafka's settings, and which of them the operator cannot change.
+
+Both views need precise positions: no auto-commit, no silent reset (`auto.offset.reset=error`: lost offsets must become
+a gap, not a jump), and an end-of-partition event for each new end. The fetch settings keep a fast reader from waiting
+(`fetch.queue.backoff.ms` is 1000 by default) and bound what is prefetched.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from txninsightd.vocabulary import View
+
+GROUP = "txninsightd"
+"""No consumer joins this group. Positions are committed under it (and the view's name) for lag tools: they show how far
+back a restart would begin."""
+
+PREFETCH_BYTES = 67_108_864
+
+
+def consumer_settings(common: Mapping[str, Any], view: View, prefetch_bytes: int = PREFETCH_BYTES) -> dict[str, Any]:
+    """The defaults of readers, then `common` (the settings of all clients), then what only the daemon may decide."""
+    return {
+        "check.crcs": True,
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 5,
+        "queued.min.messages": 100_000,
+        "queued.max.messages.kbytes": prefetch_bytes // 1024,
+        "topic.metadata.refresh.interval.ms": 30_000,
+        **common,
+        "group.id": f"{common.get('group.id', GROUP)}-{view}",
+        "isolation.level": "read_uncommitted" if view is View.MONITOR else "read_committed",
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "allow.auto.create.topics": False,
+    }
+
+
+def consumer_factory(settings: Mapping[str, Any], logger: logging.Logger) -> Callable[[], Consumer]:
+    """Makes consumers with these settings."""
+    return lambda: Consumer(dict(settings), logger=logger)

@@ -1,0 +1,83 @@
+"""A reader's process: its parts put together from the config, and its life from after the fork to its end.
+
+Here `ingest` (the consumer, its loop and roles) gets what it needs of `cluster` (ids, metadata, watchdog, scout): the
+two packages do not import each other.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from txninsightd import clock
+from txninsightd.cluster.client_settings import UnusableClient, refusals_named
+from txninsightd.cluster.clients import ClusterClients
+from txninsightd.cluster.scout import PartitionScout
+from txninsightd.config import Config
+from txninsightd.expose.worker_health import WorkerHealth
+from txninsightd.ingest.consumer_settings import consumer_factory, consumer_settings
+from txninsightd.ingest.end_offsets import EndOffsets
+from txninsightd.ingest.reader import ClientLost, Health, Reader
+from txninsightd.ingest.rejected_records import RejectedRecords
+from txninsightd.ingest.topic_id_gate import TopicIdGate
+from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
+from txninsightd.supervise.channel import Channel
+from txninsightd.supervise.children import ChildContext
+from txninsightd.supervise.exit_codes import EXIT_UNUSABLE
+from txninsightd.vocabulary import Line, Mapping, View
+
+EXIT_REPLACE = 1
+
+log = structlog.get_logger()
+
+
+def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> int:
+    """Work until SIGTERM; gives the exit code. `multiproc_dir`: where this process writes its own health."""
+    try:
+        health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
+        reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.now)
+    except UnusableClient as unusable:
+        log.error("kafka_client_unusable", error=str(unusable))
+        return EXIT_UNUSABLE
+    try:
+        reader.run(context.stopping)
+    except ClientLost as lost:
+        log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
+        return EXIT_REPLACE
+    return 0
+
+
+def make_reader(
+    config: Config, view: View, has_scout: bool, line: Line, health: Health, now: Callable[[], float]
+) -> Reader:
+    """A reader that is ready to run. Raises UnusableClient."""
+    with refusals_named():
+        cluster = ClusterClients(config.kafka.client, now)
+        settings = consumer_settings(cluster.settings, view, config.limits.prefetch_bytes)
+        return Reader(
+            make_consumer=consumer_factory(settings, cluster.logger),
+            builder=make_builder(config, view, now),
+            end_offsets=EndOffsets(cluster.admin, cluster.metadata, view, now),
+            topic_id_gate=TopicIdGate(cluster.topic_ids, cluster.metadata, now),
+            client_watchdog=cluster.watchdog,
+            line=line,
+            health=health,
+            now=now,
+            batch_records=config.limits.batch_records,
+            queue_batches=config.limits.queue_batches,
+            scout=PartitionScout(cluster.admin, config, now) if has_scout else None,
+        )
+
+
+def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBuilder:
+    """The role of a view."""
+    if view is View.VALIDATOR:
+        return ValidatorBuilder()
+
+    def mapping_for(topic: str) -> Mapping:
+        entry = config.topic_for(topic)
+        return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
+
+    return MonitorBuilder(
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now)
+    )
