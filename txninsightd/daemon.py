@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from txninsightd.aggregate.resuming import Resumed
     from txninsightd.aggregate.strict import StrictLoop
     from txninsightd.core.ledger import Ledger, Rules
-    from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
+    from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 
 LONGEST_TICK_S = 1.0
 TICKS_A_TIMEOUT = 4
@@ -226,8 +226,8 @@ def _resume(
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
     resumed = resume(store, lambda: make_ledger(config, started_at), clock.now(), beat)
-    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _began(config, resumed))
-    monotonic_counters.name_again(resumed.ledger.figures)
+    monotonic_counters = MonotonicCounters(state / "exposed", multiproc_dir.name, _state_origin(config, resumed))
+    monotonic_counters.restore_label_values(resumed.ledger.figures)
     aggregator = Aggregator(
         ledger=resumed.ledger,
         loop=loop,
@@ -260,13 +260,13 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
         await asyncio.sleep(0.02)
 
 
-def _began(config: Config, resumed: "Resumed") -> "Began":
+def _state_origin(config: Config, resumed: "Resumed") -> "StateOrigin":
     """How the aggregator came by its state, as its counters must know."""
-    from txninsightd.expose.monotonic_counters import Began
+    from txninsightd.expose.monotonic_counters import StateOrigin
 
     if resumed.written_at:
-        return Began.RESUMED
-    return Began.ANEW_AT_LATEST if config.start.kind == "latest" else Began.ANEW
+        return StateOrigin.CHECKPOINT
+    return StateOrigin.EMPTY_AT_LATEST if config.start.kind == "latest" else StateOrigin.EMPTY
 
 
 def make_ledger(config: Config, started_at: float) -> "Ledger":

@@ -119,7 +119,7 @@ def test_the_default_limit_and_the_greatest() -> None:
         ("limit=", "'limit' must be a whole number"),
         ("limit=%D9%A3", "'limit' must be a whole number"),
         ("limit=" + "9" * 5000, "'limit' must be a whole number"),
-        ("type=order", "there is no parameter 'type'; there are state, cause, txn_type, limit"),
+        ("type=order", "there is no parameter 'type'; the parameters are state, cause, txn_type, limit"),
         ("limit=1&limit=2", "'limit' is given more than once"),
     ],
 )
@@ -523,7 +523,7 @@ def test_a_failure_inside_is_told_and_logged(
     monkeypatch.setattr(world, "missing", lambda: 1 / 0)
     answer = ask(world, "/readyz")
     assert answer.status == 500
-    assert "its log says why" in answer.json["error"]
+    assert "see its log" in answer.json["error"]
     logged = capsys.readouterr().out
     assert "http_request_failed" in logged
     assert "ZeroDivisionError" in logged
@@ -534,7 +534,7 @@ def test_a_taken_port_is_named() -> None:
         first, second = (HttpServer(World(), World().config) for _ in range(2))
         port = await first.start("127.0.0.1", 0)
         try:
-            with pytest.raises(ListenError, match=f"another program has taken port {port}.*http.listen"):
+            with pytest.raises(ListenError, match=f"another program uses port {port}.*http.listen"):
                 await second.start("127.0.0.1", port)
         finally:
             await first.stop()
