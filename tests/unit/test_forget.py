@@ -133,7 +133,9 @@ def test_a_checkpoint_that_cannot_be_written_is_no_success(world: World, config:
     world.unwritable = OSError(28, "No space left on device")
     assert cli.run(["forget", "stuck", "--config", str(config)]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("transaction 'stuck' has ended, but no checkpoint could be written (No space left on device)")
+    assert said.startswith(
+        "transaction 'stuck' has ended, but no checkpoint could be written (No space left on device)"
+    )
 
 
 def test_an_id_that_is_no_text_is_refused(serving: Path) -> None:

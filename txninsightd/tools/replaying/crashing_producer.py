@@ -1,9 +1,9 @@
 """A producer that will crash: a process of its own, so that its end is a real kill and its transaction stays open.
 
-Both ends of the pipe are here. The parent's `CrashingPublisher` looks like a `Publisher`: it starts
-`python -m txninsightd.tools.replaying.crashing_producer`, sends it the settings and then batches of lines, and waits for the tally
-that answers each. The child does what they say with a real Publisher. A batch with a `crash` is answered once
-all its records are on the broker, and then the parent kills the child with SIGKILL: nobody ends its Kafka transaction.
+Both ends of the pipe are here. The parent's `CrashingPublisher` looks like a `Publisher`: it starts `python -m
+txninsightd.tools.replaying.crashing_producer`, sends it the settings and then batches of lines, and waits for the tally
+that answers each. The child does what they say with a real Publisher. A batch with a `crash` is answered once all its
+records are on the broker, and then the parent kills the child with SIGKILL: nobody ends its Kafka transaction.
 
 A frame is 4 bytes of length and a MessagePack body. The child is in a session of its own, so that Ctrl-C on the
 terminal reaches only the parent, and it ends by itself when the parent's end of the pipe is gone.
