@@ -201,5 +201,5 @@ def test_forget_ends_what_was_never_committed_for_good(broker: Broker, topic: Ma
     socket = daemon.directory / "state" / "control.sock"
     assert (down.returncode, down.stderr) == (
         1,
-        f"no txninsightd listens at {socket}: is it running, and with this --config?\n",
+        f"no txninsightd listens at {socket}: check that it runs, and with this --config\n",
     )

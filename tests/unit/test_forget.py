@@ -189,7 +189,8 @@ def test_a_directory_that_is_not_there_is_no_reason_to_stop(directory: Path, wor
 def test_without_a_daemon_it_says_where_it_looked(config: Path, capsys: Captured) -> None:
     assert cli.run(["forget", "t", "--config", str(config)]) == 1
     said = capsys.readouterr().err
-    assert said == f"no txninsightd listens at {config.parent}/control.sock: is it running, and with this --config?\n"
+    path = f"{config.parent}/control.sock"
+    assert said == f"no txninsightd listens at {path}: check that it runs, and with this --config\n"
 
 
 def test_a_directory_that_was_substituted_is_not_shown(directory: Path) -> None:
@@ -203,7 +204,7 @@ def test_others_are_told_that_they_may_not(serving: Path) -> None:
         for parent in serving.parents[:-2]:
             parent.chmod(0o755)
         os.setuid(65534)
-        os._exit(int("only the user that txninsightd runs as" not in forget("t", str(serving.parent)).text))
+        os._exit(int("use the user that txninsightd runs as" not in forget("t", str(serving.parent)).text))
     assert os.waitpid(pid, 0)[1] == 0
 
 
@@ -228,7 +229,7 @@ def test_a_daemon_that_dies_in_the_midst_has_not_confirmed(directory: Path, said
     answer = forget("t", str(directory))
     thread.join(HANG_GUARD_S)
     assert answer.exit_code == 1
-    assert "did not say that it is done" in answer.text
+    assert "did not confirm the command" in answer.text
 
 
 def test_a_daemon_that_stands_still_is_not_waited_for_for_ever(directory: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_daemon_that_stands_still_is_not_waited_for_for_ever(directory: Path) 
     answer = forget("t", str(directory), answer_within_s=0.05)
     done.set()
     thread.join(HANG_GUARD_S)
-    assert "did not say that it is done (no answer within 0.05 s)" in answer.text
+    assert "did not confirm the command (no answer within 0.05 s)" in answer.text
 
 
 # --- The config file --------------------------------------------------------------------------------------------------

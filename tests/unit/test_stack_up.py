@@ -53,7 +53,7 @@ def test_a_pace_that_is_none_is_an_error(text: str) -> None:
 
 
 def test_grafana_has_a_port_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Grafana       not installed; to have it" in urls(Settings.from_environment({}))
+    assert "Grafana       not installed; to get it" in urls(Settings.from_environment({}))
     monkeypatch.setattr(machine, "grafana", lambda: ["grafana"])
     settings = Settings.from_environment({"GRAFANA_PORT": "23000"})
     assert settings.ports["GRAFANA_PORT"] == 23000
@@ -149,7 +149,9 @@ def test_more_transactions_than_the_api_lists_are_refused_before_anything_starts
     assert demo.MOST_COMPARED == MOST_LISTED
     monkeypatch.setattr(demo, "MOST_COMPARED", 100)
     settings = Settings(run_dir=tmp_path, scenario=ROOT / "scenarios" / "checkout.yaml")
-    with pytest.raises(StackError, match=r"checkout\.yaml makes \d+ transactions, and the demo can compare 100 at most"):
+    with pytest.raises(
+        StackError, match=r"checkout\.yaml makes \d+ transactions, and the demo can compare 100 at most"
+    ):
         demo.simulate(settings)
 
 

@@ -104,7 +104,7 @@ TRANSACTIONS_OPENED = Definition(
     "txninsight_transactions_opened_total",
     MetricType.COUNTER,
     ("txn_type",),
-    "Business transactions whose first open was seen, committed or not.",
+    "Business transactions with a first open that was seen, committed or not.",
     counted=Counted.STATE,
 )
 TRANSACTIONS_FINISHED = Definition(

@@ -47,7 +47,7 @@ class TopicFacts(msgspec.Struct, frozen=True):
 class Header(msgspec.Struct, frozen=True):
     """Settings for the replayer; other keys in the header are ignored.
 
-    `epoch` is the time (epoch seconds) of `at` 0, for files whose `at` counts from 0.
+    `epoch` is the time (epoch seconds) of `at` 0, for files in which `at` counts from 0.
     """
 
     transaction_timeout_s: Annotated[float, msgspec.Meta(ge=1)] | None = None

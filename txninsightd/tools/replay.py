@@ -204,9 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "130 interrupted.",
     )
     parser.add_argument("file", metavar="FILE", help="events.jsonl, or - for standard input")
-    parser.add_argument(
-        "--bootstrap", required=True, metavar="HOST:PORT", help="bootstrap servers, comma separated"
-    )
+    parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT", help="bootstrap servers, comma separated")
     parser.add_argument(
         "--client-config", type=Path, metavar="FILE", help="more librdkafka properties, one key=value a line"
     )

@@ -1,7 +1,7 @@
 """Prepares the cluster: reads client properties, checks that a broker answers and that the topics exist.
 
-All checks run before the first record is published. A failed check raises `Refusal`, whose text says what to do. Topics
-are created only on request.
+All checks run before the first record is published. A failed check raises `Refusal` with a text that says what to do.
+Topics are created only on request.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Refusal(Exception):
 
 
 def client_properties(bootstrap: str, path: Path | None) -> dict[str, str]:
-    """Read librdkafka properties from a file of `key=value` lines (# begins a comment) and add the bootstrap servers."""
+    """Read librdkafka properties from a file of `key=value` lines (# is a comment) and add the bootstrap servers."""
     properties = _read_properties(path) if path else {}
     if "transactional.id" in properties:
         raise Refusal(f"{path}: each producer has its own transactional.id: see --transactional-id-prefix")

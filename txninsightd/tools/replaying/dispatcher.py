@@ -160,7 +160,7 @@ class Dispatcher:
         return self._start + self._timeline.offset(self._ahead[0].first_at) - LOOKAHEAD_S
 
     def _needed_until(self, offset_s: float) -> Iterator[ProducerSession]:
-        """Sessions whose first line is due by then and not yet read."""
+        """Sessions with a first line that is due by then and not yet read."""
         while self._ahead and len(self._early) < EARLY_AT_ONCE:
             if self._timeline.offset(self._ahead[0].first_at) > offset_s:
                 return

@@ -4,8 +4,8 @@ One thread uses it, and it blocks where Kafka blocks: a commit waits for its rou
 Only `open` raises `Refusal`, when the producer cannot start.
 
 Records are flushed before an abort and before a crash, because the file says that they were written; librdkafka would
-drop its queue. A client whose transaction failed is not used again, because librdkafka may carry the failure into the
-next transaction. The next begin creates a new client with the same transactional.id.
+drop its queue. After a failed transaction the client is not used again, because librdkafka may carry the failure into
+the next transaction. The next begin creates a new client with the same transactional.id.
 """
 
 import threading

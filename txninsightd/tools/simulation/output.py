@@ -157,7 +157,7 @@ NOISE_RECORDS: dict[str, tuple[str, bytes | None]] = {
     "empty": ("malformed", b""),
     "wrong_type": ("malformed", b'{"event":"step_open","txn_id":"odd","ts":{"seconds":12}}'),
     "tombstone": ("foreign", None),
-    "heartbeat": ("foreign", b'{"event":"heartbeat","txn_id":"nobody","ts":1750000000}'),
+    "heartbeat": ("foreign", b'{"event":"heartbeat","txn_id":"none","ts":1750000000}'),
     "other_json": ("foreign", b'{"temperature":21.5,"sensor":"hall"}'),
 }
 """Records that are not our events, by name: the result that the daemon must count, and their bytes."""

@@ -91,7 +91,7 @@ def read_truth(path: Path) -> dict[str, Truth]:
 
 
 def differences(truth: Mapping[str, Truth], reported: Mapping[str, TransactionSummary]) -> list[str]:
-    """A sentence for each transaction whose state differs from the truth."""
+    """A sentence for each transaction with a state that differs from the truth."""
     labels = {txn_id: _reported_label(reported.get(txn_id)) for txn_id in truth}
     return [
         f"{txn_id}: should be {_label(expected)} ({expected.reason}), the daemon says {labels[txn_id]}"
@@ -207,7 +207,7 @@ def _replay(settings: Settings) -> Program:
 
 def _refuse_second_stack(settings: Settings) -> None:
     if Supervisor(settings.run_dir, settings.log_dir).is_up():
-        raise StackError("a stack runs already: stop it first with make down")
+        raise StackError("a stack is already running: stop it with make down")
 
 
 def _seconds(environment: Mapping[str, str]) -> int:
