@@ -109,7 +109,7 @@ class Checkpoints:
             os.kill(self._writer.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill a running writer, and write the last checkpoint in this process, for all callers. A failure is logged."""
+        """Kill a running writer and write the last checkpoint in this process, for all callers. Logs a failure."""
         waiting = self._take_waiting()
         if self._writer is not None:
             # The last checkpoint covers their requests as well. Only `_reap` waits for the pid, so it is still the
