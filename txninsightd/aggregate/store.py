@@ -284,7 +284,7 @@ def _note_pid(descriptor: int) -> None:
 
 def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[bytes]) -> int:
     """Write and sync one complete checkpoint; returns its bytes. The header comes last, when its fields are known."""
-    # Zeros reserve the header's place. The CRC covers the body, then the header, whose fields are known last.
+    # Zeros reserve the place of the header. The CRC covers the body first: the header's fields are known last.
     file.write(bytes(HEAD_BYTES))
     checksum = count = body_bytes = 0
     for chunk in chunks:
