@@ -105,9 +105,9 @@ class _Replay:
         )
 
     def _partitions(self, found: Survey) -> dict[str, int]:
-        said = {name: facts.partitions for name, facts in found.header.topics.items()}
+        in_header = {name: facts.partitions for name, facts in found.header.topics.items()}
         return {
-            name: self._arguments.partitions or said.get(name) or (highest + 1 if highest >= 0 else -1)
+            name: self._arguments.partitions or in_header.get(name) or (highest + 1 if highest >= 0 else -1)
             for name, highest in found.topics.items()
         }
 

@@ -82,8 +82,8 @@ class Dispatcher:
         self._tracker = TransactionTracker()
         self._batches: dict[ProducerSession, list[ScheduledLine]] = {}
         self._batched = 0
-        self._over: set[ProducerSession] = set()
-        self._early: set[ProducerSession] = set()
+        self._finished: set[ProducerSession] = set()
+        self._started_early: set[ProducerSession] = set()
         self.progress = Progress(at=timeline.first_at)
 
     def start_first(self) -> None:
@@ -103,14 +103,14 @@ class Dispatcher:
                 reached = max(reached, line.at)
                 due = start + self._timeline.offset(reached) if self._timeline.is_timed else None
                 # Check every line once and in order: `_tracker` follows the file as in the survey.
-                self._take(number, line, None if self._is_misplaced(line) else rewrite.schedule(due, line))
-        self._hand_over()
+                self._dispatch(number, line, None if self._is_misplaced(line) else rewrite.schedule(due, line))
+        self._flush_batches()
 
-    def _take(self, number: int, line: Record | Control, item: ScheduledLine | None) -> None:
+    def _dispatch(self, number: int, line: Record | Control, item: ScheduledLine | None) -> None:
         """`item` is the line as published; None when it is misplaced and skipped."""
         if item is not None and item.due is not None and item.due > time.monotonic():
             # Due lines must not wait for later ones.
-            self._hand_over()
+            self._flush_batches()
             self._wait_until(item.due)
             if self._stopping.is_set():
                 return
@@ -120,10 +120,10 @@ class Dispatcher:
             self._batched += 1
         # A skipped record may be a session's last line; a rejected control line belongs to no session.
         if sessions and sessions[0].last_line == number:
-            self._over.add(sessions.popleft())
+            self._finished.add(sessions.popleft())
         self.progress.line, self.progress.at = number, line.at
         if self._batched >= BATCH_LINES:
-            self._hand_over()
+            self._flush_batches()
 
     def _is_misplaced(self, line: Record | Control) -> bool:
         """Whether the line is misplaced; the survey has reported it."""
@@ -131,17 +131,17 @@ class Dispatcher:
             return self._tracker.apply(line) is not None
         return line.producer in self._transactional and not self._tracker.is_open(line.producer)
 
-    def _hand_over(self) -> None:
+    def _flush_batches(self) -> None:
         # All their lines are dispatched.
-        for session in self._over - self._batches.keys():
+        for session in self._finished - self._batches.keys():
             self._pool.retire(session)
         # In line order: a crashed session is retired before its successor starts.
         for session, batch in self._batches.items():
             self._pool.put(session, batch)
-            if session in self._over:
+            if session in self._finished:
                 self._pool.retire(session)
-        self._early.difference_update(self._batches, self._over)
-        self._batches, self._batched, self._over = {}, 0, set()
+        self._started_early.difference_update(self._batches, self._finished)
+        self._batches, self._batched, self._finished = {}, 0, set()
         self._show(self.progress)
 
     def _wait_until(self, due: float) -> None:
@@ -155,16 +155,16 @@ class Dispatcher:
 
     def _next_start(self) -> float:
         """When the next worker must start ahead of its first line."""
-        if not self._ahead or len(self._early) >= EARLY_AT_ONCE:
+        if not self._ahead or len(self._started_early) >= EARLY_AT_ONCE:
             return math.inf
         return self._start + self._timeline.offset(self._ahead[0].first_at) - LOOKAHEAD_S
 
     def _needed_until(self, offset_s: float) -> Iterator[ProducerSession]:
         """Sessions with a first line that is due by then and not yet read."""
-        while self._ahead and len(self._early) < EARLY_AT_ONCE:
+        while self._ahead and len(self._started_early) < EARLY_AT_ONCE:
             if self._timeline.offset(self._ahead[0].first_at) > offset_s:
                 return
             session = self._ahead.popleft()
             if session.first_line > self.progress.line:
-                self._early.add(session)
+                self._started_early.add(session)
                 yield session

@@ -84,8 +84,8 @@ class TsPaths:
 
     def with_header(self, header: Header) -> "TsPaths":
         """A copy with the header's paths."""
-        said = {name: (facts.ts_path,) for name, facts in header.topics.items() if facts.ts_path}
-        return TsPaths(self.given, said)
+        paths = {name: (facts.ts_path,) for name, facts in header.topics.items() if facts.ts_path}
+        return TsPaths(self.given, paths)
 
 
 @dataclass

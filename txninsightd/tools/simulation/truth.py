@@ -209,9 +209,9 @@ class Truth:
 
     def _reason(self, trace: Trace, line: dict[str, Any]) -> str | None:
         expected = self._scenario.expected_of(trace.failure)
-        for one in expected:
-            if meets(line, one):
-                return one.reason
+        for expectation in expected:
+            if meets(line, expectation):
+                return expectation.reason
         shown = {key: line[key] for key in ("state", "stuck", "causes", "attempts", "outcome", "anomalies")}
         came_to = msgspec.json.encode(shown).decode()
         self.contradictions.append(f"{trace.txn_id} ({trace.failure or 'healthy'}) came to {came_to}")

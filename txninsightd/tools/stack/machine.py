@@ -62,8 +62,8 @@ def is_usable(command: str) -> bool:
 
 def java_major() -> int:
     """The major version of the `java` on the PATH; 0 if unknown."""
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(\d+)', said)
+    output = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', output)
     return int(found.group(1)) if found else 0
 
 
