@@ -367,7 +367,7 @@ def replayed(world: World) -> None:
     [
         (
             idle,
-            "Stuck since 2025-06-15 15:11:40 UTC: nothing came for longer than idle_after_s (300 s) since "
+            "Stuck since 2025-06-15 15:11:40 UTC: no event came for longer than idle_after_s (300 s) since "
             f"step_open 'ship' {OFFSET} 1 ({BEGUN}), and no close was seen.",
         ),
         (
@@ -391,7 +391,7 @@ def replayed(world: World) -> None:
         (
             never_committed,
             f"Stuck since 2025-06-15 15:07:40 UTC: its close {OFFSET} 2 was aborted (found {BEGUN}), and "
-            f"nothing was tried again; 1 of its 2 events stand, the last is transaction_open {OFFSET} 0 "
+            f"no retry came; 1 of its 2 events stand, the last is transaction_open {OFFSET} 0 "
             f"({BEGUN}).",
         ),
         (
@@ -401,11 +401,11 @@ def replayed(world: World) -> None:
         (
             aborted_for_now,
             f"Aborted: none of its events was committed, the last is transaction_open {OFFSET} 0 ({BEGUN}); "
-            "it settles unless it is tried again.",
+            "it settles unless it is retried.",
         ),
         (
             close_aborted_for_now,
-            f"Aborted: its close {OFFSET} 2 was aborted (found {BEGUN}), and nothing was tried again so far; "
+            f"Aborted: its close {OFFSET} 2 was aborted (found {BEGUN}), and no retry came so far; "
             f"1 of its 2 events stand, the last is transaction_open {OFFSET} 0 ({BEGUN}).",
         ),
         (
@@ -415,11 +415,12 @@ def replayed(world: World) -> None:
         ),
         (
             unseen,
-            f"Unknown: whether its close {OFFSET} 2 was committed could not be seen; it settles as unknown.",
+            f"Unknown: it could not be seen whether its close {OFFSET} 2 was committed; it settles as unknown.",
         ),
         (
             unseen_and_settled,
-            f"Unknown: whether its close {OFFSET} 2 was committed could not be seen; settled 2025-06-15 15:08:20 UTC.",
+            f"Unknown: it could not be seen whether its close {OFFSET} 2 was committed; "
+            "settled 2025-06-15 15:08:20 UTC.",
         ),
         (
             partial,

@@ -67,7 +67,7 @@ def _unseen_beginning(txn: Transaction) -> str:
 
 def _idle(case: Case) -> str:
     after = f"for longer than idle_after_s ({case.thresholds.idle_after_s:g} s)"
-    return f"{case.since}: nothing came {after} since {describe_event(_last(case.life))}, and no close was seen"
+    return f"{case.since}: no event came {after} since {describe_event(_last(case.life))}, and no close was seen"
 
 
 def _overdue(case: Case) -> str:
@@ -99,7 +99,7 @@ def _blocked(case: Case) -> str:
 
 
 def _never_committed(case: Case) -> str:
-    return f"{case.since}: {_aborted_close(case)}, and nothing was tried again; {_left_behind(case.life)}"
+    return f"{case.since}: {_aborted_close(case)}, and no retry came; {_left_behind(case.life)}"
 
 
 BY_CAUSE: dict[Cause, Callable[[Case], str]] = {
@@ -124,14 +124,14 @@ def _tentatively_closed(case: Case) -> str:
 
 
 def _closed(case: Case) -> str:
-    return f"{_committed(case.life)}; it settles once no event of it can be unread any more"
+    return f"{_committed(case.life)}; it settles once none of its events can be unread"
 
 
 def _aborted(case: Case) -> str:
     if not any(j.stands for j in case.life):
         last = describe_event(_last(case.life))
-        return f"Aborted: none of its events was committed, the last is {last}; it settles unless it is tried again"
-    return f"Aborted: {_aborted_close(case)}, and nothing was tried again so far; {_left_behind(case.life)}"
+        return f"Aborted: none of its events was committed, the last is {last}; it settles unless it is retried"
+    return f"Aborted: {_aborted_close(case)}, and no retry came so far; {_left_behind(case.life)}"
 
 
 def _unknown(case: Case) -> str:
@@ -161,20 +161,18 @@ def _all_aborted(life: Life) -> str:
 def _unseen(life: Life) -> str:
     close = deciding_close(life)
     if close is not None:
-        return f"Unknown: whether its close at {position_of(close.event)} was committed could not be seen"
+        return f"Unknown: it could not be seen whether its close at {position_of(close.event)} was committed"
     last = describe_event(_last(life))
     return f"Unknown: no event of it is known to be committed, but not all could be read; the last is {last}"
 
 
 def _evicted(life: Life) -> str:
     last = describe_event(_last(life))
-    return (
-        f"Evicted: given up to stay within the limits of memory; how it ended is not known, the last event was {last}"
-    )
+    return f"Evicted: dropped to stay within the memory limits; its end is not known, the last event was {last}"
 
 
 def _forgotten(life: Life) -> str:
-    return f"Forgotten: ended on the operator's word; the last event was {describe_event(_last(life))}"
+    return f"Forgotten: ended by the operator; the last event was {describe_event(_last(life))}"
 
 
 BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
