@@ -1,6 +1,6 @@
-# What one does in this checkout. Everything made lives in .venv/ and .run/.
+# The commands of this checkout. All generated files are in .venv/ and .run/.
 
-# Where the local stack listens, on 127.0.0.1 (`make up KAFKA_PORT=29092`), and where it keeps its files
+# The local stack's ports on 127.0.0.1 (`make up KAFKA_PORT=29092`), and its directory
 export KAFKA_PORT ?= 19092
 export KAFKA_CONTROLLER_PORT ?= 19093
 export HTTP_PORT ?= 9840
@@ -8,15 +8,15 @@ export PROMETHEUS_PORT ?= 19090
 export ALERTMANAGER_PORT ?= 19094
 export RECEIVERS_PORT ?= 19095
 export GRAFANA_PORT ?= 13000
-# How many times faster than in the monitoring files that ship alerts become due, at most one scrape a second
+# Alerts fire so many times faster than with the shipped monitoring files; at most one scrape a second
 export SPEEDUP ?= 30
 export KAFKA_HEAP ?= 512m
 export RUN_DIR ?= .run
-# What the demo plays, how long its view stays after the last event, and whether the stack stays up afterwards (1)
+# The demo's scenario, how long its view stays after the last event, and whether the stack stays up afterwards (1)
 export SCENARIO ?= scenarios/demo.yaml
 export DEMO_SECONDS ?= 15
 export DEMO_KEEP ?= 0
-# How long the soak lasts, and how many records a second it writes
+# The duration of the soak test, and its records per second
 SOAK_MINUTES ?= 60
 SOAK_RATE ?= 5000
 
@@ -27,66 +27,66 @@ STACK := $(BIN)/python -m txninsightd.tools.stack
 .DEFAULT_GOAL := help
 .PHONY: help venv demo up down watch test test-fast test-full check fix bench soak docs generated clean lock kafka-sums
 
-help: ## this list
+help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-venv: .venv/.complete ## .venv/ with the locked versions and the project itself
+venv: .venv/.complete ## install the locked versions and the project into .venv/
 	@:
 
 .venv/.complete: setup.cfg pyproject.toml .ci/requirements.lock .ci/venv
 	@PYTHON=$(PYTHON) .ci/venv
 
-demo: venv ## the whole stack, with simulated traffic and alerts, live in this terminal; stops all at its end
+demo: venv ## run the whole stack with simulated traffic and alerts, live in this terminal, then stop it
 	@$(STACK) demo
 
-up: venv ## Kafka, the daemon, Prometheus, Alertmanager and their receivers in the background
+up: venv ## start Kafka, the daemon, Prometheus, Alertmanager and their receivers in the background
 	@$(STACK) up
 
-down: ## stop all that up or demo started
-	@if [ -d "$(RUN_DIR)" ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing runs"; fi
+down: ## stop everything that up or demo started
+	@if [ -d "$(RUN_DIR)" ]; then $(MAKE) --no-print-directory venv && $(STACK) down; else echo "nothing is running"; fi
 
-watch: venv ## the live view of the running daemon
+watch: venv ## show the live view of the running daemon
 	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT) --alerts "$(RUN_DIR)/log/alerts.jsonl"
 
-test: venv ## all tests, those on a real Kafka broker included
+test: venv ## run all tests, also those on a real Kafka broker
 	@$(BIN)/pytest -m "not full"
 
-test-fast: venv ## the tests that need no broker, on all processors
+test-fast: venv ## run the tests that need no broker, on all processors
 	@$(BIN)/pytest -n auto --dist worksteal -m "not broker and not slow and not full"
 
-test-full: venv ## all tests in their long form
+test-full: venv ## run all tests in their long form
 	@$(BIN)/pytest
 
-check: venv ## lint, format, types, import rules
+check: venv ## check lint, format, types and import rules
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-fix: venv ## let ruff mend what it can
+fix: venv ## fix lint and format as far as ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: venv ## measure CPU per event, throughput and memory on a preloaded topic, and what a checkpoint costs
+bench: venv ## measure CPU per event, throughput and memory on a preloaded topic, and the cost of a checkpoint
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.checkpoint --out "$(RUN_DIR)/bench-checkpoint.json"
 
-soak: venv ## a steady load (SOAK_MINUTES, SOAK_RATE): does anything grow, and how late are the figures
+soak: venv ## run a steady load (SOAK_MINUTES, SOAK_RATE) and report growth and delays
 	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) --rate $(SOAK_RATE)
 
-docs: venv ## write docs/lifecycle.md anew from the tables in the code
+docs: venv ## generate docs/lifecycle.md from the tables in the code
 	@$(BIN)/python docs/make_lifecycle.py > docs/lifecycle.md
 
-generated: venv ## write the dashboards and the rules for Kubernetes anew, after a change of what they come from
+generated: venv ## generate the dashboards and the Kubernetes rules after a change of their sources
 	@$(BIN)/python -m monitoring.grafana
 	@$(BIN)/python monitoring/kubernetes/render.py
 
-clean: down ## stop all and remove what was made, but for .venv/ and the fetched Kafka
+clean: down ## stop everything and remove generated files, except .venv/ and the fetched Kafka
 	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo log monitoring kafka-data prometheus-data alertmanager-data grafana-data state supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-lock: ## write .ci/requirements.lock anew, with the newest versions that setup.cfg allows
+lock: ## update .ci/requirements.lock to the newest versions that setup.cfg allows
 	@PYTHON=$(PYTHON) .ci/lock
 
-kafka-sums: venv ## write the sums of Kafka's jars anew, after a change of version in pom.xml
+kafka-sums: venv ## update the checksums of Kafka's jars after a version change in pom.xml
 	@$(STACK) sums

@@ -46,7 +46,7 @@ provided that
   more, and each precedes in its partition every record stamped later than that;
 - what was tried again after everything before it had been aborted was appended within `state.retry_grace_s` of that
   abort;
-- no limit was reached ([what follows then](reliability.md#limits)), and nothing was ended by hand.
+- no limit was reached ([what follows then](reliability.md#what-happens-at-a-limit)), and nothing was ended by hand.
 
 In every other history an event may count or be late (`late_event`), but nothing is ever raised from the dead or counted
 twice. `tests/core/test_order_of_arrival.py` holds this on random worlds.

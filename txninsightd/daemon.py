@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.recovery import Recovered
     from txninsightd.aggregate.strict import StrictLoop
-    from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
+    from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 
 AGGREGATOR = "aggregator"
 SCOUT = "monitor-0"
@@ -198,8 +198,10 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
     recovered = recover(store, lambda: make_pipeline(config, shared.started_at), clock.now(), beat)
-    monotonic_counters = MonotonicCounters(state / "exposed", shared.multiproc_dir.name, _began(config, recovered))
-    monotonic_counters.name_again(recovered.pipeline.figures)
+    monotonic_counters = MonotonicCounters(
+        state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered)
+    )
+    monotonic_counters.restore_label_values(recovered.pipeline.figures)
     aggregator = Aggregator(
         pipeline=recovered.pipeline,
         loop=loop,
@@ -233,13 +235,13 @@ async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.
         await asyncio.sleep(0.02)
 
 
-def _began(config: Config, recovered: "Recovered") -> "Began":
+def _state_origin(config: Config, recovered: "Recovered") -> "StateOrigin":
     """Where the aggregator's state came from, as its counters must know."""
-    from txninsightd.expose.monotonic_counters import Began
+    from txninsightd.expose.monotonic_counters import StateOrigin
 
     if recovered.written_at:
-        return Began.RESUMED
-    return Began.ANEW_AT_LATEST if config.start.kind == "latest" else Began.ANEW
+        return StateOrigin.CHECKPOINT
+    return StateOrigin.EMPTY_AT_LATEST if config.start.kind == "latest" else StateOrigin.EMPTY
 
 
 def _adopt(config: Config, aggregator: "Aggregator") -> None:

@@ -1,9 +1,9 @@
 """The Grafana dashboards of txninsightd, as code.
 
-`python -m monitoring.grafana` writes dashboards/*.json from the modules beside this one, one for each dashboard; a test
-holds what is checked in equal to what they say, so the JSON is never edited by hand. The four lead from "something is
-off" to the one transaction: the overview, one transaction type, how far Kafka has been read, and the daemon itself.
+`python -m monitoring.grafana` writes dashboards/*.json from the modules in this folder, one module per dashboard. A
+test compares the committed JSON with them, so do not edit the JSON. The four dashboards lead from a symptom to one
+transaction: the overview, one transaction type, the Kafka view, and the daemon itself.
 
-The JSON is that of Grafana 9.3 (schema version 37), which every later Grafana still loads: no newer panel type, every
-data source by variable. provisioning/ has what a Grafana reads at its start.
+The JSON is that of Grafana 9.3 (schema version 37), which later versions still load: it has no newer panel type, and a
+variable for every data source. provisioning/ has the files that Grafana reads at its start.
 """

@@ -1,4 +1,4 @@
-"""Writes the dashboards into the folder dashboards/ beside this file, and removes what is no longer one of them."""
+"""Writes the dashboards into dashboards/ in this folder, and removes obsolete ones."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ FOLDER = Path(__file__).parent / "dashboards"
 
 
 def rendered() -> dict[str, str]:
-    """By file name, the text of each dashboard."""
+    """The text of each dashboard, by file name."""
     return {f"{d['uid']}.json": _text(d) for d in dashboards()}
 
 
 def dashboards() -> list[Json]:
-    """All dashboards, in the order in which one looks at them."""
+    """All dashboards, in reading order."""
     return [overview.dashboard(), transaction_type.dashboard(), kafka.dashboard(), daemon.dashboard()]
 
 
 def main() -> None:
-    """Write what is to ship."""
+    """Write all dashboards."""
     files = rendered()
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.json"):

@@ -1,4 +1,4 @@
-"""The daemon itself: are its processes alive, does it keep up, is its state safe, and which limits does it meet."""
+"""The daemon itself: whether its processes run and keep up, whether its state is safe, and which limits it hits."""
 
 from monitoring.grafana.layout import Line, Row, assembled
 from monitoring.grafana.parts import (
@@ -32,7 +32,7 @@ TO_OVERVIEW, TO_KAFKA = to_dashboard("Overview", OVERVIEW), to_dashboard("Kafka 
 
 
 def dashboard() -> Json:
-    """The dashboard as Grafana's JSON has it."""
+    """The dashboard in the form of Grafana's JSON."""
     return assembled(
         DAEMON_ITSELF,
         "The processes of the daemon, its queues, checkpoints and limits.",
@@ -53,8 +53,8 @@ def condition() -> Json:
     warming = override("byRegexp", "/^warming up/", mappings=[words(("no", GREEN), ("yes", YELLOW))])
     return state_timeline(
         "Condition",
-        "ready: nothing is missing. config: the latest reload was taken. counters: what they have shown is on disk, so "
-        "that none falls at a start. warming up: what came since the last checkpoint is being read again.",
+        "ready: nothing is missing. config: the latest reload was applied. counters: their exposed values are on disk, "
+        "so no counter falls at a restart. warming up: the records since the last checkpoint are read again.",
         [
             Query(f"txninsight_ready{{{I}}}", "ready {{instance}} {{cluster}}"),
             Query(f"txninsight_config_last_reload_successful{{{I}}}", "config {{instance}} {{cluster}}"),
@@ -75,8 +75,8 @@ def condition() -> Json:
 def processes() -> Json:
     return state_timeline(
         "Up",
-        "The daemon: whether it answered the scrape. Its children: whether the process runs. A child that is down is "
-        "started again, after a wait that doubles each time.",
+        "The daemon: whether it answered the scrape. Its children: whether the process runs. A dead child is restarted "
+        "after a delay that doubles each time.",
         [
             Query(f'up{{job="txninsightd",{I}}}', "daemon {{instance}} {{cluster}}"),
             Query(f"txninsight_child_up{{{I}}}", CHILD),
@@ -89,7 +89,7 @@ def processes() -> Json:
 def build() -> Json:
     return stat(
         "Version",
-        "What runs where.",
+        "The version of each daemon.",
         "none",
         [Query(f"txninsight_build_info{{{I}}}", "{{version}} {{instance}} {{cluster}}", instant=True)],
         [TO_OVERVIEW],
@@ -104,8 +104,8 @@ def build() -> Json:
 def restarts() -> Json:
     return time_series(
         "Restarts",
-        "How often a child was started again. More than three within 10 minutes are the page "
-        "TxninsightChildCrashLooping; after supervise.give_up_after deaths the daemon ends.",
+        "How often a child was restarted. More than three restarts within 10 minutes cause the page "
+        "TxninsightChildCrashLooping; after supervise.give_up_after deaths the daemon exits.",
         "short",
         [Query(f"sum by ({BY_CHILD}) (increase(txninsight_child_restarts_total{{{I}}}[$__rate_interval]))", CHILD)],
         [TO_OVERVIEW],
@@ -116,8 +116,8 @@ def restarts() -> Json:
 def heartbeats() -> Json:
     return time_series(
         "Heartbeats",
-        "The time since a child's last heartbeat, which only its work loop gives. At supervise.heartbeat_timeout_s, 10 "
-        "s by default, it is killed and started again.",
+        "The time since a child's last heartbeat, which its work loop sends. At supervise.heartbeat_timeout_s, 10 s by "
+        "default, the child is killed and restarted.",
         "s",
         [Query(f"max by ({BY_CHILD}) (txninsight_child_heartbeat_age_seconds{{{I}}})", CHILD)],
         [TO_OVERVIEW],
@@ -127,9 +127,9 @@ def heartbeats() -> Json:
 
 def loops() -> Json:
     return time_series(
-        "Readers: since the last round",
-        "The time since a reader's work loop last came round, as the loop itself wrote it down. It differs from the "
-        "heartbeat while a reader is down, or its clock is wrong.",
+        "Readers: since the last turn",
+        "The time since a reader's work loop last completed a turn, written by the loop itself. It differs from the "
+        "heartbeat while a reader is down or its clock is wrong.",
         "s",
         [Query(f"time() - max by ({BY_CHILD}) (txninsight_child_last_loop_timestamp_seconds{{{I}}})", CHILD)],
         [TO_KAFKA],
@@ -143,8 +143,8 @@ def loops() -> Json:
 def queues() -> Json:
     return time_series(
         "Queues",
-        "Batches that a reader has ready and the aggregator has not taken. At limits.queue_batches, 64 by default, the "
-        "reader pauses.",
+        "Batches in a reader's queue that the aggregator has not taken. At limits.queue_batches, 64 by default, the "
+        "reader pauses (back-pressure).",
         "short",
         [Query(f"max by ({BY_CHILD}) (txninsight_queue_depth{{{I}}})", CHILD)],
         [TO_KAFKA],
@@ -155,8 +155,8 @@ def queues() -> Json:
 def paused() -> Json:
     return time_series(
         "Readers: share of the time paused",
-        "How much of the time a reader had its consumer paused since its queue was full: the aggregator does not keep "
-        "up. Above 0.8 for ten minutes is the ticket TxninsightQueueBackedUp.",
+        "The share of the time in which a reader's consumer was paused because its queue was full: the aggregator does "
+        "not keep up. Above 0.8 for ten minutes it causes the ticket TxninsightQueueBackedUp.",
         "percentunit",
         [Query(f"max by ({BY_CHILD}) (avg_over_time(txninsight_consumer_paused{{{I}}}[$__rate_interval]))", CHILD)],
         [TO_KAFKA],
@@ -180,8 +180,8 @@ def pauses() -> Json:
 def ages() -> Json:
     return time_series(
         "Age of the last checkpoint",
-        "What came after it is read from Kafka again after a crash. Dashed: how often one is due. Above 60 s and six "
-        "times that comes the ticket TxninsightCheckpointStale.",
+        "Records after it are read from Kafka again after a crash. Dashed: the interval. Above 60 s and six intervals "
+        "it causes the ticket TxninsightCheckpointStale.",
         "s",
         [
             Query(f"max by ({DAEMON}) (txninsight_checkpoint_age_seconds{{{I}}})", "{{instance}} {{cluster}}"),
@@ -195,7 +195,7 @@ def ages() -> Json:
 def sizes() -> Json:
     return time_series(
         "Size of the last checkpoint",
-        "The directory needs room for three of them. It grows with what is open, shown and remembered.",
+        "The directory needs space for three of them. The size grows with open, shown and remembered transactions.",
         "bytes",
         [Query(f"max by ({DAEMON}) (txninsight_checkpoint_bytes{{{I}}})", "{{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -205,7 +205,7 @@ def sizes() -> Json:
 def times() -> Json:
     return time_series(
         "Writing a checkpoint",
-        "How long the last good one took until it was safe on disk.",
+        "How long the last good checkpoint took until it was safe on disk.",
         "s",
         [Query(f"max by ({DAEMON}) (txninsight_checkpoint_duration_seconds{{{I}}})", "{{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -214,15 +214,15 @@ def times() -> Json:
 
 
 def failures() -> Json:
-    failed, passed_over = "txninsight_checkpoint_failures_total", "txninsight_checkpoint_fallbacks_total"
+    failed, skipped = "txninsight_checkpoint_failures_total", "txninsight_checkpoint_fallbacks_total"
     return time_series(
-        "Checkpoints that failed",
-        "not written: the log says why, mostly a full disk. passed over: damaged, or of a newer version, when the "
-        "daemon started; it took the one before.",
+        "Failed checkpoints",
+        "not written: the log says why, mostly a full disk. skipped: damaged or of a newer version when the daemon "
+        "started; it used the one before.",
         "short",
         [
-            Query(_risen(failed, DAEMON), "not written {{instance}} {{cluster}}"),
-            Query(_risen(passed_over, DAEMON), "passed over {{instance}} {{cluster}}"),
+            Query(_increase(failed, DAEMON), "not written {{instance}} {{cluster}}"),
+            Query(_increase(skipped, DAEMON), "skipped {{instance}} {{cluster}}"),
         ],
         [TO_OVERVIEW],
         Look(bars=True, limits=[Limit(1, RED)]),
@@ -233,11 +233,11 @@ def failures() -> Json:
 
 
 def limits() -> Json:
-    met = _risen("txninsight_limit_hits_total", f"{DAEMON}, limit")
+    met = _increase("txninsight_limit_hits_total", f"{DAEMON}, limit")
     return time_series(
-        "Limits met",
-        "What was given up to stay within a limit of the configuration, by its name under limits. open_transactions "
-        "and kept_events cost transactions, lingering and remembered_ids only what is looked up later.",
+        "Limit hits",
+        "What was dropped to stay within a limit, by its name under limits in the configuration. open_transactions and "
+        "kept_events cost transactions, lingering and remembered_ids only later lookups.",
         "short",
         [Query(f"{met} > 0", "{{limit}} {{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -246,11 +246,11 @@ def limits() -> Json:
 
 
 def cuts() -> Json:
-    expr = _risen("txninsight_label_values_cut_total", f"{DAEMON}, label")
+    expr = _increase("txninsight_label_values_cut_total", f"{DAEMON}, label")
     return time_series(
         "Label values cut",
-        "How often a label became __overflow__, since limits.label_values others were known before. Any is the ticket "
-        "TxninsightLabelValuesCut.",
+        "How often a label became __overflow__, because limits.label_values others were known before. Any such event "
+        "causes the ticket TxninsightLabelValuesCut.",
         "short",
         [Query(f"{expr} > 0", "{{label}} {{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -261,9 +261,9 @@ def cuts() -> Json:
 def kept() -> Json:
     shown, remembered = "txninsight_lingering_transactions", "txninsight_remembered_transactions"
     return time_series(
-        "Settled ones in memory",
-        "shown: the API can still show them (state.linger_s). remembered: only their ids, so that late events do not "
-        "raise them from the dead (state.remember_s).",
+        "Settled transactions in memory",
+        "shown: the API still shows them (state.linger_s). remembered: only their ids are kept, so late events do not "
+        "reopen them (state.remember_s).",
         "short",
         [
             Query(f"sum by ({DAEMON}) ({shown}{{{I}}})", "shown {{instance}} {{cluster}}"),
@@ -276,14 +276,18 @@ def kept() -> Json:
 
 def reloads() -> Json:
     return time_series(
-        "Configuration read again",
-        "By SIGHUP. refused: the file has a fault, the log says which, and the former configuration goes on.",
+        "Configuration reloads",
+        "By SIGHUP. refused: the file has an error, the log names it, and the former configuration stays in force.",
         "short",
-        [Query(_risen("txninsight_config_reloads_total", f"{DAEMON}, result"), "{{result}} {{instance}} {{cluster}}")],
+        [
+            Query(
+                _increase("txninsight_config_reloads_total", f"{DAEMON}, result"), "{{result}} {{instance}} {{cluster}}"
+            )
+        ],
         [TO_OVERVIEW],
         Look(bars=True),
     )
 
 
-def _risen(counter: str, by: str) -> str:
+def _increase(counter: str, by: str) -> str:
     return f"sum by ({by}) (increase({counter}{{{I}}}[$__rate_interval]))"

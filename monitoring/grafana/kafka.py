@@ -1,7 +1,7 @@
-"""The Kafka view: what Kafka holds back, how far both views have read, and what the records were.
+"""The Kafka view: open Kafka transactions, how far both views have read, and the results of the records.
 
-The monitor reads uncommitted, the validator committed. A last stable offset that stands still is a Kafka transaction
-that is left open; the daemon's list of partitions names the record that waits longest.
+The monitor reads uncommitted records, the validator committed ones. A last stable offset that does not move means an
+open Kafka transaction. The daemon's list of partitions names the record that has waited longest.
 """
 
 from monitoring.grafana.layout import Line, Row, assembled
@@ -27,17 +27,17 @@ from monitoring.grafana.parts import (
 
 BY_TOPIC = f"{DAEMON}, topic"
 TO_OVERVIEW, TO_DAEMON = to_dashboard("Overview", OVERVIEW), to_dashboard("The daemon itself", DAEMON_ITSELF)
-PARTITIONS = to_api("Partitions, and what waits in them", host_of_label(), "/api/v1/partitions")
+PARTITIONS = to_api("Partitions and their waiting records", host_of_label(), "/api/v1/partitions")
 
 
 def dashboard() -> Json:
-    """The dashboard as Grafana's JSON has it."""
+    """The dashboard in the form of Grafana's JSON."""
     return assembled(
         KAFKA,
-        "How far both views have read, what open Kafka transactions hold back, and what the records were.",
+        "How far both views have read, which records wait for open Kafka transactions, and the results of the records.",
         [
             Row("Open Kafka transactions", [Line(9, [(12, lso_age()), (12, undecided())])]),
-            Row("How far the views are", [Line(9, [(12, view_age()), (12, lag())])]),
+            Row("Progress of the views", [Line(9, [(12, view_age()), (12, lag())])]),
             Row("Records", [Line(9, [(8, events()), (8, results()), (8, unread())])]),
         ],
     )
@@ -45,15 +45,16 @@ def dashboard() -> Json:
 
 def lso_age() -> Json:
     return time_series(
-        "Last stable offset stands still",
-        "For how long, with records behind it, in the partition of the topic where that is longest. A producer's "
-        "transaction.timeout.ms, 60 s by default, ends most; after 10 minutes comes TxninsightStableOffsetStandsStill.",
+        "Last stable offset without progress",
+        "How long it has not moved with records behind it; the longest of the topic's partitions. The producer's "
+        "transaction.timeout.ms (60 s by default) ends most cases. After 10 minutes: "
+        "TxninsightStableOffsetStandsStill.",
         "s",
         [Query(f"max by ({BY_TOPIC}) (txninsight_lso_age_seconds{{{I}}})", "{{topic}} {{instance}} {{cluster}}")],
         [TO_OVERVIEW],
         Look(
             limits=[Limit(60, YELLOW), Limit(600, RED)],
-            data_links=[PARTITIONS, to_transactions("Tentatively closed ones", state="tentatively_closed")],
+            data_links=[PARTITIONS, to_transactions("Tentatively closed transactions", state="tentatively_closed")],
         ),
     )
 
@@ -62,8 +63,8 @@ def undecided() -> Json:
     expr = f"sum by ({BY_TOPIC}) (txninsight_undecided_records{{{I}}})"
     return time_series(
         "Undecided records",
-        "Events that were read and are neither committed nor aborted yet. A saw that returns to zero is normal; a "
-        "climb is one Kafka transaction left open, with all behind it.",
+        "Events that were read and are neither committed nor aborted yet. A sawtooth that returns to zero is normal; a "
+        "steady rise means an open Kafka transaction and all records behind it.",
         "short",
         [Query(expr, "{{topic}} {{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -75,8 +76,8 @@ def view_age() -> Json:
     expr = f"max by ({DAEMON}, view) (txninsight_view_age_seconds{{{I}}})"
     return time_series(
         "Age of both views",
-        "The time since the moment up to which everything in every partition is known to have been read. Above 120 s "
-        "comes the page TxninsightViewBlind.",
+        "The time since the moment up to which the view has read all records of every partition. Above 120 s it causes "
+        "the page TxninsightViewBlind.",
         "s",
         [Query(expr, "{{view}} {{instance}} {{cluster}}")],
         [TO_DAEMON],
@@ -88,8 +89,8 @@ def lag() -> Json:
     expr = f"sum by ({BY_TOPIC}, view) (txninsight_consumer_lag_records{{{I}}})"
     return time_series(
         "Lag of both views",
-        "Offsets not yet applied: of the monitor up to the end of the log, of the validator up to the last stable "
-        "offset. An open Kafka transaction is no lag.",
+        "Offsets not yet applied: up to the log end for the monitor, up to the last stable offset for the validator. "
+        "An open Kafka transaction is not lag.",
         "short",
         [Query(expr, "{{view}} {{topic}} {{instance}} {{cluster}}")],
         [TO_DAEMON],
@@ -101,8 +102,8 @@ def events() -> Json:
     expr = f'sum by (topic) (rate(txninsight_records_total{{view="monitor",result="ok",{I}}}[$__rate_interval]))'
     return time_series(
         "Events, by topic",
-        "Events that the monitor read, per second. No event at all for 20 minutes, where there were some within a day, "
-        "is the ticket TxninsightNoEvents.",
+        "Events that the monitor read, per second. No event for 20 minutes, after some within a day, causes the ticket "
+        "TxninsightNoEvents.",
         "ops",
         [Query(expr, "{{topic}}")],
         [TO_OVERVIEW],
@@ -112,8 +113,8 @@ def events() -> Json:
 def results() -> Json:
     return time_series(
         "Records, by result",
-        "ok: events. foreign: none of ours. malformed, oversized: passed over. gap: could not be read at all. Per "
-        "second, of each view; the validator decodes nothing.",
+        "ok: events. foreign: other records. malformed, oversized: skipped. gap: could not be read at all. Per second "
+        "and view; the validator decodes nothing.",
         "ops",
         [
             Query(
@@ -130,8 +131,8 @@ def unread() -> Json:
     records = f'txninsight_records_total{{result=~"malformed|oversized|gap",{I}}}'
     return time_series(
         "Unreadable or lost, by topic",
-        "Any is a ticket: TxninsightRecordsUnreadable, and TxninsightRecordsLost for a gap. What they say of a "
-        "business transaction is missing; the daemon's log shows samples.",
+        "Any causes a ticket: TxninsightRecordsUnreadable, or TxninsightRecordsLost for a gap. Their business "
+        "transactions may lack events; the daemon's log shows samples.",
         "short",
         [
             Query(

@@ -1,7 +1,7 @@
-"""From panels to a dashboard: rows and places, variables, links to the other dashboards, annotations.
+"""Assembles panels into a dashboard: rows and positions, variables, links to the other dashboards, annotations.
 
-All dashboards have the same variables, so that a link from one to another keeps what was chosen. A dashboard is a list
-of rows, a row a title and its lines; a line has panels of one height beside each other, 24 columns wide in all.
+All dashboards have the same variables, so a link between them keeps the selection. A dashboard is a list of rows. A row
+has a title and lines. A line has panels of one height next to each other, 24 columns wide in all.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ TITLES = {
 
 
 class Line(NamedTuple):
-    """Panels beside each other, each with its width."""
+    """Panels next to each other, each with its width."""
 
     height: int
     panels: Sequence[tuple[int, Json]]
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def assembled(uid: str, description: str, rows: Iterable[Row]) -> Json:
-    """A whole dashboard, as Grafana's JSON has it."""
+    """A whole dashboard in the form of Grafana's JSON."""
     return {
         "uid": uid,
         "title": TITLES[uid],
@@ -62,7 +62,7 @@ def assembled(uid: str, description: str, rows: Iterable[Row]) -> Json:
 
 
 def _placed(rows: Iterable[Row]) -> list[Json]:
-    """All panels with their ids and places, rows included."""
+    """All panels and rows with their ids and positions."""
     placed: list[Json] = []
     y = 0
     for row in rows:
@@ -128,7 +128,7 @@ def _datasource_variable() -> Json:
 
 
 def _label_variable(name: str, label: str, series: str) -> Json:
-    """All values of a label; `All` is whatever there is, also where the label is absent."""
+    """All values of a label; `All` also matches an absent label."""
     definition = f"label_values({series}, {name})"
     return {
         "type": "query",
@@ -175,7 +175,7 @@ def _annotations() -> list[Json]:
             "Restarts",
             f"sum by ({DAEMON}, child) (increase(txninsight_child_restarts_total{{{I}}}[1m])) > 0",
             "orange",
-            "{{child}} was started again",
+            "{{child}} was restarted",
             "{{instance}}",
         ),
     ]

@@ -1,7 +1,7 @@
-"""The overview: is something wrong, with which transaction type, and since when.
+"""The overview: whether something is wrong, with which transaction type, and since when.
 
-From here a figure of a type leads to that type's dashboard, and a line of what is stuck, aborted or old to the daemon's
-own list of exactly those transactions.
+A type's values link to that type's dashboard. Stuck, aborted and old transactions link to the daemon's list of exactly
+these.
 """
 
 from monitoring.grafana.layout import Line, Row, assembled
@@ -45,7 +45,7 @@ TO_DAEMON = to_dashboard("The daemon itself", DAEMON_ITSELF)
 
 
 def dashboard() -> Json:
-    """The dashboard as Grafana's JSON has it."""
+    """The dashboard in the form of Grafana's JSON."""
     return assembled(
         OVERVIEW,
         "Business transactions of all types: what is open, stuck and why, aborted, and within its objective.",
@@ -55,7 +55,7 @@ def dashboard() -> Json:
             Row("Stuck", [Line(8, [(12, stuck()), (12, became_stuck())])]),
             Row("Flow", [Line(8, [(12, opened()), (12, settled())])]),
             Row("Ages and aborts", [Line(8, [(12, ages()), (12, aborts())])]),
-            Row("Objective and oddities", [Line(8, [(12, burn()), (12, anomalies())])]),
+            Row("Objective and anomalies", [Line(8, [(12, burn()), (12, anomalies())])]),
         ],
     )
 
@@ -67,7 +67,7 @@ def live() -> Json:
     return stat(
         "Live transactions",
         "Live business transactions by state. Tentatively closed: the close is written, but not committed yet. "
-        "Aborted: waiting for a retry. A stuck one counts as stuck instead of its state.",
+        "Aborted: waiting for a retry. A stuck transaction counts as stuck instead of its state.",
         "short",
         [Query(f"sum by (state) (txninsight_transactions{{{T}}})", "{{state}}", instant=True)],
         [TO_TYPE],
@@ -90,8 +90,8 @@ def live() -> Json:
 def oldest() -> Json:
     return stat(
         "Oldest open",
-        "How long ago the oldest transaction that is not closed yet was opened. The colours change at the defaults of "
-        "idle_after_s and overdue_after_s.",
+        "The age of the oldest transaction that is not closed yet. The colours change at the defaults of idle_after_s "
+        "and overdue_after_s.",
         "s",
         [Query(f"max(txninsight_oldest_open_age_seconds{{{T}}})", "oldest", instant=True)],
         [TO_TYPE],
@@ -103,8 +103,8 @@ def aborted_share() -> Json:
     finished = "txninsight_transactions_finished_total"
     return stat(
         "Aborted",
-        "The share of the transactions settled in the time shown that ended aborted: all their events, or the last "
-        "try, were rolled back in Kafka and nobody tried again.",
+        "The share of aborted transactions among those settled in the time shown: all their events, or the last "
+        "attempt, were rolled back in Kafka, and no retry came.",
         "percentunit",
         [
             Query(
@@ -121,8 +121,8 @@ def aborted_share() -> Json:
 
 def blindness() -> Json:
     return stat(
-        "Picture is older than",
-        "How far the view that is furthest behind lags: what happened since then is not in these figures yet.",
+        "Data is older than",
+        "The lag of the slowest view: later events are not in these figures yet.",
         "s",
         [Query(f"max(txninsight_view_age_seconds{{{I}}})", "age", instant=True)],
         [TO_KAFKA],
@@ -133,7 +133,7 @@ def blindness() -> Json:
 def ready() -> Json:
     return stat(
         "Daemons",
-        "Ready when every daemon chosen has all it needs. /readyz of each says in words what is missing.",
+        "Ready when every selected daemon is ready. /readyz of each daemon says what is missing.",
         "none",
         [Query(f"min(txninsight_ready{{{I}}})", "ready", instant=True)],
         [TO_DAEMON],
@@ -162,11 +162,13 @@ def types() -> Json:
         (_now("tentatively_closed"), column("B", "Tentatively closed", "short")),
         (
             _now("stuck"),
-            column("C", "Stuck", "short", Look(limits=[Limit(1, RED)], data_links=[_listed("Stuck ones", "stuck")])),
+            column(
+                "C", "Stuck", "short", Look(limits=[Limit(1, RED)], data_links=[_listed("Stuck transactions", "stuck")])
+            ),
         ),
         (
             f"sum by ({BY_TYPE}) (increase(txninsight_transaction_duration_seconds_count{{{T}}}[$__range]))",
-            column("D", "Closed", "short", Look(data_links=[_listed("Closed ones", "closed")])),
+            column("D", "Closed", "short", Look(data_links=[_listed("Closed transactions", "closed")])),
         ),
         (
             aborted,
@@ -174,16 +176,19 @@ def types() -> Json:
                 "E",
                 "Aborted",
                 "percentunit",
-                Look(limits=[Limit(0.05, YELLOW), Limit(0.2, RED)], data_links=[_listed("Aborted ones", "aborted")]),
+                Look(
+                    limits=[Limit(0.05, YELLOW), Limit(0.2, RED)],
+                    data_links=[_listed("Aborted transactions", "aborted")],
+                ),
             ),
         ),
         (p95, column("F", "95 % took at most", "s")),
-        (kept, column("G", "Kept the objective", "percentunit", Look(base=BLUE, no_value="none set"))),
+        (kept, column("G", "Met the objective", "percentunit", Look(base=BLUE, no_value="none set"))),
     ]
     return table(
         "Types",
-        "Each transaction type of each daemon: what it has now, and how those went that ended in the time shown. The "
-        "type leads to its dashboard, the figures to the daemon's lists.",
+        "Each transaction type of each daemon: its transactions now, and the results of those that ended in the time "
+        "shown. The type links to its dashboard, the figures to the daemon's lists.",
         "short",
         [Query(expr, "{{txn_type}}", instant=True, format="table") for expr, _ in columns],
         [TO_TYPE],
@@ -212,8 +217,8 @@ def _type_column() -> Json:
 def stuck() -> Json:
     return time_series(
         "Stuck, by cause",
-        "idle: open, no event for long. overdue: open for long. undecided, commit_pending, blocked: the close is "
-        "written and its Kafka transaction not committed. never_committed: the close was aborted, others stand.",
+        "idle: open, without an event for long. overdue: open for long. undecided, commit_pending, blocked: the close "
+        "is written and not committed. never_committed: the close was aborted, and other events are committed.",
         "short",
         [
             Query(
@@ -229,7 +234,7 @@ def became_stuck() -> Json:
     expr = f"sum by ({BY_TYPE}) (increase(txninsight_stuck_total{{{T}}}[$__rate_interval]))"
     return time_series(
         "Became stuck",
-        "How many became stuck, or changed their cause. One is enough for the page TxninsightTransactionsStuck.",
+        "How many became stuck or changed their cause. One is enough for the page TxninsightTransactionsStuck.",
         "short",
         [Query(expr, "{{txn_type}} {{instance}} {{cluster}}")],
         [TO_TYPE],
@@ -251,7 +256,7 @@ def opened() -> Json:
     expr = f"sum by (txn_type) (rate(txninsight_transactions_opened_total{{{T}}}[$__rate_interval]))"
     return time_series(
         "Opened",
-        "Transactions of which a first open was seen, committed or not, per second. A fall to zero: trouble upstream.",
+        "Transactions with a first open, committed or not, per second. A fall to zero means a problem upstream.",
         "ops",
         [Query(expr, "{{txn_type}}")],
         [TO_TYPE],
@@ -264,8 +269,9 @@ def settled() -> Json:
     colors = {"closed": GREEN, "aborted": RED, "unknown": YELLOW, "evicted": ORANGE, "forgotten": NEUTRAL}
     return time_series(
         "Settled, by outcome",
-        "Transactions whose outcome became final, per second. unknown: what decides could not be read. evicted: given "
-        "up to stay within a limit. forgotten: ended by an operator. Settling comes some seconds after the close.",
+        "Transactions with a final outcome, per second. unknown: the deciding records could not be read. evicted: "
+        "dropped to stay within a limit. forgotten: ended by an operator. Settlement comes some seconds after the "
+        "close.",
         "ops",
         [Query(expr, "{{outcome}}")],
         [TO_TYPE, TO_KAFKA],
@@ -283,20 +289,20 @@ def settled() -> Json:
 
 
 def ages() -> Json:
-    age, wished = "txninsight_oldest_open_age_seconds", "txninsight_open_age_objective_seconds"
+    age, objective = "txninsight_oldest_open_age_seconds", "txninsight_open_age_objective_seconds"
     return time_series(
         "Oldest open, by type",
-        "How long ago the oldest one that is not closed was opened; dashed, how old one may become "
-        "(objective.open_age_s), where that is configured.",
+        "The age of the oldest transaction that is not closed. Dashed: the objective (objective.open_age_s), if "
+        "configured.",
         "s",
         [
             Query(f"max by ({BY_TYPE}) ({age}{{{T}}})", "{{txn_type}} {{instance}} {{cluster}}"),
-            Query(f"min by (txn_type) ({wished}{{{T}}})", "{{txn_type}} at most"),
+            Query(f"min by (txn_type) ({objective}{{{T}}})", "{{txn_type}} at most"),
         ],
         [TO_TYPE],
         Look(
             overrides=[dashed("/ at most$/")],
-            data_links=[to_transactions("Open ones of this type", state="open", txn_type=label_of("txn_type"))],
+            data_links=[to_transactions("Open transactions of this type", state="open", txn_type=label_of("txn_type"))],
         ),
     )
 
@@ -304,28 +310,30 @@ def ages() -> Json:
 def aborts() -> Json:
     return time_series(
         "Aborted share, by type",
-        "Of those finished within the last 15 minutes; what was replayed with its original time is left out. Above "
-        "0.2, with at least ten finished, comes the page TxninsightAbortRatioHigh.",
+        "Of those finished within the last 15 minutes, without those replayed with their original time. Above 0.2, "
+        "with at least ten finished, it causes the page TxninsightAbortRatioHigh.",
         "percentunit",
         [Query(f"txn_type:txninsight_abort_ratio:increase15m{{{T}}}", "{{txn_type}} {{instance}} {{cluster}}")],
         [TO_TYPE],
         Look(
             limits=[Limit(0.2, RED)],
             maximum=1,
-            data_links=[to_transactions("Aborted ones of this type", state="aborted", txn_type=label_of("txn_type"))],
+            data_links=[
+                to_transactions("Aborted transactions of this type", state="aborted", txn_type=label_of("txn_type"))
+            ],
         ),
     )
 
 
-# --- Objective and oddities -------------------------------------------------------------------------------------------
+# --- Objective and anomalies ------------------------------------------------------------------------------------------
 
 
 def burn() -> Json:
     return time_series(
-        "Objective: how fast the budget burns",
+        "Objective: burn rate of the error budget",
         "1: exactly as many are too slow as objective.ratio allows. 14.4 over an hour pages "
-        "(TxninsightObjectiveBurnFast), 6 over six hours is a ticket (TxninsightObjectiveBurnSlow), each if it goes on "
-        "now. Only types that have objective.duration_s.",
+        "(TxninsightObjectiveBurnFast), 6 over six hours is a ticket (TxninsightObjectiveBurnSlow), each only if it "
+        "continues. Only types with objective.duration_s.",
         "none",
         [Query(_burned(window), f"{{{{txn_type}}}} over {window}") for window in ("1h", "6h")],
         [TO_TYPE],
@@ -342,11 +350,11 @@ def anomalies() -> Json:
     found = f"sum by (kind) (increase(txninsight_anomalies_total{{{I}}}[$__rate_interval])) > 0"
     late = f"sum(increase(txninsight_settled_by_timeout_total{{{I}}}[$__rate_interval])) > 0"
     return time_series(
-        "Oddities",
-        "What is odd about transactions, by name, as they settle: duplicates, missing opens, events after the close, "
-        "wrong clocks. settled by time-out: settled only because state.settle_max_s was over, so that events may lack.",
+        "Anomalies",
+        "Anomalies of transactions, by name, counted at settlement: duplicates, missing opens, events after the close, "
+        "wrong clocks. settled by time-out: settled because state.settle_max_s had passed; events may be missing.",
         "short",
         [Query(found, "{{kind}}"), Query(late, "settled by time-out")],
         [TO_KAFKA],
-        Look(bars=True, no_value="nothing odd"),
+        Look(bars=True, no_value="none"),
     )

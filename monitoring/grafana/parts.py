@@ -1,12 +1,12 @@
-"""What panels are made of: queries, units, thresholds, links, and the panel types that Grafana 9.3 has.
+"""The parts of panels: queries, units, thresholds, links, and the panel types of Grafana 9.3.
 
-A panel is a plain dict as Grafana's JSON has it, still without id and place: `layout.py` gives those. Every panel takes
-a title, a description that tells an operator how to read it, a unit, and links that lead on. Panels of one look share
-one function; what a single panel wants besides is passed as `Look`.
+A panel is a dict in the form of Grafana's JSON, without id and position, which `layout.py` adds. Every panel has a
+title, a description for operators, a unit, and links. Panels of one type share one function; `Look` has the options of
+a single panel.
 
-In expressions, `I` selects by the variables cluster and instance, and `T` also by txn_type. The label cluster is
-external: it exists where several clusters come together, and not in the Prometheus beside the daemon. A matcher whose
-value is `.*` holds for an absent label too, so the same expressions work in both.
+In expressions, `I` selects by the variables cluster and instance, and `T` also by txn_type. cluster is an external
+label. It exists where several clusters come together, and not in the Prometheus next to the daemon. A matcher with the
+value `.*` also matches an absent label, so the same expressions work in both.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ PLUGIN_VERSION = "9.3.0"
 I = 'cluster=~"$cluster",instance=~"$instance"'  # noqa: E741
 T = f'{I},txn_type=~"$txn_type"'
 DAEMON = "cluster, instance"
-"""The labels that tell one daemon from another, for `by (...)`."""
+"""The labels that identify a daemon, for `by (...)`."""
 
 GREEN, YELLOW, ORANGE, RED, BLUE, NEUTRAL = "green", "yellow", "orange", "red", "blue", "text"
 
 
 class Query(NamedTuple):
-    """One expression and how its series are called; `format` is time_series, table or heatmap."""
+    """An expression and the legend of its series; `format` is time_series, table or heatmap."""
 
     expr: str
     legend: str
@@ -37,14 +37,14 @@ class Query(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """From `value` on, values have this colour."""
+    """Values from `value` up have this colour."""
 
     value: float
     color: str
 
 
 class Look(NamedTuple):
-    """What a panel of a type may want besides; overrides and mappings as Grafana's JSON has them."""
+    """Options of a panel; overrides and mappings are in the form of Grafana's JSON."""
 
     base: str = GREEN
     limits: Sequence[Limit] = ()
@@ -67,23 +67,23 @@ KEPT = "${__url_time_range}&${datasource:queryparam}&${cluster:queryparam}&${ins
 
 
 def to_dashboard(title: str, uid: str) -> Json:
-    """A link of a panel to a dashboard, with the same time and the same variables."""
+    """A panel's link to a dashboard, with the same time range and variables."""
     return {"title": title, "url": f"/d/{uid}?${{__url_time_range}}&${{__all_variables}}", "targetBlank": False}
 
 
 def to_type(label: str) -> Json:
-    """A link of a value to its transaction type; `label` is where the type stands (label_of or cell_of)."""
+    """A value's link to its transaction type; `label` is the type's place (label_of or cell_of)."""
     return {"title": "This type", "url": f"/d/{TYPE}?{KEPT}&var-txn_type={label}", "targetBlank": False}
 
 
 def to_api(title: str, host: str, path: str, **filters: str) -> Json:
-    """A link of a value to the API of the daemon that it comes from."""
+    """A value's link to the API of its daemon."""
     query = "&".join(f"{name}={value}" for name, value in filters.items())
     return {"title": title, "url": f"http://{host}{path}{'?' if query else ''}{query}", "targetBlank": True}
 
 
 def to_transactions(title: str, **filters: str) -> Json:
-    """A link of a value to the daemon's list of exactly those transactions; `filters` as the API has them."""
+    """A value's link to the daemon's list of these transactions; `filters` are the API's parameters."""
     return to_api(title, host_of_label(), TRANSACTIONS, **filters, limit="1000")
 
 
@@ -98,12 +98,12 @@ def cell_of(name: str) -> str:
 
 
 def host_of_label() -> str:
-    """The host and port of the daemon that a series comes from."""
+    """The host and port of a series' daemon."""
     return "${__field.labels.instance}"
 
 
 def to_readiness() -> Json:
-    """A link of a value to what the daemon that it comes from lacks, in words."""
+    """A value's link to its daemon's readiness answer."""
     return to_api("What is missing", host_of_label(), "/readyz")
 
 
@@ -116,7 +116,7 @@ TRANSACTIONS = "/api/v1/transactions"
 def panel(
     kind: str, title: str, description: str, queries: Sequence[Query], links: Sequence[Json], **parts: Any
 ) -> Json:
-    """What all panels have."""
+    """The common parts of all panels."""
     return {
         "type": kind,
         "title": title,
@@ -159,7 +159,7 @@ def stat(
     look: Look = PLAIN,
     text: str = "auto",
 ) -> Json:
-    """Large figures of now; `text` is auto, or name where the name is what matters."""
+    """Large current values; `text` is auto, or name to show the name."""
     options = {
         "colorMode": "value",
         "graphMode": "none",
@@ -201,7 +201,7 @@ def table(
 
 
 def heatmap(title: str, description: str, unit: str, query: Query, links: Sequence[Json]) -> Json:
-    """A Prometheus histogram over time; exemplars are dots that lead to a transaction."""
+    """A Prometheus histogram over time; exemplars are dots that link to a transaction."""
     options = {
         "calculate": False,
         "cellGap": 1,
@@ -251,7 +251,7 @@ def bar_gauge(
 def state_timeline(
     title: str, description: str, queries: Sequence[Query], links: Sequence[Json], look: Look = PLAIN
 ) -> Json:
-    """What was so, and since when, of series that are 0 or 1."""
+    """The periods of series that are 0 or 1."""
     options = {
         "alignValue": "left",
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False},
@@ -268,7 +268,7 @@ def state_timeline(
 
 
 def words(zero: tuple[str, str], one: tuple[str, str]) -> Json:
-    """A mapping of 0 and 1 to a word and a colour each."""
+    """A mapping of 0 and 1 to a text and a colour each."""
     return {
         "type": "value",
         "options": {
@@ -279,7 +279,7 @@ def words(zero: tuple[str, str], one: tuple[str, str]) -> Json:
 
 
 def override(matcher: str, wanted: str, **properties: Any) -> Json:
-    """Other properties for the fields that a matcher finds; `__` in a name stands for a dot."""
+    """Properties for the fields of a matcher; `__` in a name means a dot."""
     return {
         "matcher": {"id": matcher, "options": wanted},
         "properties": [{"id": name.replace("__", "."), "value": value} for name, value in properties.items()],
@@ -287,7 +287,7 @@ def override(matcher: str, wanted: str, **properties: Any) -> Json:
 
 
 def column(ref: str, name: str, unit: str, look: Look = PLAIN) -> Json:
-    """How the values of one query of a table are called and shown; `ref` is empty where there is one alone."""
+    """Name and format of one query's values in a table; `ref` is empty if the table has one query."""
     color = {"custom__displayMode": "color-text"} if look.limits else {}
     return override(
         "byName",
@@ -302,7 +302,7 @@ def column(ref: str, name: str, unit: str, look: Look = PLAIN) -> Json:
 
 
 def dashed(pattern: str) -> Json:
-    """What was wished for, beside what is: a dashed line without a fill, and without the links of the others."""
+    """A target line: dashed, without a fill and without the links of the other series."""
     line = {"fill": "dash", "dash": [8, 8]}
     return override("byRegexp", pattern, custom__lineStyle=line, custom__fillOpacity=0, links=[])
 

@@ -1,7 +1,7 @@
-"""One transaction type: how long its transactions take, where the time goes, and which of them are in trouble.
+"""One transaction type: how long its transactions take, where the time goes, and which of them have problems.
 
-Exemplars on the durations are single transactions: the data source's provisioning makes each a link to the daemon's
-answer about that transaction.
+Exemplars on the durations are single transactions. The data source's provisioning makes each one a link to the daemon's
+answer about it.
 """
 
 from monitoring.grafana.layout import Line, Row, assembled
@@ -39,10 +39,10 @@ STEP, GAP = "txninsight_step_duration_seconds", "txninsight_step_gap_seconds"
 
 
 def dashboard() -> Json:
-    """The dashboard as Grafana's JSON has it."""
+    """The dashboard in the form of Grafana's JSON."""
     return assembled(
         TYPE,
-        "Choose a transaction type: its live transactions, durations with examples, steps, and commits.",
+        "One transaction type: its live transactions, durations with examples, steps, and commits.",
         [
             Row("Now", [Line(8, [(10, live()), (14, stuck())]), Line(8, [(12, open_ages()), (12, untimed())])]),
             Row(
@@ -60,27 +60,27 @@ def dashboard() -> Json:
 
 def live() -> Json:
     expr = f"sum by ({BY_TYPE}, state) (txninsight_transactions{{{T}}})"
-    wanted = {"state": label_of("state"), "txn_type": label_of("txn_type")}
+    filters = {"state": label_of("state"), "txn_type": label_of("txn_type")}
     return time_series(
         "Live, by state",
-        "What is not settled yet. More and more tentatively closed ones are waiting for Kafka, more and more open ones "
-        "for the business.",
+        "Transactions that are not settled yet. A growing number of tentatively closed ones waits for Kafka; a growing "
+        "number of open ones waits for the business.",
         "short",
         [Query(expr, "{{txn_type}} {{state}} {{instance}} {{cluster}}")],
         [TO_OVERVIEW],
-        Look(stacked=True, data_links=[to_transactions("Those in this state", **wanted)]),
+        Look(stacked=True, data_links=[to_transactions("Transactions in this state", **filters)]),
     )
 
 
 def stuck() -> Json:
     host = "${__data.fields.instance}"
-    wanted = {"cause": cell_of("cause"), "txn_type": cell_of("txn_type")}
-    link = to_api("Exactly these", host, TRANSACTIONS, **wanted, limit="1000")
+    filters = {"cause": cell_of("cause"), "txn_type": cell_of("txn_type")}
+    link = to_api("These transactions", host, TRANSACTIONS, **filters, limit="1000")
     expr = f"sum by ({BY_TYPE}, cause) (txninsight_stuck_transactions{{{T}}}) > 0"
     return table(
         "Stuck now",
-        "What is stuck at this moment, and why. The figure leads to the daemon's list of exactly those, the newest "
-        "first; the answer about one of them says in a sentence what it waits for.",
+        "The transactions that are stuck now, by cause. The figure links to the daemon's list of exactly these, newest "
+        "first. The answer about one transaction explains in a sentence what it waits for.",
         "short",
         [Query(expr, "{{txn_type}} {{cause}}", instant=True, format="table")],
         [TO_KAFKA],
@@ -94,9 +94,8 @@ def stuck() -> Json:
 
 def open_ages() -> Json:
     return heatmap(
-        "Ages of the open ones",
-        "How many of those that are not closed yet were opened how long ago. A band that climbs is a group that hangs "
-        "together.",
+        "Ages of open transactions",
+        "The ages of transactions that are not closed yet. A rising band is a group that hangs together.",
         "s",
         Query(f"sum by (le) (txninsight_open_age_seconds_bucket{{{T}}})", "{{le}}", format="heatmap"),
         [TO_OVERVIEW],
@@ -109,8 +108,8 @@ def untimed() -> Json:
     partial = f"sum by (txn_type) (txninsight_partial_transactions{{{T}}})"
     return time_series(
         "Partial and replayed",
-        "Partial: live ones whose beginning was not seen; they have no duration and never become stuck. Replayed: "
-        "history published with its original time, settled per second (right axis); nobody is alerted to it.",
+        "Partial: live ones without a seen beginning; they have no duration and never become stuck. Replayed: history "
+        "published with its original time, settled per second (right axis); it raises no alert.",
         "short",
         [Query(partial, "{{txn_type}} partial"), Query(settled, "{{txn_type}} replayed, {{outcome}}")],
         [TO_OVERVIEW],
@@ -125,7 +124,7 @@ def durations() -> Json:
     return heatmap(
         "Durations",
         "From the earliest committed open to the first committed close, by the events' own timestamps. A dot is one "
-        "transaction: its link asks the daemon for it.",
+        "transaction and links to the daemon's answer about it.",
         "s",
         Query(
             f"sum by (le) (increase({DURATION}_bucket{{{T}}}[$__rate_interval]))",
@@ -138,18 +137,18 @@ def durations() -> Json:
 
 
 def quantiles() -> Json:
-    wished = f"min by (txn_type) (txninsight_objective_seconds{{{T}}})"
+    objective = f"min by (txn_type) (txninsight_objective_seconds{{{T}}})"
     return time_series(
         "Durations: median, 95 %, 99 %",
-        "So many of the closed ones took at most so long; dashed, how long one may take (objective.duration_s), where "
-        "that is configured. A dot is one transaction.",
+        "Quantiles of the durations of closed transactions. Dashed: the objective (objective.duration_s), if "
+        "configured. A dot is one transaction.",
         "s",
         [
             *(
                 Query(_quantile(q, DURATION, "txn_type"), f"{{{{txn_type}}}} {q * 100:g} %", exemplars=q == 0.99)
                 for q in (0.5, 0.95, 0.99)
             ),
-            Query(wished, "{{txn_type}} at most"),
+            Query(objective, "{{txn_type}} at most"),
         ],
         [TO_OVERVIEW],
         Look(overrides=[dashed("/ at most$/")], no_value="nothing closed"),
@@ -158,15 +157,15 @@ def quantiles() -> Json:
 
 def kept() -> Json:
     missed = f"txn_type:txninsight_objective_missed_ratio:increase5m{{{T}}}"
-    wished = f"max by (txn_type) (txninsight_objective_ratio{{{T}}})"
+    objective = f"max by (txn_type) (txninsight_objective_ratio{{{T}}})"
     return time_series(
-        "Objective: the share that kept it",
-        "The share of those closed within the last 5 minutes that took no longer than objective.duration_s; dashed, "
-        "the share that is to (objective.ratio). Empty for types without an objective.",
+        "Objective: the share that met it",
+        "The share of transactions closed within the last 5 minutes that took at most objective.duration_s. Dashed: "
+        "the target share (objective.ratio). Empty for types without an objective.",
         "percentunit",
         [
             Query(f"1 - {missed} and txninsight_objective_seconds{{{T}}}", "{{txn_type}} {{instance}} {{cluster}}"),
-            Query(wished, "{{txn_type}} at least"),
+            Query(objective, "{{txn_type}} at least"),
         ],
         [TO_OVERVIEW],
         Look(
@@ -174,7 +173,9 @@ def kept() -> Json:
             maximum=1,
             minimum=None,
             no_value="no objective, or nothing closed",
-            data_links=[to_transactions("Closed ones of this type", state="closed", txn_type=label_of("txn_type"))],
+            data_links=[
+                to_transactions("Closed transactions of this type", state="closed", txn_type=label_of("txn_type"))
+            ],
         ),
     )
 
@@ -183,7 +184,7 @@ def statuses() -> Json:
     finished = f'txninsight_transactions_finished_total{{outcome="closed",{T}}}'
     return time_series(
         "Closed, by status",
-        "The status that the close event names, per second: what the business decided.",
+        "The status in the close event, per second: the business decision.",
         "ops",
         [Query(f"sum by (txn_type, status) (rate({finished}[$__rate_interval]))", "{{txn_type}} {{status}}")],
         [TO_OVERVIEW],
@@ -201,8 +202,8 @@ def _quantile(q: float, histogram: str, by: str) -> str:
 def steps() -> Json:
     return bar_gauge(
         "Where the time goes",
-        "The mean over the time shown: of each step, from its open to its done, and of the gap before it, from the "
-        "event before to the step's open. Transactions that closed.",
+        "Means over the time shown: of each step, from its open to its done, and of the gap before it, from the "
+        "previous event to the step's open. Only closed transactions.",
         "s",
         [
             Query(_mean(STEP), "{{txn_type}} {{step}}", instant=True),
@@ -221,7 +222,7 @@ def _mean(histogram: str) -> str:
 def step_quantiles() -> Json:
     return time_series(
         "Steps: 95 % take at most",
-        "From a step's open to its done, in transactions that closed. A step that climbs alone is the one to look at.",
+        "From a step's open to its done, in closed transactions. If a single step rises, look at that step first.",
         "s",
         [Query(_quantile(0.95, STEP, "txn_type, step"), "{{txn_type}} {{step}}")],
         [TO_OVERVIEW],
@@ -232,8 +233,8 @@ def step_quantiles() -> Json:
 def gap_quantiles() -> Json:
     return time_series(
         "Gaps: 95 % wait at most",
-        "From the event before a step to the step's open: time in queues, and between services. A negative gap, by "
-        "clocks that differ, is an anomaly and lies in the lowest bucket.",
+        "From the event before a step to the step's open: time in queues and between services. A negative gap (clocks "
+        "differ) is an anomaly and counts in the lowest bucket.",
         "s",
         [Query(_quantile(0.95, GAP, "txn_type, step"), "{{txn_type}} before {{step}}")],
         [TO_OVERVIEW],
@@ -247,8 +248,8 @@ def gap_quantiles() -> Json:
 def commit_delay() -> Json:
     return time_series(
         "Commit delay",
-        "From the moment the close was read uncommitted to the moment its commit was seen: what read_committed "
-        "consumers wait. At commit_pending_after_s, 60 s by default, a transaction counts as stuck.",
+        "From the time the close was read uncommitted to the time its commit was seen: the wait of read_committed "
+        "consumers. At commit_pending_after_s, 60 s by default, a transaction becomes stuck.",
         "s",
         [
             Query(_quantile(0.5, COMMIT_DELAY, "txn_type"), "{{txn_type}} 50 %"),

@@ -1,11 +1,11 @@
-"""Writes the rules and the scrape job as the Prometheus operator takes them: prometheusrule.yaml, servicemonitor.yaml.
+"""Writes the rules and the scrape job for the Prometheus operator: prometheusrule.yaml and servicemonitor.yaml.
 
-The groups of monitoring/prometheus/rules are taken over as text, comments and line breaks included, so that what is
-read on a cluster is what is read here, and a change there is a change here: run
+The groups of monitoring/prometheus/rules are copied as text, with comments and line breaks, so both versions read the
+same. After a change there, run
 
     python monitoring/kubernetes/render.py
 
-A test holds what is checked in equal to what this writes.
+A test compares the committed files with this output.
 """
 
 from pathlib import Path
@@ -25,7 +25,8 @@ metadata:
   name: txninsightd
   labels:
     app.kubernetes.io/name: txninsightd
-    # What your Prometheus selects rules by (its ruleSelector); kube-prometheus-stack goes by its release's name.
+    # The label that your Prometheus selects rules by (its ruleSelector); in kube-prometheus-stack it is the release's
+    # name.
     release: prometheus
 spec:
   groups:
@@ -38,10 +39,10 @@ metadata:
   name: txninsightd
   labels:
     app.kubernetes.io/name: txninsightd
-    # What your Prometheus selects monitors by (its serviceMonitorSelector).
+    # The label that your Prometheus selects monitors by (its serviceMonitorSelector).
     release: prometheus
 spec:
-  # The Service in front of the daemon: it needs this label, and a port of the name below.
+  # The Service in front of the daemon: it needs this label and a port with the name below.
   selector:
     matchLabels:
       app.kubernetes.io/name: txninsightd
@@ -51,14 +52,14 @@ spec:
       interval: {interval}
       scrapeTimeout: {timeout}
       relabelings:
-        # The rules TxninsightDown and TxninsightAbsent go by the name of the job.
+        # The rules TxninsightDown and TxninsightAbsent use the name of the job.
         - targetLabel: job
           replacement: {job}
 """
 
 
 def prometheus_rule() -> str:
-    """The PrometheusRule with all groups, in the order of the files' names."""
+    """The PrometheusRule with all groups, in the order of the file names."""
     return GENERATED + PROMETHEUS_RULE + "".join(groups(path) for path in sorted(RULES.glob("*.yml")))
 
 
@@ -72,15 +73,15 @@ def service_monitor() -> str:
 
 
 def groups(path: Path) -> str:
-    """The groups of a rule file as text, two columns further in. Raises ValueError when it has no line `groups:`."""
+    """The groups of a rule file as text, indented by two columns. Raises ValueError if it has no line `groups:`."""
     _, found, listed = path.read_text().partition("\ngroups:\n")
     if not found:
-        raise ValueError(f"{path}: a line that says `groups:` and nothing else is missing")
+        raise ValueError(f"{path}: expected a line `groups:`")
     return "".join(f"  {line}" if line.strip() else line for line in listed.splitlines(keepends=True))
 
 
 def rendered() -> dict[str, str]:
-    """By file name, what is to be checked in."""
+    """The text of each file, by its name."""
     return {"prometheusrule.yaml": prometheus_rule(), "servicemonitor.yaml": service_monitor()}
 
 

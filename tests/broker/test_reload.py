@@ -194,12 +194,12 @@ def test_forget_ends_what_was_never_committed_for_good(broker: Broker, topic: Ma
     assert daemon.total(FINISHED, outcome="forgotten") == 1
     assert daemon.total(STUCK, cause="never_committed") == 0
     again = daemon.command("forget", "left")
-    assert (again.returncode, "over already" in again.stderr) == (1, True)
+    assert (again.returncode, "already ended" in again.stderr) == (1, True)
 
     assert daemon.stop() == 0
     down = daemon.command("forget", "open-0")
     socket = daemon.directory / "state" / "control.sock"
     assert (down.returncode, down.stderr) == (
         1,
-        f"no txninsightd listens at {socket}: is it running, and with this --config?\n",
+        f"no txninsightd listens at {socket}: check that it runs, and with this --config\n",
     )

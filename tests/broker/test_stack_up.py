@@ -169,7 +169,7 @@ def test_up_twice_says_so_and_mends_what_died(settings: Settings, capsys: pytest
     daemon = supervisor.pid("txninsightd")
     before = {name: supervisor.pid(name) for name in WITHOUT_GRAFANA}
     up.up(settings)
-    assert "runs already" in capsys.readouterr().out
+    assert "already running" in capsys.readouterr().out
     assert {name: supervisor.pid(name) for name in WITHOUT_GRAFANA} == before
     os.kill(daemon, signal.SIGKILL)
     await_noticed(supervisor, daemon)
@@ -180,7 +180,7 @@ def test_up_twice_says_so_and_mends_what_died(settings: Settings, capsys: pytest
 def test_up_with_other_settings_is_refused_and_harms_nobody(settings: Settings, environment: dict[str, str]) -> None:
     supervisor = up.up(settings)
     other = Settings.from_environment({**environment, "HTTP_PORT": str(machine.free_ports(1)[0])})
-    with pytest.raises(StackError, match=rf"HTTP_PORT={settings.http_port} .*stop it first with make down"):
+    with pytest.raises(StackError, match=rf"HTTP_PORT={settings.http_port} .*stop it with make down"):
         up.up(other)
     assert supervisor.running() == WITHOUT_GRAFANA
 
@@ -189,7 +189,7 @@ def test_an_up_that_fails_half_way_says_why_and_leaves_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(up, "daemon_yaml", lambda *_: "no_such_key: 1\n")
-    with pytest.raises(StackError, match=r"txninsightd does not run(.|\n)*no_such_key"):
+    with pytest.raises(StackError, match=r"txninsightd is not running(.|\n)*no_such_key"):
         up.up(settings)
     require_nothing_left(settings)
 

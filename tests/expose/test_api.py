@@ -119,7 +119,7 @@ def test_the_default_limit_and_the_greatest() -> None:
         ("limit=", "'limit' must be a whole number"),
         ("limit=%D9%A3", "'limit' must be a whole number"),
         ("limit=" + "9" * 5000, "'limit' must be a whole number"),
-        ("type=order", "there is no parameter 'type'; there are state, cause, txn_type, limit"),
+        ("type=order", "there is no parameter 'type'; the parameters are state, cause, txn_type, limit"),
         ("limit=1&limit=2", "'limit' is given more than once"),
     ],
 )
@@ -367,7 +367,7 @@ def replayed(world: World) -> None:
     [
         (
             idle,
-            "Stuck since 2025-06-15 15:11:40 UTC: nothing came for longer than idle_after_s (300 s) since "
+            "Stuck since 2025-06-15 15:11:40 UTC: no event came for longer than idle_after_s (300 s) since "
             f"step_open 'ship' {OFFSET} 1 ({BEGUN}), and no close was seen.",
         ),
         (
@@ -391,7 +391,7 @@ def replayed(world: World) -> None:
         (
             never_committed,
             f"Stuck since 2025-06-15 15:07:40 UTC: its close {OFFSET} 2 was aborted (found {BEGUN}), and "
-            f"nothing was tried again; 1 of its 2 events stand, the last is transaction_open {OFFSET} 0 "
+            f"no retry came; 1 of its 2 events stand, the last is transaction_open {OFFSET} 0 "
             f"({BEGUN}).",
         ),
         (
@@ -401,11 +401,11 @@ def replayed(world: World) -> None:
         (
             aborted_for_now,
             f"Aborted: none of its events was committed, the last is transaction_open {OFFSET} 0 ({BEGUN}); "
-            "it settles unless it is tried again.",
+            "it settles unless it is retried.",
         ),
         (
             close_aborted_for_now,
-            f"Aborted: its close {OFFSET} 2 was aborted (found {BEGUN}), and nothing was tried again so far; "
+            f"Aborted: its close {OFFSET} 2 was aborted (found {BEGUN}), and no retry came so far; "
             f"1 of its 2 events stand, the last is transaction_open {OFFSET} 0 ({BEGUN}).",
         ),
         (
@@ -415,11 +415,12 @@ def replayed(world: World) -> None:
         ),
         (
             unseen,
-            f"Unknown: whether its close {OFFSET} 2 was committed could not be seen; it settles as unknown.",
+            f"Unknown: it could not be seen whether its close {OFFSET} 2 was committed; it settles as unknown.",
         ),
         (
             unseen_and_settled,
-            f"Unknown: whether its close {OFFSET} 2 was committed could not be seen; settled 2025-06-15 15:08:20 UTC.",
+            f"Unknown: it could not be seen whether its close {OFFSET} 2 was committed; "
+            "settled 2025-06-15 15:08:20 UTC.",
         ),
         (
             partial,
@@ -523,7 +524,7 @@ def test_a_failure_inside_is_told_and_logged(
     monkeypatch.setattr(world, "missing", lambda: 1 / 0)
     answer = ask(world, "/readyz")
     assert answer.status == 500
-    assert "its log says why" in answer.json["error"]
+    assert "see its log" in answer.json["error"]
     logged = capsys.readouterr().out
     assert "http_request_failed" in logged
     assert "ZeroDivisionError" in logged
@@ -534,7 +535,7 @@ def test_a_taken_port_is_named() -> None:
         first, second = (HttpServer(World(), World().config) for _ in range(2))
         port = await first.start("127.0.0.1", 0)
         try:
-            with pytest.raises(ListenError, match=f"another program has taken port {port}.*http.listen"):
+            with pytest.raises(ListenError, match=f"another program uses port {port}.*http.listen"):
                 await second.start("127.0.0.1", port)
         finally:
             await first.stop()

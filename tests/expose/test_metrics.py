@@ -21,7 +21,7 @@ from txninsightd.core.rules import Objectives
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
-from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
+from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
 from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Objective, Outcome, PartitionRef, RecordResult
@@ -67,7 +67,7 @@ def small_caps(most: int) -> Config:
 
 def test_metrics_shows_what_the_catalogue_holds_and_nothing_else(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
-    monotonic_counters = MonotonicCounters(tmp_path / "exposed", "session", Began.ANEW)
+    monotonic_counters = MonotonicCounters(tmp_path / "exposed", "session", StateOrigin.EMPTY)
     objectives = Objectives(Objective(duration_s=30, open_age_s=60))
     world = World(multiproc_dir=tmp_path, monotonic_counters=monotonic_counters, objectives=objectives)
     world.whole("t1")
@@ -87,7 +87,7 @@ def test_promtool_has_no_complaint(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, 3, False)
     world = World(
         multiproc_dir=tmp_path,
-        monotonic_counters=MonotonicCounters(tmp_path / "exposed", "session", Began.ANEW),
+        monotonic_counters=MonotonicCounters(tmp_path / "exposed", "session", StateOrigin.EMPTY),
     )
     world.whole("t1")
     world.wait(10)

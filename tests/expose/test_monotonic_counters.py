@@ -18,7 +18,7 @@ from txninsightd.core.histogram import Histogram
 from txninsightd.expose import catalogue, monotonic_counters_file
 from txninsightd.expose.catalogue import COUNTERS_KEPT
 from txninsightd.expose.collector import histograms, simple
-from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
+from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 
 from .world import BEGIN, Ask, World, ask, serve
 
@@ -60,7 +60,7 @@ def numbers(samples: Iterable[Sample]) -> Numbers:
 
 def scrape(monotonic_counters: MonotonicCounters, *families: Metric) -> Numbers:
     """What one scrape shows."""
-    return numbers(s for family in monotonic_counters.raised(families) for s in family.samples)
+    return numbers(s for family in monotonic_counters.without_resets(families) for s in family.samples)
 
 
 def totals(monotonic_counters: MonotonicCounters, family: Metric) -> dict[str, float]:
@@ -78,25 +78,25 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_state_that_was_set_back_shows_the_old_value_until_it_is_passed(path: Path) -> None:
-    assert totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10)) == {"order": 10}
-    again = MonotonicCounters(path, "s1", Began.RESUMED)
+    assert totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10)) == {"order": 10}
+    again = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     assert [totals(again, opened(order=own))["order"] for own in (4, 9, 10, 11)] == [10, 10, 10, 11]
 
 
 def test_a_parent_that_begins_again_does_not_touch_the_state(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
-    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), opened(order=11)) == {"order": 11}
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10))
+    assert totals(MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT), opened(order=11)) == {"order": 11}
 
 
 def test_a_state_begun_anew_at_earliest_counts_everything_once_more(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
-    again = MonotonicCounters(path, "s2", Began.ANEW)
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10))
+    again = MonotonicCounters(path, "s2", StateOrigin.EMPTY)
     assert [totals(again, opened(order=own))["order"] for own in (0, 10, 12)] == [10, 10, 12]
 
 
 def test_a_state_begun_anew_at_latest_counts_on(path: Path) -> None:
-    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10), durations(order=[0.5, 3.0]))
-    again = MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST)
+    scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10), durations(order=[0.5, 3.0]))
+    again = MonotonicCounters(path, "s2", StateOrigin.EMPTY_AT_LATEST)
     shown = scrape(again, opened(order=2), durations(order=[7.0]))
     assert shown["transactions_opened_total", "order"] == 12
     assert shown["transaction_duration_seconds_bucket", "order", "1.0"] == 1
@@ -106,48 +106,48 @@ def test_a_state_begun_anew_at_latest_counts_on(path: Path) -> None:
 
 
 def test_what_was_begun_anew_at_latest_may_be_set_back_like_any_other(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
-    totals(MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
-    again = MonotonicCounters(path, "s2", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10))
+    totals(MonotonicCounters(path, "s2", StateOrigin.EMPTY_AT_LATEST), opened(order=7))
+    again = MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT)
     assert [totals(again, opened(order=own))["order"] for own in (5, 7, 8)] == [17, 17, 18]
 
 
 def test_begun_anew_at_latest_and_killed_before_the_first_scrape(path: Path) -> None:
     """The checkpoint that it left is of the state that counts from 0: the file must know that already."""
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
-    MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST)
-    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), opened(order=1)) == {"order": 11}
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10))
+    MonotonicCounters(path, "s2", StateOrigin.EMPTY_AT_LATEST)
+    assert totals(MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT), opened(order=1)) == {"order": 11}
 
 
 def test_begun_anew_at_latest_and_later_at_earliest_nothing_is_added_any_more(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=10))
-    totals(MonotonicCounters(path, "s2", Began.ANEW_AT_LATEST), opened(order=7))
-    assert totals(MonotonicCounters(path, "s3", Began.ANEW), opened(order=18)) == {"order": 18}
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=10))
+    totals(MonotonicCounters(path, "s2", StateOrigin.EMPTY_AT_LATEST), opened(order=7))
+    assert totals(MonotonicCounters(path, "s3", StateOrigin.EMPTY), opened(order=18)) == {"order": 18}
 
 
 def test_a_parents_counter_goes_on_over_an_aggregators_restart(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), restarts(monitor=3))
-    again = MonotonicCounters(path, "s1", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), restarts(monitor=3))
+    again = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     assert totals(again, restarts()) == {"monitor": 3}, "the parent has not told yet"
     assert totals(again, restarts(monitor=4)) == {"monitor": 4}
 
 
 def test_a_parents_counter_is_added_up_over_its_lives(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), restarts(monitor=3))
-    second = MonotonicCounters(path, "s2", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), restarts(monitor=3))
+    second = MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT)
     assert [totals(second, restarts(monitor=own))["monitor"] for own in (0, 1)] == [3, 4]
-    assert totals(MonotonicCounters(path, "s2", Began.RESUMED), restarts(monitor=2)) == {"monitor": 5}
-    assert totals(MonotonicCounters(path, "s3", Began.RESUMED), restarts(monitor=2)) == {"monitor": 7}
+    assert totals(MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT), restarts(monitor=2)) == {"monitor": 5}
+    assert totals(MonotonicCounters(path, "s3", StateOrigin.CHECKPOINT), restarts(monitor=2)) == {"monitor": 7}
 
 
 def test_an_aggregators_own_counter_is_added_up_over_its_lives(path: Path) -> None:
     for life, expected in ((1, 2), (2, 4), (3, 6)):
-        shown = scrape(MonotonicCounters(path, "s1", Began.RESUMED), failures(2))
+        shown = scrape(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), failures(2))
         assert shown["checkpoint_failures_total",] == expected, life
 
 
 def test_gauges_fall_as_they_like(path: Path) -> None:
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     gauges = [scrape(monotonic_counters, simple(catalogue.CHECKPOINT_BYTES, {(): value})) for value in (7, 3)]
     assert [shown["checkpoint_bytes",] for shown in gauges] == [7, 3]
 
@@ -156,31 +156,31 @@ def test_gauges_fall_as_they_like(path: Path) -> None:
 
 
 def test_series_may_come_back_in_another_order_late_or_not_at_all(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5, refund=6, gift=7))
-    again = MonotonicCounters(path, "s1", Began.RESUMED)
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=5, refund=6, gift=7))
+    again = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     assert totals(again, opened()) == {"order": 5, "refund": 6, "gift": 7}
     assert totals(again, opened(gift=1, other=1)) == {"order": 5, "refund": 6, "gift": 7, "other": 1}
     assert totals(again, opened(gift=8, other=2, order=1)) == {"order": 5, "refund": 6, "gift": 8, "other": 2}
-    third = MonotonicCounters(path, "s1", Began.RESUMED)
+    third = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     assert totals(third, opened(other=3)) == {"order": 5, "refund": 6, "gift": 8, "other": 3}
 
 
 def test_a_family_that_does_not_come_at_all_is_shown_as_it_was(path: Path) -> None:
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     before = scrape(monotonic_counters, opened(order=5), durations(order=[0.5]))
     assert scrape(monotonic_counters) == before
-    assert scrape(MonotonicCounters(path, "s1", Began.RESUMED)) == before
+    assert scrape(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)) == before
 
 
 def test_a_series_at_zero_goes_on_as_well(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=0))
-    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened()) == {"order": 0}
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=0))
+    assert totals(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), opened()) == {"order": 0}
 
 
 def test_a_metric_whose_labels_are_others_now_is_another_metric(path: Path) -> None:
-    totals(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5))
+    totals(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=5))
     renamed = catalogue.TRANSACTIONS_OPENED._replace(labels=("kind",))
-    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), simple(renamed, {("gift",): 1})) == {"gift": 1}
+    assert totals(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), simple(renamed, {("gift",): 1})) == {"gift": 1}
 
 
 # --- Histograms -------------------------------------------------------------------------------------------------------
@@ -197,8 +197,8 @@ def assert_sound(shown: Numbers, le: Iterable[str]) -> list[float]:
 
 
 def test_a_histogram_read_again_in_another_order_stays_sound(path: Path) -> None:
-    scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[3.0, 9.0]))
-    again = MonotonicCounters(path, "s1", Began.RESUMED)
+    scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), durations(order=[3.0, 9.0]))
+    again = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     observed: list[float] = []
     rows = []
     for value in (0.5, 9.0, 3.0, 0.5):
@@ -208,10 +208,12 @@ def test_a_histogram_read_again_in_another_order_stays_sound(path: Path) -> None
 
 
 @pytest.mark.parametrize("bounds", [(0.5, 2.0, 5.0), (1.0, 2.0, 5.0, 8.0), (5.0,), (0.1, 0.2)])
-@pytest.mark.parametrize("began", list(Began))
-def test_other_bounds_stay_sound_and_the_old_ones_vanish(path: Path, bounds: tuple[float, ...], began: Began) -> None:
-    before = scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[0.5, 0.7, 3.0, 9.0]))
-    again = MonotonicCounters(path, "s2", began)
+@pytest.mark.parametrize("origin", list(StateOrigin))
+def test_other_bounds_stay_sound_and_the_old_ones_vanish(
+    path: Path, bounds: tuple[float, ...], origin: StateOrigin
+) -> None:
+    before = scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), durations(order=[0.5, 0.7, 3.0, 9.0]))
+    again = MonotonicCounters(path, "s2", origin)
     observed: list[float] = []
     for value in (9.0, 0.1, 1.5, 3.0, 0.5, 7.0):
         observed.append(value)
@@ -219,22 +221,22 @@ def test_other_bounds_stay_sound_and_the_old_ones_vanish(path: Path, bounds: tup
         assert_sound(shown, (*map(str, bounds), "+Inf"))
         assert all(shown.get(key, value) >= value for key, value in before.items())
         before = shown
-    assert before["transaction_duration_seconds_count", "order"] == (10 if began is Began.ANEW_AT_LATEST else 6)
+    assert before["transaction_duration_seconds_count", "order"] == (10 if origin is StateOrigin.EMPTY_AT_LATEST else 6)
 
 
 def test_a_histogram_that_comes_no_more_keeps_its_buckets_in_order(path: Path) -> None:
     """Also when it had other bounds before, so that some of its buckets are younger than its count."""
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     scrape(monotonic_counters, durations(order=[3.0]))
     scrape(monotonic_counters, durations((0.5, 1.0, 2.0, 5.0, 10.0), order=[3.0]))
-    shown = scrape(MonotonicCounters(path, "s1", Began.RESUMED), durations(refund=[3.0]))
+    shown = scrape(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), durations(refund=[3.0]))
     order = {key: value for key, value in shown.items() if key[1:2] == ("order",)}
     assert_sound(order, ("0.5", "1.0", "2.0", "5.0", "10.0", "+Inf"))
 
 
 def test_exemplars_stay_with_the_buckets_that_are_raised(path: Path) -> None:
-    scrape(MonotonicCounters(path, "s1", Began.ANEW), durations(order=[3.0] * 9))
-    (family, *_) = MonotonicCounters(path, "s1", Began.RESUMED).raised([durations(order=[3.0])])
+    scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), durations(order=[3.0] * 9))
+    (family, *_) = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT).without_resets([durations(order=[3.0])])
     (sample,) = [s for s in family.samples if s.exemplar]
     assert (sample.labels["le"], sample.value) == ("5.0", 9)
     assert sample.exemplar
@@ -245,7 +247,7 @@ def test_exemplars_stay_with_the_buckets_that_are_raised(path: Path) -> None:
 
 
 def test_a_scrape_that_changes_nothing_writes_nothing(path: Path) -> None:
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     scrape(monotonic_counters, opened(order=5))
     path.unlink()
     scrape(monotonic_counters, opened(order=5))
@@ -255,7 +257,7 @@ def test_a_scrape_that_changes_nothing_writes_nothing(path: Path) -> None:
 
 
 def test_the_file_is_small(path: Path) -> None:
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     for own in range(3):
         family = simple(catalogue.TRANSACTIONS_OPENED, {(f"type-{i}",): own + i for i in range(10_000)})
         scrape(monotonic_counters, family)
@@ -282,27 +284,27 @@ def damaged(content: bytes) -> Iterable[tuple[str, bytes]]:
 def test_a_damaged_or_foreign_file_is_ignored_said_so_and_overwritten(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5), durations(order=[0.5]))
+    scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=5), durations(order=[0.5]))
     for what, content in damaged(path.read_bytes()):
         path.write_bytes(content)
         capsys.readouterr()
-        monotonic_counters = MonotonicCounters(path, "s1", Began.RESUMED)
+        monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
         assert "exposed_values_ignored" in capsys.readouterr().out, what
         assert totals(monotonic_counters, opened(order=2)) == {"order": 2}, what
-        assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened(order=1)) == {"order": 2}, what
+        assert totals(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), opened(order=1)) == {"order": 2}, what
 
 
 def test_no_file_is_nothing_to_speak_of(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    MonotonicCounters(path, "s1", Began.ANEW)
+    MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     assert capsys.readouterr().out == ""
 
 
 def test_metrics_that_are_no_more_are_not_shown(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scrape(MonotonicCounters(path, "s1", Began.ANEW), opened(order=5), restarts(monitor=1))
+    scrape(MonotonicCounters(path, "s1", StateOrigin.EMPTY), opened(order=5), restarts(monitor=1))
     kept = {name: d for name, d in catalogue_families().items() if d is not catalogue.CHILD_RESTARTS}
     monkeypatch.setattr("txninsightd.expose.monotonic_counters.COUNTED", kept)
     assert not any(
-        "restarts" in key[0] for key in scrape(MonotonicCounters(path, "s1", Began.RESUMED), opened(order=5))
+        "restarts" in key[0] for key in scrape(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), opened(order=5))
     )
 
 
@@ -314,7 +316,7 @@ def test_what_cannot_be_written_is_said_once_and_fails_no_scrape(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "state"
-    monotonic_counters = MonotonicCounters(directory / "exposed", "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(directory / "exposed", "s1", StateOrigin.EMPTY)
     for own in (5, 6):
         shown = scrape(monotonic_counters, opened(order=own))
         assert shown["transactions_opened_total", "order"] == own
@@ -323,15 +325,15 @@ def test_what_cannot_be_written_is_said_once_and_fails_no_scrape(
     directory.mkdir()
     assert scrape(monotonic_counters, opened(order=6))["counters_kept",] == 1
     assert capsys.readouterr().out.count("exposed_values_kept_again") == 1
-    assert totals(MonotonicCounters(directory / "exposed", "s1", Began.RESUMED), opened()) == {"order": 6}
+    assert totals(MonotonicCounters(directory / "exposed", "s1", StateOrigin.CHECKPOINT), opened()) == {"order": 6}
 
 
 def test_a_full_disk_leaves_the_former_table(path: Path) -> None:
-    monotonic_counters = MonotonicCounters(path, "s1", Began.ANEW)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     scrape(monotonic_counters, opened(order=5))
     Path(f"{path}.new").symlink_to("/dev/full")
     assert scrape(monotonic_counters, opened(order=6))[COUNTERS_KEPT.name.removeprefix("txninsight_"),] == 0
-    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened()) == {"order": 5}
+    assert totals(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), opened()) == {"order": 5}
 
 
 # --- Kills ------------------------------------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ def test_a_full_disk_leaves_the_former_table(path: Path) -> None:
 
 def scrape_for_ever(path: Path, answers: Connection) -> None:
     """An aggregator that is scraped again and again; each answer leaves once its scrape has ended."""
-    monotonic_counters = MonotonicCounters(path, "s1", Began.RESUMED)
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT)
     own = 0
     while True:
         own += 1
@@ -371,7 +373,7 @@ def test_whatever_was_answered_outlives_kill_9(path: Path, kills: int, capfd: py
             except EOFError:
                 break
         incoming.close()
-    assert totals(MonotonicCounters(path, "s1", Began.RESUMED), opened())["type-0"] >= answered > 0
+    assert totals(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT), opened())["type-0"] >= answered > 0
     assert "exposed_values_ignored" not in capfd.readouterr().out
     assert {file.name for file in path.parent.iterdir()} <= {"exposed", "exposed.new"}
 
@@ -392,17 +394,17 @@ def open_each(world: World, txn_types: str) -> dict[str, float]:
 
 
 def test_types_keep_their_names_when_they_are_read_again_in_another_order(path: Path) -> None:
-    before = open_each(small(MonotonicCounters(path, "s1", Began.ANEW)), "abcd")
+    before = open_each(small(MonotonicCounters(path, "s1", StateOrigin.EMPTY)), "abcd")
     assert before == {"a": 1, "b": 1, "__overflow__": 2}
-    again = small(MonotonicCounters(path, "s1", Began.RESUMED))
+    again = small(MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT))
     assert again.monotonic_counters
-    again.monotonic_counters.name_again(again.figures)
+    again.monotonic_counters.restore_label_values(again.figures)
     assert open_each(again, "dcba") == before
     assert again.figures.txn_types.cut > 0
 
 
 def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
-    def world_of(began: Began) -> World:
+    def world_of(began: StateOrigin) -> World:
         return small(MonotonicCounters(path, "s1", began))
 
     def finish(figures: Figures, names: str) -> None:
@@ -411,12 +413,12 @@ def test_steps_and_statuses_keep_their_names_too(path: Path) -> None:
             figures.finished["order", "closed", figures.statuses(figures.txn_types("order"), said)] += 1
             figures.step_gaps["order", figures.steps("order", said)].observe(1.0)
 
-    before = world_of(Began.ANEW)
+    before = world_of(StateOrigin.EMPTY)
     finish(before.figures, "ab-cd")
     shown = counts_of(before)
-    again = world_of(Began.RESUMED)
+    again = world_of(StateOrigin.CHECKPOINT)
     assert again.monotonic_counters
-    again.monotonic_counters.name_again(again.figures)
+    again.monotonic_counters.restore_label_values(again.figures)
     finish(again.figures, "dc-ba")
     assert counts_of(again) == shown
     assert {key for key in shown if "__overflow__" in key}
@@ -434,13 +436,13 @@ def counts_of(world: World) -> Numbers:
 
 @pytest.mark.parametrize("accept", ["text/plain", ACCEPT_OPENMETRICS])
 def test_the_server_shows_raised_values_in_both_formats(path: Path, accept: str) -> None:
-    before = World(monotonic_counters=MonotonicCounters(path, "s1", Began.ANEW))
+    before = World(monotonic_counters=MonotonicCounters(path, "s1", StateOrigin.EMPTY))
     for name in ("t1", "t2", "t3"):
         before.whole(name, txn_type="order")
     before.whole("g1", txn_type="gift")
     before.wait(10)
     shown = of_counters(ask(before, "/metrics", Accept=accept).text)
-    again = World(monotonic_counters=MonotonicCounters(path, "s1", Began.RESUMED))
+    again = World(monotonic_counters=MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT))
     assert not fallen(shown, of_counters(ask(again, "/metrics", Accept=accept).text))
     again.whole("t1")
     again.wait(10)
@@ -465,7 +467,7 @@ def fallen(before: Numbers, after: Numbers) -> dict[tuple[str, ...], tuple[float
 
 @pytest.mark.slow
 def test_several_scrapers_at_once_each_see_counters_rise_only(path: Path) -> None:
-    world = World(monotonic_counters=MonotonicCounters(path, "s1", Began.ANEW))
+    world = World(monotonic_counters=MonotonicCounters(path, "s1", StateOrigin.EMPTY))
     last: Numbers = {}
 
     async def scraper(asking: Ask, number: int) -> None:
@@ -484,5 +486,5 @@ def test_several_scrapers_at_once_each_see_counters_rise_only(path: Path) -> Non
 
     serve(world, all_at_once)
     assert last["transaction_duration_seconds_count", "type-5"] > 0
-    again = World(monotonic_counters=MonotonicCounters(path, "s1", Began.RESUMED))
+    again = World(monotonic_counters=MonotonicCounters(path, "s1", StateOrigin.CHECKPOINT))
     assert not fallen(last, of_counters(ask(again, "/metrics").text))

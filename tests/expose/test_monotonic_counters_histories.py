@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from txninsightd.core.histogram import Histogram
 from txninsightd.expose import catalogue
 from txninsightd.expose.collector import histograms, simple
-from txninsightd.expose.monotonic_counters import Began, MonotonicCounters
+from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 
 pytestmark = pytest.mark.slow
 
@@ -72,8 +72,8 @@ class Histories(RuleBasedStateMachine):
         self.of_processes: Shown = {}
         self.failures = 0
 
-    @initialize(began=st.sampled_from(Began))
-    def begin(self, began: Began) -> None:
+    @initialize(began=st.sampled_from(StateOrigin))
+    def begin(self, began: StateOrigin) -> None:
         self.monotonic_counters = MonotonicCounters(self.path, "parent-0", began)
 
     # --- What happens -------------------------------------------------------------------------------------------------
@@ -110,18 +110,18 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def aggregator_killed(self) -> None:
-        self.aggregator_begins(deepcopy(self.checkpoint), Began.RESUMED)
+        self.aggregator_begins(deepcopy(self.checkpoint), StateOrigin.CHECKPOINT)
 
     @rule()
     def parent_killed(self) -> None:
         self.parent_begins()
-        self.aggregator_begins(deepcopy(self.checkpoint), Began.RESUMED)
+        self.aggregator_begins(deepcopy(self.checkpoint), StateOrigin.CHECKPOINT)
 
     @rule(with_parent=st.booleans())
     def state_lost_and_begun_at_earliest(self, with_parent: bool) -> None:
         if with_parent:
             self.parent_begins()
-        self.aggregator_begins(State([0 for _ in LOGS]), Began.ANEW)
+        self.aggregator_begins(State([0 for _ in LOGS]), StateOrigin.EMPTY)
 
     @rule(with_parent=st.booleans())
     def state_lost_and_begun_at_latest(self, with_parent: bool) -> None:
@@ -130,7 +130,7 @@ class Histories(RuleBasedStateMachine):
         self.scraped()
         if with_parent:
             self.parent_begins()
-        self.aggregator_begins(State([len(log) for log in self.logs]), Began.ANEW_AT_LATEST)
+        self.aggregator_begins(State([len(log) for log in self.logs]), StateOrigin.EMPTY_AT_LATEST)
 
     def parent_begins(self) -> None:
         self.parents += 1
@@ -139,7 +139,7 @@ class Histories(RuleBasedStateMachine):
             self.of_processes[key] = self.last.get(key, 0)
         self.restarts = dict.fromkeys(CHILDREN, 0)
 
-    def aggregator_begins(self, state: State, began: Began) -> None:
+    def aggregator_begins(self, state: State, began: StateOrigin) -> None:
         """The first checkpoint is written before anything is read."""
         self.state, self.checkpoint = state, deepcopy(state)
         key = ("txninsight_checkpoint_failures_total",)
@@ -160,13 +160,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def scraped(self) -> None:
-        self.seen(list(self.monotonic_counters.raised(self.families())))
+        self.seen(list(self.monotonic_counters.without_resets(self.families())))
 
     @rule(log=st.sampled_from(LOGS))
     @precondition(lambda self: self.logs[0] or self.logs[1])
     def scraped_by_two_at_once(self, log: int) -> None:
         """The second begins first and ends last; what the first has answered must be on disk."""
-        other = self.monotonic_counters.raised(self.families())
+        other = self.monotonic_counters.without_resets(self.families())
         begun = [next(other)]
         self.read(log, 3)
         self.scraped()
@@ -177,7 +177,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(families=st.integers(1, 3))
     def killed_in_the_middle_of_a_scrape(self, families: int) -> None:
-        scrape = self.monotonic_counters.raised(self.families())
+        scrape = self.monotonic_counters.without_resets(self.families())
         for _ in range(families):
             next(scrape)
         self.aggregator_killed()

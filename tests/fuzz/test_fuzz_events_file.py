@@ -16,7 +16,7 @@ from tests.core.worlds import Chooser
 from tests.fuzz.forms import choosers, fuzz
 from tests.fuzz.mutation import edited, mutated, some_edits
 from txninsightd.tools.events_file import BadLine, Control, Header, Line, PlainEvents, Record, parse_line, read_lines
-from txninsightd.tools.replaying.plan import Sequence, Survey, Timeline, TsPaths, rebase_start, survey
+from txninsightd.tools.replaying.plan import Survey, Timeline, TransactionTracker, TsPaths, rebase_start, survey
 from txninsightd.tools.replaying.timestamps import epoch_s, first_time, shift_timestamps, shifted
 
 LINES = [
@@ -75,10 +75,10 @@ def follow(lines: list[bytes], plain: PlainEvents) -> Survey:
     assert found.events + found.bad.count + sum(isinstance(line, Header) for _, line in read) == len(read)
     assert math.isfinite(found.epoch)
     assert json.dumps([found.bad.named, sorted(found.topics)])
-    sequence = Sequence()
+    sequence = TransactionTracker()
     for _, line in read:
         if isinstance(line, Control):
-            sequence.refusal(line)
+            sequence.apply(line)
     if found.events > 0 and found.first_at <= found.last_at:
         due(found)
     return found

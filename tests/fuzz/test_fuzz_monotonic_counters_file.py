@@ -25,7 +25,7 @@ from tests.fuzz.mutation import edited, mutated, some_edits
 from txninsightd.core.figures import Figures
 from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import Definition, MetricType
-from txninsightd.expose.monotonic_counters import COUNTED, Began, MonotonicCounters
+from txninsightd.expose.monotonic_counters import COUNTED, MonotonicCounters, StateOrigin
 
 WORDS = [
     monotonic_counters_file.MAGIC,
@@ -43,7 +43,7 @@ class Scraped(Collector):
         self._monotonic_counters = monotonic_counters
 
     def collect(self) -> Iterator[Metric]:
-        return self._monotonic_counters.raised(map(family, COUNTED.values()))
+        return self._monotonic_counters.without_resets(map(family, COUNTED.values()))
 
 
 def family(definition: Definition) -> Metric:
@@ -78,7 +78,7 @@ def sound() -> bytes:
     """A file that was written after a scrape."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "exposed"
-        scrape(MonotonicCounters(path, "one", Began.ANEW))
+        scrape(MonotonicCounters(path, "one", StateOrigin.EMPTY))
         return path.read_bytes()
 
 
@@ -86,30 +86,30 @@ def with_checksum(body: bytes) -> bytes:
     return monotonic_counters_file.MAGIC + crc32(body).to_bytes(monotonic_counters_file.CHECKSUM_BYTES, "big") + body
 
 
-def starts_and_shows(content: bytes, began: Began, session: str) -> None:
+def starts_and_shows(content: bytes, began: StateOrigin, session: str) -> None:
     with TemporaryDirectory() as directory, structlog.testing.capture_logs():
         path = Path(directory) / "exposed"
         path.write_bytes(content)
         monotonic_counters = MonotonicCounters(path, session, began)
-        monotonic_counters.name_again(Figures((1.0,), most_label_values=10))
+        monotonic_counters.restore_label_values(Figures((1.0,), most_label_values=10))
         shown = scrape(monotonic_counters)
         assert scrape(monotonic_counters) == shown
-        later = numbers(scrape(MonotonicCounters(path, session, Began.RESUMED)))
+        later = numbers(scrape(MonotonicCounters(path, session, StateOrigin.CHECKPOINT)))
         assert all(later[name] >= value for name, value in numbers(shown).items())
 
 
-begins = st.sampled_from(list(Began))
+begins = st.sampled_from(list(StateOrigin))
 sessions = st.sampled_from(["one", "two"])
 
 
 @fuzz(40, 2000, content=st.binary(max_size=100), began=begins, session=sessions)
-def test_any_bytes(content: bytes, began: Began, session: str) -> None:
+def test_any_bytes(content: bytes, began: StateOrigin, session: str) -> None:
     starts_and_shows(content, began, session)
     starts_and_shows(with_checksum(content), began, session)
 
 
 @fuzz(60, 5000, c=choosers(), began=begins, session=sessions, repaired=st.booleans())
-def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -> None:
+def test_changed_bytes(c: Chooser, began: StateOrigin, session: str, repaired: bool) -> None:
     content = sound()
     if repaired:
         start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
@@ -120,7 +120,7 @@ def test_changed_bytes(c: Chooser, began: Began, session: str, repaired: bool) -
 
 
 @fuzz(120, 3000, c=choosers(), began=begins, session=sessions)
-def test_changed_values(c: Chooser, began: Began, session: str) -> None:
+def test_changed_values(c: Chooser, began: StateOrigin, session: str) -> None:
     start = len(monotonic_counters_file.MAGIC) + monotonic_counters_file.CHECKSUM_BYTES
     body = msgspec.msgpack.decode(sound()[start:])
     changed = edited(body, some_edits(c, body))
@@ -152,5 +152,5 @@ def test_a_label_that_is_not_utf_8_was_found_once(tmp_path: Path) -> None:
 def refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with structlog.testing.capture_logs() as logged:
-        MonotonicCounters(path, "one", Began.RESUMED)
+        MonotonicCounters(path, "one", StateOrigin.CHECKPOINT)
     assert [entry["event"] for entry in logged] == ["exposed_values_ignored"]

@@ -14,7 +14,7 @@ OVERVIEW = {
     "Live transactions": ORDERS,
     "Oldest open": ORDERS,
     "Aborted": PAYMENTS,
-    "Picture is older than": ORDERS,
+    "Data is older than": ORDERS,
     "Daemons": ORDERS,
     "Types": PAYMENTS,
     "Types/B": HANGING,  # closes wait behind a dead producer
@@ -24,18 +24,18 @@ OVERVIEW = {
     "Settled, by outcome": PAYMENTS,
     "Oldest open, by type": ORDERS,
     "Aborted share, by type": PAYMENTS,
-    "Objective: how fast the budget burns": ORDERS,
-    "Oddities": MESSY,
+    "Objective: burn rate of the error budget": ORDERS,
+    "Anomalies": MESSY,
 }
 TYPE = {
     "Live, by state": HANGING,
     "Stuck now": HANGING,
-    "Ages of the open ones": ORDERS,
+    "Ages of open transactions": ORDERS,
     "Partial and replayed/A": MESSY,
     "Partial and replayed/B": PAYMENTS,  # history is replayed there beside the scenario
     "Durations": PAYMENTS,
     "Durations: median, 95 %, 99 %": PAYMENTS,
-    "Objective: the share that kept it": PAYMENTS,
+    "Objective: the share that met it": PAYMENTS,
     "Closed, by status": PAYMENTS,
     "Where the time goes": PAYMENTS,
     "Steps: 95 % take at most": PAYMENTS,
@@ -43,7 +43,7 @@ TYPE = {
     "Commit delay": PAYMENTS,
 }
 KAFKA = {
-    "Last stable offset stands still": HANGING,
+    "Last stable offset without progress": HANGING,
     "Undecided records": HANGING,
     "Age of both views": HANGING,
     "Events, by topic": PAYMENTS,
@@ -56,14 +56,14 @@ DAEMON = {
     "Version": MESSY,
     "Restarts": MESSY,  # a child of it is killed
     "Heartbeats": MESSY,
-    "Readers: since the last round": MESSY,
+    "Readers: since the last turn": MESSY,
     "Age of the last checkpoint": MESSY,
     "Size of the last checkpoint": MESSY,
     "Writing a checkpoint": MESSY,
-    "Limits met": MESSY,  # limits.label_values is small there
+    "Limit hits": MESSY,  # limits.label_values is small there
     "Label values cut": MESSY,
-    "Settled ones in memory": MESSY,
-    "Configuration read again": MESSY,  # a faulty file is refused
+    "Settled transactions in memory": MESSY,
+    "Configuration reloads": MESSY,  # a faulty file is refused
 }
 FILLED = {
     f"{uid}: {panel}": scenario
@@ -82,12 +82,12 @@ AT_ZERO = {
     "txninsight-daemon: Queues/A": "no reader is ahead of its aggregator at this pace",
     "txninsight-daemon: Readers: share of the time paused/A": "no queue fills up at this pace",
     "txninsight-daemon: Readers: pauses/A": "no queue fills up at this pace",
-    "txninsight-daemon: Checkpoints that failed/A": "needs a full disk",
-    "txninsight-daemon: Checkpoints that failed/B": "needs a damaged file at a start",
+    "txninsight-daemon: Failed checkpoints/A": "needs a full disk",
+    "txninsight-daemon: Failed checkpoints/B": "needs a damaged file at a start",
 }
 
 EMPTY = {
-    "txninsight-overview: Oddities/B": "needs a partition that stands still for settle_max_s; only shown above zero",
+    "txninsight-overview: Anomalies/B": "needs a partition that stands still for settle_max_s; only shown above zero",
 }
 
 

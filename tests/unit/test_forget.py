@@ -118,12 +118,13 @@ def test_any_id_can_be_named(world: World, config: Path, txn_id: str) -> None:
 def test_what_is_not_live_is_said_in_words(world: World, config: Path, capsys: Captured) -> None:
     for txn_id, words in {
         "nobody": "no live transaction 'nobody' is known: check the id\n",
-        "over": "transaction 'over' is over already: there is nothing to forget\n",
+        "over": "transaction 'over' has already ended: there is nothing to forget\n",
     }.items():
         assert cli.run(["forget", txn_id, "--config", str(config)]) == 1
         assert capsys.readouterr().err == words
     world.lacking = ["the monitor has not caught up yet on 1 of 1 partitions"]
-    assert "check the id; not everything was read so far: the monitor has" in forget("nobody", str(config.parent)).text
+    answer = forget("nobody", str(config.parent))
+    assert "check the id; not all records have been read yet: the monitor has" in answer.text
     assert world.saved == []
 
 
@@ -132,7 +133,9 @@ def test_a_checkpoint_that_cannot_be_written_is_no_success(world: World, config:
     world.unwritable = OSError(28, "No space left on device")
     assert cli.run(["forget", "stuck", "--config", str(config)]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("transaction 'stuck' is ended, but no checkpoint could be written (No space left on device)")
+    assert said.startswith(
+        "transaction 'stuck' has ended, but no checkpoint could be written (No space left on device)"
+    )
 
 
 def test_an_id_that_is_no_text_is_refused(serving: Path) -> None:
@@ -171,7 +174,7 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced(directory: Path, world: Wo
 
 def test_what_is_no_socket_is_left_alone_and_the_daemon_goes_on(directory: Path, world: World) -> None:
     (directory / "control.sock").write_text("precious")
-    assert listening(directory, world) == ["control_socket_failed: something that is no socket is in its place"]
+    assert listening(directory, world) == ["control_socket_failed: a file that is not a socket is in its place"]
     assert (directory / "control.sock").read_text() == "precious"
 
 
@@ -186,7 +189,8 @@ def test_a_directory_that_is_not_there_is_no_reason_to_stop(directory: Path, wor
 def test_without_a_daemon_it_says_where_it_looked(config: Path, capsys: Captured) -> None:
     assert cli.run(["forget", "t", "--config", str(config)]) == 1
     said = capsys.readouterr().err
-    assert said == f"no txninsightd listens at {config.parent}/control.sock: is it running, and with this --config?\n"
+    path = f"{config.parent}/control.sock"
+    assert said == f"no txninsightd listens at {path}: check that it runs, and with this --config\n"
 
 
 def test_a_directory_that_was_substituted_is_not_shown(directory: Path) -> None:
@@ -200,7 +204,7 @@ def test_others_are_told_that_they_may_not(serving: Path) -> None:
         for parent in serving.parents[:-2]:
             parent.chmod(0o755)
         os.setuid(65534)
-        os._exit(int("only the user that txninsightd runs as" not in forget("t", str(serving.parent)).text))
+        os._exit(int("use the user that txninsightd runs as" not in forget("t", str(serving.parent)).text))
     assert os.waitpid(pid, 0)[1] == 0
 
 
@@ -225,7 +229,7 @@ def test_a_daemon_that_dies_in_the_midst_has_not_confirmed(directory: Path, said
     answer = forget("t", str(directory))
     thread.join(HANG_GUARD_S)
     assert answer.exit_code == 1
-    assert "did not say that it is done" in answer.text
+    assert "did not confirm the command" in answer.text
 
 
 def test_a_daemon_that_stands_still_is_not_waited_for_for_ever(directory: Path) -> None:
@@ -234,7 +238,7 @@ def test_a_daemon_that_stands_still_is_not_waited_for_for_ever(directory: Path) 
     answer = forget("t", str(directory), answer_within_s=0.05)
     done.set()
     thread.join(HANG_GUARD_S)
-    assert "did not say that it is done (no answer within 0.05 s)" in answer.text
+    assert "did not confirm the command (no answer within 0.05 s)" in answer.text
 
 
 # --- The config file --------------------------------------------------------------------------------------------------

@@ -142,4 +142,4 @@ def test_the_program_says_where_it_listens_shows_what_arrives_and_ends_when_told
 
 def test_a_taken_port_is_told(serving: Receivers, record: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert receivers.main(["--port", str(serving.server_port), "--record", str(record)]) == 1
-    assert "choose another one with --port" in capsys.readouterr().err
+    assert "choose another port with --port" in capsys.readouterr().err

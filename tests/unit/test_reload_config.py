@@ -69,7 +69,7 @@ def test_the_table_names_no_key_that_is_not_there_and_says_nothing_twice() -> No
 
 
 def test_the_guide_lists_exactly_the_keys_that_need_a_restart() -> None:
-    section = GUIDE.read_text().partition("## Changing it while the daemon runs")[2].partition("\n## ")[0]
+    section = GUIDE.read_text().partition("## How do I change it while the daemon runs?")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)
     assert rows == [name for name, effect in EFFECTS.items() if effect is Effect.RESTART]
     assert "SIGHUP" in SHIPPED.read_text()

@@ -40,8 +40,8 @@ def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
     said = capsys.readouterr().err
     assert "line 2: not JSON" in said
     assert "line 3: neither `topic`" in said
-    assert "line 4: commit, but 'q' has no Kafka transaction open" in said
-    assert "3 of 4 lines cannot be used" in said
+    assert "line 4: commit, but 'q' has no open Kafka transaction" in said
+    assert "3 of 4 lines are bad" in said
     assert "--strict was given" in said
     assert "no broker" not in said
 
@@ -49,7 +49,7 @@ def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
 def test_without_strict_bad_lines_are_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replay.main([written(tmp_path, "oops\n", GOOD), "--bootstrap", NOBODY]) == 2
     said = capsys.readouterr().err
-    assert "1 of 2 lines cannot be used: skipped" in said
+    assert "1 of 2 lines are bad: skipped" in said
     assert "no broker answers" in said
 
 

@@ -39,13 +39,18 @@ def test_what_is_found() -> None:
     assert found.topics == {"t": 3, "u": -1}
     assert found.transactional == {"p"}
     assert found.header.transaction_timeout_s == 7
-    lives = {life.producer: (life.first_line, life.last_line, life.transactional, life.crashes) for life in found.lives}
-    assert lives == {"plain": (2, 6, False, False), "p": (3, 5, True, False)}
+    sessions = {
+        session.producer: (session.first_line, session.last_line, session.transactional, session.crashes)
+        for session in found.sessions
+    }
+    assert sessions == {"plain": (2, 6, False, False), "p": (3, 5, True, False)}
 
 
 def test_a_name_that_goes_on_after_its_crash_begins_another_life() -> None:
     found = survey_of(control(1, "begin"), record(2), control(3, "crash"), control(4, "begin"), control(5, "abort"))
-    assert [(life.first_line, life.last_line, life.crashes, life.successor) for life in found.lives] == [
+    assert [
+        (session.first_line, session.last_line, session.crashes, session.after_crash) for session in found.sessions
+    ] == [
         (1, 3, True, False),
         (4, 5, False, True),
     ]
@@ -56,8 +61,8 @@ def test_control_lines_that_make_no_sense_are_bad_lines() -> None:
         control(1, "commit"), control(2, "begin"), control(3, "begin"), control(4, "abort"), control(5, "abort")
     )
     assert [number for number, _ in found.bad.named] == [1, 3, 5]
-    assert "has no Kafka transaction open" in found.bad.named[0][1]
-    assert "has not ended its Kafka transaction before" in found.bad.named[1][1]
+    assert "has no open Kafka transaction" in found.bad.named[0][1]
+    assert "has not ended its previous Kafka transaction" in found.bad.named[1][1]
     assert found.events == 2
 
 

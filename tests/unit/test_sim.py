@@ -133,7 +133,7 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=HANG_GUARD_S)
     assert process.returncode == 130
-    assert error.decode() == "txninsight-sim: stopped; what was written is not whole\n"
+    assert error.decode() == "txninsight-sim: stopped; the files are incomplete\n"
 
 
 # --- The scenarios that ship ------------------------------------------------------------------------------------------

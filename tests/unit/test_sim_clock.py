@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txninsightd.tools.simulation.actors import clear_of
-from txninsightd.tools.simulation.clock import RESOLUTION_S, Stalled, run
+from txninsightd.tools.simulation.clock import RESOLUTION_S, Deadlock, run
+from txninsightd.tools.simulation.engine import avoid_bands
 
 
 def test_a_year_passes_at_once_and_exactly() -> None:
@@ -54,7 +54,7 @@ def test_waiting_for_nothing_is_an_error_and_no_hang() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(Stalled):
+    with pytest.raises(Deadlock):
         run(main())
 
 
@@ -65,7 +65,7 @@ BAND = st.tuples(st.floats(0, 100), st.floats(0.1, 10)).map(lambda b: (b[0], b[0
 def test_a_moment_is_moved_out_of_a_band_and_never_into_the_past(
     target: float, bands: list[tuple[float, float]]
 ) -> None:
-    moved = clear_of(target, 50.0, bands)
+    moved = avoid_bands(target, 50.0, bands)
     assert moved >= 50.0
     assert all(not low < moved < high for low, high in bands)
     assert all(moved in (target, low, high) for low, high in bands)

@@ -20,7 +20,7 @@ def taken_port() -> Iterator[int]:
 
 def test_a_taken_port_is_named_with_the_variable_that_changes_it(taken_port: int) -> None:
     free = machine.free_ports(1)[0]
-    with pytest.raises(StackError, match=rf"port {taken_port} \(HTTP_PORT\) is taken .* HTTP_PORT=\.\.\."):
+    with pytest.raises(StackError, match=rf"port {taken_port} \(HTTP_PORT\) is used .* HTTP_PORT=\.\.\."):
         machine.require_free({"KAFKA_PORT": free, "HTTP_PORT": taken_port})
 
 

@@ -106,7 +106,7 @@ def test_a_program_that_does_not_start_shows_the_end_of_its_log(settings: Settin
     supervisor = launch(settings, Program(name="broken", command=broken, is_service=False))
     supervisor.start("broken")
     await_exit(supervisor, "broken")
-    with pytest.raises(StackError, match=r"broken does not run \(EXITED\)(.|\n)*no such topic"):
+    with pytest.raises(StackError, match=r"broken is not running \(EXITED\)(.|\n)*no such topic"):
         supervisor.require_alive("broken")
 
 

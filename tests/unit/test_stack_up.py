@@ -17,7 +17,7 @@ from txninsightd.tools.stack import StackError, demo, machine
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Supervisor
 from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of, urls
-from txninsightd.tools.watch import Client, Seen
+from txninsightd.tools.watch import Client, TransactionSummary
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +53,7 @@ def test_a_pace_that_is_none_is_an_error(text: str) -> None:
 
 
 def test_grafana_has_a_port_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Grafana       not installed; to have it" in urls(Settings.from_environment({}))
+    assert "Grafana       not installed; to get it" in urls(Settings.from_environment({}))
     monkeypatch.setattr(machine, "grafana", lambda: ["grafana"])
     settings = Settings.from_environment({"GRAFANA_PORT": "23000"})
     assert settings.ports["GRAFANA_PORT"] == 23000
@@ -90,20 +90,22 @@ def test_the_demo_names_whom_the_daemon_judges_wrong(tmp_path: Path) -> None:
     path = tmp_path / "truth.jsonl"
     path.write_text(TRUTH)
     truth = demo.read_truth(path)
-    closed = Seen(txn_id="a", state="closed")
-    idle = Seen(txn_id="b", state="open", stuck=True, cause="idle")
-    assert demo.judge(truth, {"a": closed, "b": idle}) == []
-    assert demo.judge(truth, {"a": closed, "b": Seen(txn_id="b", state="open")}) == [
+    closed = TransactionSummary(txn_id="a", state="closed")
+    idle = TransactionSummary(txn_id="b", state="open", stuck=True, cause="idle")
+    assert demo.differences(truth, {"a": closed, "b": idle}) == []
+    assert demo.differences(truth, {"a": closed, "b": TransactionSummary(txn_id="b", state="open")}) == [
         "b: should be open, stuck (idle) (it fell silent), the daemon says open"
     ]
-    assert demo.judge(truth, {"b": idle}) == ["a: should be closed (all committed), the daemon says nothing"]
+    assert demo.differences(truth, {"b": idle}) == ["a: should be closed (all committed), the daemon says nothing"]
 
 
-def ending_of(run_dir: Path, answers: Iterator[list[Seen] | Exception], monkeypatch: pytest.MonkeyPatch) -> demo.Ending:
-    """Of a demo whose replay is over; the daemon answers as said here, one answer after the other."""
+def ending_of(
+    run_dir: Path, snapshot: Iterator[list[TransactionSummary] | Exception], monkeypatch: pytest.MonkeyPatch
+) -> demo.DemoMonitor:
+    """Of a demo whose replay is over; the daemon snapshot as said here, one answer after the other."""
 
-    def answer(client: Client, query: str) -> list[Seen]:
-        answered = next(answers)
+    def answer(client: Client, query: str) -> list[TransactionSummary]:
+        answered = next(snapshot)
         if isinstance(answered, Exception):
             raise answered
         return answered
@@ -114,19 +116,22 @@ def ending_of(run_dir: Path, answers: Iterator[list[Seen] | Exception], monkeypa
     settings.demo_dir.mkdir()
     (settings.demo_dir / "truth.jsonl").write_text(TRUTH)
     scenario = msgspec.structs.replace(scenario_of(settings.scenario), observe_after_s=0.0)
-    ending = demo.Ending(settings, scenario, Supervisor(run_dir, settings.log_dir), 0)
-    assert not ending.is_over(), "it has just seen the end of the replay"
+    ending = demo.DemoMonitor(settings, scenario, Supervisor(run_dir, settings.log_dir), 0)
+    assert not ending.is_done(), "it has just txn the end of the replay"
     return ending
 
 
 def test_the_demo_asks_again_when_the_last_question_was_not_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = [Seen(txn_id="a", state="closed"), Seen(txn_id="b", state="open", stuck=True, cause="idle")]
+    said = [
+        TransactionSummary(txn_id="a", state="closed"),
+        TransactionSummary(txn_id="b", state="open", stuck=True, cause="idle"),
+    ]
     ending = ending_of(tmp_path, iter([TimeoutError("timed out"), BadStatusLine(""), said]), monkeypatch)
     judged = []
     for _ in range(3):
-        ending.is_over()
+        ending.is_done()
         judged.append(ending.wrong)
     assert judged == [None, None, []]
 
@@ -134,17 +139,19 @@ def test_the_demo_asks_again_when_the_last_question_was_not_answered(
 def test_the_demo_does_not_wait_for_ever_for_the_last_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ending = ending_of(tmp_path, iter([TimeoutError("timed out")]), monkeypatch)
     monkeypatch.setattr(demo, "ANSWER_WITHIN_S", 0.0)
-    with pytest.raises(StackError, match="does not say what became of the transactions: timed out"):
-        ending.is_over()
+    with pytest.raises(StackError, match="does not list its transactions: timed out"):
+        ending.is_done()
 
 
 def test_more_transactions_than_the_api_lists_are_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert demo.MOST_JUDGED == MOST_LISTED
-    monkeypatch.setattr(demo, "MOST_JUDGED", 100)
+    assert demo.MOST_COMPARED == MOST_LISTED
+    monkeypatch.setattr(demo, "MOST_COMPARED", 100)
     settings = Settings(run_dir=tmp_path, scenario=ROOT / "scenarios" / "checkout.yaml")
-    with pytest.raises(StackError, match=r"checkout\.yaml makes \d+ transactions, and the demo can judge 100 at most"):
+    with pytest.raises(
+        StackError, match=r"checkout\.yaml makes \d+ transactions, and the demo can compare 100 at most"
+    ):
         demo.simulate(settings)
 
 
@@ -158,17 +165,17 @@ def test_who_is_stuck_must_page_and_be_resolved(tmp_path: Path) -> None:
     path.write_text(TRUTH)
     truth = demo.read_truth(path)
     ticket = Message(at=1000.0, receiver="slack", body={"attachments": [{"fallback": "late", "color": "good"}]})
-    assert demo.lacking(truth, [ticket]) == "something was stuck, and no page and no resolve arrived"
-    assert demo.lacking(truth, [page("trigger")]) == "something was stuck, and no resolve arrived"
-    assert demo.lacking(truth, [page("trigger"), page("resolve")]) is None
-    assert demo.lacking({"a": truth["a"]}, []) is None, "nobody was stuck"
-    assert demo.tell([ticket, page("trigger"), page("trigger")]) == (
+    assert demo.missing_alerts(truth, [ticket]) == "a transaction was stuck, and no page and no resolve arrived"
+    assert demo.missing_alerts(truth, [page("trigger")]) == "a transaction was stuck, and no resolve arrived"
+    assert demo.missing_alerts(truth, [page("trigger"), page("resolve")]) is None
+    assert demo.missing_alerts({"a": truth["a"]}, []) is None, "nobody was stuck"
+    assert demo.summarize_alerts([ticket, page("trigger"), page("trigger")]) == (
         "Alerts sent: pagerduty 2 that fired and 0 that were resolved, slack 0 that fired and 1 that were resolved."
     )
 
 
 def make(*arguments: str) -> str:
-    """What make prints, as on the command line also when make runs the tests."""
+    """What make prints, as on the command line footer when make runs the tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return done.stdout

@@ -229,9 +229,9 @@ def test_a_full_disk_keeps_nobody_from_starting_again(tmp_path: Path) -> None:
 def test_a_first_start_on_a_full_disk_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with tmpfs(tmp_path, "64k") as small:
         fill(small.directory)
-        with pytest.raises(StateUnusable, match=r"No space left on device.*; make room on its file system; or set"):
+        with pytest.raises(StateUnusable, match=r"No space left on device.*; free space on its file system; or set"):
             DirectoryLock(small.directory).acquire()
-        with pytest.raises(StateUnusable, match="make room on its file system"):
+        with pytest.raises(StateUnusable, match="free space on its file system"):
             CheckpointStore(small.directory / "state", VERSION)
 
 
@@ -283,7 +283,7 @@ def test_a_lock_file_of_somebody_else_is_refused_with_what_to_do(shared_director
 def test_a_file_in_its_place_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     for directory in (tmp_path / "state", tmp_path / "state" / "below"):
-        with pytest.raises(StateUnusable, match="remove the file that stands in its place"):
+        with pytest.raises(StateUnusable, match="remove the file in its place"):
             CheckpointStore(directory, VERSION)
 
 

@@ -178,7 +178,7 @@ FOREIGN = {
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_files_are_passed_over(directory: Path, newer: Path, content: bytes) -> None:
     newer.write_bytes(content)
-    says = f"{newer.name} is no checkpoint that this txninsightd can read: its first line is another"
+    says = f"{newer.name} is not a checkpoint that this txninsightd can read: its first line differs"
     assert read(directory) == ([OLD], [says])
 
 

@@ -1,12 +1,12 @@
-"""When the state is written to disk, and how the loop goes on meanwhile.
+"""Writes the state to disk while the event loop goes on.
 
-A checkpoint is the ledger between two messages. The aggregator forks; the child, to which the state stands still, turns
-it into bytes and writes them (store.py), reports through a pipe and exits. So the loop stands still for the fork alone:
-some milliseconds a gigabyte (docs/decisions/checkpoint.md). The child holds nothing of its parent's: it closes every
-descriptor but its own, and is killed when the aggregator dies.
+A checkpoint is the ledger's state between two messages. The aggregator forks. In the child the state does not change;
+the child encodes it, writes it (store.py), reports through a pipe and exits. So only the fork blocks the loop: some
+milliseconds per gigabyte (docs/decisions/checkpoint.md). The child holds no descriptor of the aggregator except its
+own, and is killed when the aggregator dies.
 
-One writer runs at a time, each begun `every_s` after the one before. Who needs to know that something is durable
-(`request`) is told when a checkpoint that was begun after the question is on disk, or that it could not be written.
+One writer runs at a time, started `every_s` after the one before. A caller that needs durability (`request`) gets a
+callback once a checkpoint that started after its request is on disk, or could not be written.
 """
 
 import json
@@ -32,7 +32,7 @@ Dump = Callable[[], Iterator[bytes]]
 """The state of this moment, in chunks."""
 
 Then = Callable[[OSError | None], None]
-"""Told when a checkpoint is durable (None), or why it is not."""
+"""Called when a checkpoint is durable (None), or with the error."""
 
 log = structlog.get_logger()
 
@@ -41,14 +41,14 @@ class Loop(Protocol):
     """The part of an asyncio event loop that is needed here."""
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
-        """Call back whenever the descriptor has something to read."""
+        """Call back whenever the descriptor is readable."""
 
     def remove_reader(self, fd: int) -> bool:
-        """Call back no more."""
+        """Stop calling back."""
 
 
 class Writer(NamedTuple):
-    """A child that writes. `waiting`: who is told when it is done; `answer`: what it has reported so far."""
+    """A writer child. `waiting`: callbacks for its end; `answer`: its report so far."""
 
     pid: int
     report: int
@@ -58,10 +58,10 @@ class Writer(NamedTuple):
 
 
 class Checkpoints:
-    """Writes what `dump` gives every `every_s` seconds, and when asked.
+    """Writes what `dump` gives every `every_s` seconds, and on request.
 
-    `fallbacks`: how many checkpoints were passed over at the start. `on_begin` is called when one is begun, and what it
-    gives is told of the end.
+    `fallbacks`: how many checkpoints were skipped at the start. `on_begin` is called when a checkpoint starts, and its
+    result is called when that checkpoint ends.
     """
 
     def __init__(
@@ -86,34 +86,35 @@ class Checkpoints:
         self._next_at = now() + every_s
 
     def write_every(self, every_s: float) -> None:
-        """From now on as often as this."""
+        """Change the interval."""
         self._every_s = every_s
         self.health = self.health._replace(every_s=every_s)
-        # Never later than it was due by the former interval.
+        # A longer interval does not delay the checkpoint that is already scheduled.
         self._next_at = min(self._next_at, self._now() + every_s)
 
     def request(self, then: Then | None = None) -> None:
-        """Write one as soon as may be, and tell `then` what came of it."""
+        """Write a checkpoint as soon as possible, and call `then` with its result."""
         if then is not None:
             self._waiting.append(then)
         self._next_at = min(self._next_at, self._now())
         self.tick()
 
     def tick(self) -> None:
-        """Begin one if it is due. Only between two messages."""
+        """Start a checkpoint if it is due. Call this only between two messages."""
         now = self._now()
         if self._writer is None:
             if now >= self._next_at:
                 self._begin(now)
-        # It hangs. Killed, it leaves its pipe, and `_reported` counts the failure.
+        # It hangs. Killing it closes its pipe, and `_reported` counts the failure.
         elif now - self._writer.begun_at > LONGEST_WRITE_S:
             os.kill(self._writer.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the writer that runs, if any, and write the last checkpoint here, for all who wait. Failure is logged."""
+        """Kill a running writer and write the last checkpoint in this process, for all callers. Logs a failure."""
         waiting = self._take_waiting()
         if self._writer is not None:
-            # What they wait for is in the last one as well. The pid is still the writer's: only `_reap` waits for it.
+            # The last checkpoint covers their requests as well. Only `_reap` waits for the pid, so it is still the
+            # writer's.
             waiting += self._writer.waiting
             os.kill(self._writer.pid, signal.SIGKILL)
             self._reap(self._writer)
@@ -128,14 +129,14 @@ class Checkpoints:
     # --- One checkpoint -----------------------------------------------------------------------------------------------
 
     def _take_waiting(self) -> list[Then]:
-        """Who is to be told of the checkpoint that is begun now."""
+        """The callbacks for the checkpoint that starts now."""
         waiting, self._waiting = self._waiting, []
-        # It looks at the ledger, so nothing may be applied between this and the fork (or the dump).
+        # `on_begin` reads the ledger: apply no message between it and the fork (or the dump).
         follower = self.on_begin()
         return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
-        # First of all, so that a fork that fails is not tried again at each tick.
+        # Set it first: a failing fork is then not retried at each tick.
         self._next_at = now + self._every_s
         waiting = self._take_waiting()
         report, theirs = os.pipe()
@@ -155,13 +156,13 @@ class Checkpoints:
         self._loop.add_reader(report, self._reported, self._writer)
 
     def _reported(self, writer: Writer) -> None:
-        """The pipe ends once the writer's memory is freed, which takes a while; only then is it waited for."""
+        """Handle the writer's report. The pipe ends when the writer has freed its memory, so reaping does not block."""
         more = os.read(writer.report, REPORT_BYTES)
         if more:
             writer.answer.extend(more)
             return
         try:
-            # Who was killed has said nothing, or half of it.
+            # A killed writer has sent nothing or a part.
             answer = json.loads(writer.answer or b"{}")
         except ValueError:
             answer = {}
@@ -171,14 +172,14 @@ class Checkpoints:
         else:
             text = answer.get("error", "the process that wrote it was killed")
             self._failed(OSError(answer.get("errno", 0), text), writer.waiting)
-        # They asked while this one was written, and may miss in it what they want on disk: the next one comes at once,
-        # after a failure a little later.
+        # These requests came during the write and may not be in it. Write the next checkpoint at once, or a little
+        # later after a failure.
         if self._waiting:
             self._next_at = self._now() + (0.0 if "bytes" in answer else RETRY_S)
         self.tick()
 
     def _reap(self, writer: Writer) -> None:
-        # Before it is closed, for then its number may be another's.
+        # Remove the reader before the close: the descriptor's number may be reused.
         self._loop.remove_reader(writer.report)
         os.close(writer.report)
         os.waitpid(writer.pid, 0)
@@ -186,7 +187,7 @@ class Checkpoints:
 
     def _succeeded(self, begun_at: float, size_bytes: int, waiting: list[Then]) -> None:
         now = self._now()
-        # As old as the state in it, not as the file.
+        # Use the age of the state, not of the file.
         self.health = self.health._replace(written_at=begun_at, bytes=size_bytes, duration_s=now - begun_at)
         if self.problem is not None:
             log.info("checkpoint_written_again")
@@ -198,9 +199,10 @@ class Checkpoints:
     def _failed(self, failure: OSError, waiting: list[Then]) -> None:
         self.health = self.health._replace(failures=self.health.failures + 1)
         problem = f"no checkpoint can be written: {failure.strerror or failure}"
-        # Counted each time, said once for each reason.
+        # Count every failure, and log each reason once.
         if problem != self.problem:
-            log.error("checkpoint_failed", error=problem, advice="see to state.directory: room, rights, a sound disk")
+            advice = "check state.directory: free space, permissions, the disk"
+            log.error("checkpoint_failed", error=problem, advice=advice)
         self.problem = problem
         for then in waiting:
             then(failure)
@@ -210,28 +212,28 @@ class Checkpoints:
 
 
 def _write_and_exit(store: CheckpointStore, dump: Dump, report: int, aggregator: int) -> NoReturn:
-    """Never returns: nothing of the aggregator's may run twice."""
+    """Never returns: no code of the aggregator may run in the child."""
     try:
         kill_on_parent_exit(aggregator)
-        # Its number may be that of the checkpoint's file soon, into which no signal may write.
+        # The wake-up descriptor's number may soon be the checkpoint file's, and signals must not write into it.
         signal.set_wakeup_fd(-1)
         _keep_only(report)
         _die_first_of_all()
         os.write(report, _written(store, dump))
     finally:
-        # Not sys.exit: the exit handlers, the loop and the `finally` blocks that were forked along are the
-        # aggregator's. The code says nothing: the report does.
+        # os._exit skips the inherited exit handlers, the loop and `finally` blocks. The report has the result, not the
+        # exit code.
         os._exit(0)
 
 
 def _keep_only(descriptor: int) -> None:
-    """Close the lines, the sockets, the control line: whoever waits for their end must not wait for this process."""
+    """Close all other descriptors: peers that wait for a connection's end must not wait for this process."""
     os.closerange(STANDARD_ERROR + 1, descriptor)
     os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _die_first_of_all() -> None:
-    """Where memory runs out, this process is the one to lose: it costs a checkpoint, and nothing else."""
+    """When memory runs out, the kernel should kill this process: that costs only a checkpoint."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -1,10 +1,10 @@
-"""Lets a running ledger adopt other rules without holding up the event loop.
+"""Applies new rules to a running ledger without blocking the event loop.
 
-The ledger's steps are taken in slices of `SLICE_S`, one each time the loop comes round, so that whatever arrives is
-taken in between. Rules that come while others are being adopted take their place.
+The ledger's steps run in slices of `SLICE_S`, one per turn of the loop, and messages are processed in between. Rules
+that arrive during an adoption replace it.
 
-While a view has not caught up since the start, the ledger sees the past, and other thresholds would find things stuck
-in it that are long over. Until then it is judged as before; all other rules hold at once.
+Until every view has caught up since the start, the ledger sees the past, and new thresholds would call past states
+stuck. So the old thresholds stay until then; all other rules apply at once.
 """
 
 import gc
@@ -24,14 +24,14 @@ log = structlog.get_logger()
 
 
 class Loop(checkpoint.Loop, Protocol):
-    """The part of an asyncio event loop that is needed here, and beside."""
+    """The part of an asyncio event loop that is needed here."""
 
     def call_soon(self, callback: Callable[..., object], *args: object) -> object:
-        """Call back when the loop comes round."""
+        """Call back in the next turn of the loop."""
 
 
 class RuleReload:
-    """`after_slice` is called after each slice, for what has come of it."""
+    """`after_slice` is called after each slice, to handle its results."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class RuleReload:
         self._steps: Iterator[None] = iter(())
 
     def want(self, rules: Rules) -> None:
-        """Adopt these rules as soon as may be."""
-        # The latest word counts: what waits is of an older config.
+        """Adopt these rules as soon as possible."""
+        # The latest rules win: waiting ones come from an older config.
         self._waiting = None
         if self._warming_up() and rules.judging != self._ledger.rules.judging:
             self._waiting = rules
@@ -61,25 +61,25 @@ class RuleReload:
         self._begin(rules)
 
     def tick(self) -> None:
-        """To be called now and then: what waited may be due."""
+        """Call this regularly: it starts waiting rules once the views have caught up."""
         if self._waiting is not None and not self._warming_up():
             rules, self._waiting = self._waiting, None
             self._begin(rules)
 
     def _begin(self, rules: Rules) -> None:
-        gc.freeze()  # a collection in the midst of it would walk through all that lives
-        # Whatever is evaluated goes by them from here on; only what waits is judged anew, in the steps.
+        gc.freeze()  # a collection meanwhile would scan all live objects
+        # New evaluations use the new rules from now on; the steps re-evaluate the waiting transactions.
         self._steps = self._pipeline.adopt(rules, self._now())
         if self._ledger.judged_by is None:
             log.info("judging_anew", live=len(self._ledger.live))
         self._loop.call_soon(self._slice, self._steps)
 
     def _slice(self, steps: Iterator[None]) -> None:
-        # Other rules came meanwhile: this callback is of the former ones, whose steps nobody takes any more.
+        # Newer rules have replaced the ones of this callback.
         if steps is not self._steps:
             return
         until = perf_counter() + SLICE_S
-        # The steps give None; `self`, which they never give, says that there are no more.
+        # The steps yield None; the default `self` marks their end.
         while (left := next(steps, self) is not self) and perf_counter() < until:
             pass
         self._after_slice()

@@ -1,18 +1,20 @@
-"""The files in which checkpoints lie. They hold chunks of bytes; what these mean is not known here.
+"""Stores checkpoints in files. A checkpoint is a sequence of byte chunks; their content is not known here.
 
     <state.directory>/lock                       held by the one daemon that may use the directory
-    <state.directory>/checkpoint-000000000042    the last two good ones; the greatest number is the newest
-    <state.directory>/checkpoint-....tmp         being written, or left behind by a writer that was killed
+    <state.directory>/checkpoint-000000000042    the last two valid ones; the greatest number is the newest
+    <state.directory>/checkpoint-....tmp         being written, or left behind by a killed writer
 
-A checkpoint is written to a temporary file, synced, renamed, and the directory synced: whatever dies at any moment, a
-file with a checkpoint's name was whole when it got it. It begins with a header (magic, version, moment, number of
-chunks, bytes that follow, CRC-32 over all of them and over the header itself); each chunk stands behind its length.
-Neither writing nor checking holds more than one chunk in memory. CRC-32, since it finds torn, cut and decayed files at
-2.3 GB/s and comes with Python (BLAKE2b: 0.9; xxHash: 15, but one dependency more to win 0.4 s a gigabyte). It is no
-protection from somebody who may write in the directory, so nothing read from here may ever be unpickled or run.
+A checkpoint is written to a temporary file, synced, renamed, and the directory is synced. So a file with a checkpoint's
+name was complete when it got the name, whatever died. It begins with a header: magic, version, time, number of chunks,
+number of following bytes, and a CRC-32 over all of them and the header itself. Each chunk has its length in front.
+Writing and checking hold at most one chunk in memory.
 
-Reading begins with the newest and passes over what is not sound, in words. Who finds a sound one unusable all the same
-says so (`pass_over`) and takes the next:
+CRC-32 detects torn, truncated and decayed files at 2.3 GB/s and comes with Python (BLAKE2b: 0.9; xxHash: 15, but
+another dependency to save 0.4 s per gigabyte). It does not protect from a user with write access to the directory. So
+nothing read from here may be unpickled or executed.
+
+Reading starts with the newest checkpoint and skips invalid ones, with a reason. A caller that cannot use a valid one
+skips it too (`pass_over`) and takes the next:
 
     for loaded in store.read():
         try:
@@ -40,8 +42,8 @@ from txninsightd import clock
 KEPT = 2
 NAME = re.compile(r"checkpoint-(\d{12,})")
 PREFIX, SUFFIX = "checkpoint-", ".tmp"
-MAGIC = b"txninsightd checkpoint 1\n"  # the number is that of this layout
-# The fields of `Header`; big-endian, without padding.
+MAGIC = b"txninsightd checkpoint 1\n"  # the number is the version of this layout
+# The fields of `Header`: big-endian, without padding.
 HEADER = Struct(f">{len(MAGIC)}sIdQQ")
 CHECKSUM = Struct(">I")
 LENGTH = Struct(">Q")
@@ -52,27 +54,27 @@ LOOK_EVERY_S = 0.05
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 ADVICE = {
-    errno.EACCES: "create it, or make it the daemon's own: "
+    errno.EACCES: "create it, or give it to the daemon's user: "
     "sudo install -d -m 700 -o {user} {directory} && sudo chown -R {user} {directory}",
-    errno.EPERM: "make it the daemon's own: sudo chown -R {user} {directory}",
+    errno.EPERM: "give it to the daemon's user: sudo chown -R {user} {directory}",
     errno.EROFS: "mount its file system writable",
-    errno.ENOTDIR: "remove the file that stands in its place",
-    errno.EEXIST: "remove the file that stands in its place",
-    errno.ENOSPC: "make room on its file system",
+    errno.ENOTDIR: "remove the file in its place",
+    errno.EEXIST: "remove the file in its place",
+    errno.ENOSPC: "free space on its file system",
     errno.EDQUOT: "raise the quota of user {user}",
 }
 
 
 class StateUnusable(Exception):
-    """The state directory cannot be used; the text says why and what to do next."""
+    """The state directory cannot be used; the text says why and what to do."""
 
 
 class Damaged(Exception):
-    """Why a file is no checkpoint to go on from, in words that follow its name."""
+    """Why a file is not a valid checkpoint; the text follows the file's name."""
 
 
 class Header(NamedTuple):
-    """What a checkpoint says of itself; `body_bytes`: the chunks and their lengths."""
+    """A checkpoint's header. `body_bytes` counts the chunks and their lengths."""
 
     magic: bytes
     version: int
@@ -82,10 +84,10 @@ class Header(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A whole and sound checkpoint.
+    """A complete and valid checkpoint.
 
-    `written_at`: epoch seconds, when its writing began. `chunks` are read as they are asked for, once, and before the
-    next checkpoint is written; they raise OSError if the disk fails then. `version`: at most the store's.
+    `written_at`: epoch seconds at the start of its writing. `chunks` are read lazily and once. Read them before the
+    next checkpoint is written; they raise OSError if the disk fails. `version` is at most the store's.
     """
 
     path: Path
@@ -97,7 +99,7 @@ class Loaded(NamedTuple):
 class CheckpointStore:
     """The checkpoints of one directory, written as `version` and read up to it. One writer at a time (`DirectoryLock`).
 
-    Creates the directory if need be. Raises StateUnusable when it cannot be read and written; a full disk is not that.
+    Creates the directory if needed. Raises StateUnusable when it cannot be read and written; a full disk is accepted.
     """
 
     def __init__(self, directory: Path, version: int, now: Callable[[], float] = clock.now) -> None:
@@ -109,23 +111,23 @@ class CheckpointStore:
 
     @property
     def damaged(self) -> list[str]:
-        """What was passed over, and why: a line of text each, newest checkpoint first."""
+        """The skipped checkpoints with their reasons: one line of text each, newest first."""
         return list(self._passed_over.values())
 
     def pass_over(self, path: Path, why: str) -> None:
-        """Do not count this checkpoint among the good ones; `why` follows its name: "is ...", "cannot ..."."""
+        """Count this checkpoint as invalid. `why` follows its name: "is ...", "cannot ..."."""
         self._passed_over[path] = f"{path.name} {why}"
 
     def read(self, on_progress: Callable[[], None] = lambda: None) -> Iterator[Loaded]:
-        """The sound ones, newest first; the others are passed over. Raises StateUnusable when one may not be read.
+        """The valid checkpoints, newest first; invalid ones are skipped. Raises StateUnusable when one may not be read.
 
-        `on_progress` is called between the blocks that are checked, which may take long on a slow disk.
+        `on_progress` is called between the blocks of the check, which may take long on a slow disk.
         """
         for number in sorted(self._numbers(), reverse=True):
             path = self._path(number)
             try:
                 header = _check(path, self._version, on_progress)
-            # Not passed over: it may be sound, and with other rights could be gone on from.
+            # Do not skip it: it may be valid, and usable with other permissions.
             except PermissionError as failure:
                 raise _unusable(self._directory, failure) from failure
             except OSError as failure:
@@ -136,13 +138,14 @@ class CheckpointStore:
                 yield Loaded(path, header.written_at, _chunks(path, header), header.version)
 
     def write(self, chunks: Iterable[bytes]) -> int:
-        """Write the next checkpoint, durably, and remove what is older than the last two good ones; gives its bytes.
+        """Write the next checkpoint durably, and remove those older than the last two valid ones; returns its bytes.
 
-        Raises OSError, and what `chunks` raises; the good ones are untouched then, and no temporary file is left.
+        Raises OSError, and what `chunks` raises. Then the valid checkpoints are untouched, and no temporary file is
+        left.
         """
         written_at = self._now()
         self._remove_leftovers()
-        # Above those that were passed over, too: the greatest number is the newest.
+        # Skipped ones count as well: the greatest number must be the newest.
         path = self._path(max(self._numbers(), default=0) + 1)
         descriptor, temporary = mkstemp(SUFFIX, PREFIX, self._directory)
         try:
@@ -153,7 +156,7 @@ class CheckpointStore:
             with suppress(OSError):
                 Path(temporary).unlink()
             raise
-        # Only now is the new name durable, and only then may an older one go.
+        # Make the new name durable before an older file is removed.
         _sync_directory(self._directory)
         self._remove_old()
         return size_bytes
@@ -167,12 +170,12 @@ class CheckpointStore:
         return [int(match[1]) for match in matches if match]
 
     def _remove_leftovers(self) -> None:
-        """The temporary files of writers that were killed."""
+        """Remove the temporary files of killed writers."""
         for path in self._directory.glob(f"{PREFIX}*{SUFFIX}"):
             path.unlink(missing_ok=True)
 
     def _remove_old(self) -> None:
-        """What was passed over stays to be looked at until two good ones are newer."""
+        """Skipped files stay for inspection until two valid ones are newer."""
         numbers = self._numbers()
         good = sorted(n for n in numbers if self._path(n) not in self._passed_over)
         for number in numbers:
@@ -181,9 +184,9 @@ class CheckpointStore:
 
 
 class DirectoryLock:
-    """One daemon a directory. The lock dies with the last of the processes that took and inherited it.
+    """Allows one daemon per directory. The lock ends with the last process that took or inherited it.
 
-    So a daemon that was killed has let go only when none of its children can write, or listen, any more.
+    So the lock of a killed daemon ends only when none of its children can write or listen any more.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -191,14 +194,14 @@ class DirectoryLock:
         self._descriptor = -1
 
     def acquire(self, patience_s: float = PATIENCE_S) -> None:
-        """Take the lock; waits for those who are about to end. Raises StateUnusable where it cannot be had."""
+        """Take the lock, and wait for a daemon that is about to end. Raises StateUnusable on failure."""
         _make_usable(self._directory)
         try:
-            # A lock of flock is the open file's: forked children share it; whatever they execute does not.
+            # flock locks the open file: forked children share it, and executed programs do not.
             descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as failure:
             raise _unusable(self._directory, failure) from failure
-        # The children of a daemon that was killed go with it, but not at once.
+        # A killed daemon's children exit shortly after it.
         deadline = time.monotonic() + patience_s
         while not self._locked(descriptor):
             if time.monotonic() >= deadline:
@@ -219,7 +222,7 @@ class DirectoryLock:
         return True
 
     def release(self) -> None:
-        """Let go; others who inherited it still hold it."""
+        """Release the lock; processes that inherited it still hold it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -229,22 +232,22 @@ class DirectoryLock:
 
 
 def _make_usable(directory: Path) -> None:
-    """Create it if need be, and try to list it and to make a file in it. Raises StateUnusable."""
+    """Create it if needed, and try to list it and to create a file in it. Raises StateUnusable."""
     try:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(directory.parent)
-        # To list it, and to write in it, are different rights.
+        # Listing and writing need different permissions.
         next(directory.iterdir(), None)
         TemporaryFile(prefix=PREFIX, suffix=SUFFIX, dir=directory).close()
     except OSError as failure:
-        # A full disk keeps nobody from going on with what is there.
+        # With a full disk the daemon can still start from the existing checkpoints.
         if failure.errno not in NO_ROOM or not directory.is_dir():
             raise _unusable(directory, failure) from failure
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the names in it durable."""
+    """Make the names in the directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -255,7 +258,7 @@ def _sync_directory(directory: Path) -> None:
 def _unusable(directory: Path, failure: OSError) -> StateUnusable:
     failed = Path(os.fsdecode(failure.filename)) if failure.filename else directory
     where = "" if failed == directory else f" ({failed})"
-    advice = ADVICE.get(failure.errno or 0, "see to its file system").format(user=os.geteuid(), directory=directory)
+    advice = ADVICE.get(failure.errno or 0, "check its file system").format(user=os.geteuid(), directory=directory)
     return StateUnusable(
         f"the state directory {directory} cannot be used: {failure.strerror}{where}; "
         f"{advice}; or set state.directory in the config to another one"
@@ -270,7 +273,7 @@ def _in_use(directory: Path, holder: str) -> StateUnusable:
 
 
 def _note_pid(descriptor: int) -> None:
-    """For the message of who comes second; without room on the disk it goes without."""
+    """Write the pid for the error message of a second daemon. On a full disk the file stays empty."""
     os.ftruncate(descriptor, 0)
     with suppress(OSError):
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -280,9 +283,8 @@ def _note_pid(descriptor: int) -> None:
 
 
 def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[bytes]) -> int:
-    """Write and sync one whole checkpoint; gives its bytes. The header comes last, since only then it is known."""
-    # Zeros hold the header's place. Its checksum goes on from that of the body, not the other way round, since what it
-    # says is known last.
+    """Write and sync one complete checkpoint; returns its bytes. The header comes last, when its fields are known."""
+    # Zeros reserve the place of the header. The CRC covers the body first: the header's fields are known last.
     file.write(bytes(HEAD_BYTES))
     checksum = count = body_bytes = 0
     for chunk in chunks:
@@ -301,14 +303,14 @@ def _fill(file: BinaryIO, version: int, written_at: float, chunks: Iterable[byte
 
 
 def _check(path: Path, newest_version: int, on_progress: Callable[[], None]) -> Header:
-    """Read all of it once. Raises Damaged for what is not whole, not sound or too new, and OSError."""
+    """Read and check the whole file. Raises OSError, and Damaged when it is incomplete, corrupt or too new."""
     with BufferedReader(FileIO(path), BLOCK_BYTES) as file:
         head = file.read(HEAD_BYTES)
         header = _header(head, os.fstat(file.fileno()).st_size)
         checksum = _checksum(file, header, on_progress)
     if CHECKSUM.pack(crc32(head[: HEADER.size], checksum)) != head[HEADER.size :]:
-        raise Damaged("is damaged: its checksum does not fit what it holds")
-    # Only after the checksum: a flipped bit in the version is damage, not a newer txninsightd.
+        raise Damaged("is damaged: its checksum does not match its content")
+    # Check the version after the checksum: a flipped bit in it is damage, not a newer txninsightd.
     if header.version > newest_version:
         raise Damaged(f"is too new: version {header.version}, and this txninsightd reads up to {newest_version}")
     return header
@@ -317,9 +319,9 @@ def _check(path: Path, newest_version: int, on_progress: Callable[[], None]) -> 
 def _header(head: bytes, size_bytes: int) -> Header:
     if not head:
         raise Damaged("is empty")
-    # As far as it goes: what ends within the first line is cut short, not foreign.
+    # Compare only the present bytes: a file that ends within the first line is truncated, not foreign.
     if head[: len(MAGIC)] != MAGIC[: len(head)]:
-        raise Damaged("is no checkpoint that this txninsightd can read: its first line is another")
+        raise Damaged("is not a checkpoint that this txninsightd can read: its first line differs")
     if len(head) < HEAD_BYTES:
         raise Damaged(f"is cut short: {len(head)} bytes")
     header = Header(*HEADER.unpack(head[: HEADER.size]))
@@ -330,13 +332,13 @@ def _header(head: bytes, size_bytes: int) -> Header:
 
 
 def _checksum(file: "BufferedReader[FileIO]", header: Header, on_progress: Callable[[], None]) -> int:
-    """Of the chunks and their lengths, block by block; what the header says is not believed yet."""
-    # One buffer for all, so that no chunk is held whole.
+    """The CRC of the chunks and their lengths, block by block. The header is not trusted yet."""
+    # One buffer for all blocks, so no chunk is held as a whole.
     block = memoryview(bytearray(BLOCK_BYTES))
     checksum, left = 0, header.body_bytes
     for _ in range(header.chunks):
         length = file.read(LENGTH.size)
-        # A length that is itself cut off makes `left` negative, just as one that is too large.
+        # A truncated length makes `left` negative, like one that is too large.
         chunk_left = LENGTH.unpack(length)[0] if len(length) == LENGTH.size else left
         left -= LENGTH.size + chunk_left
         if left < 0:
@@ -357,6 +359,6 @@ def _checksum(file: "BufferedReader[FileIO]", header: Header, on_progress: Calla
 def _chunks(path: Path, header: Header) -> Iterator[bytes]:
     with BufferedReader(FileIO(path), BLOCK_BYTES) as file:
         file.seek(HEAD_BYTES)
-        # Nothing is checked any more: `_check` has read it all.
+        # `_check` has verified the file.
         for _ in range(header.chunks):
             yield file.read(*LENGTH.unpack(file.read(LENGTH.size)))

@@ -1,1 +1,1 @@
-"""What the outside sees: the metric catalogue, the collector, the HTTP API."""
+"""The daemon's outputs: the metric catalogue, the collector, the HTTP API and the operator socket."""

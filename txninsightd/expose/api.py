@@ -1,7 +1,7 @@
-"""The routes: what each URL answers. Everything is read from the `Source`; nothing here changes anything.
+"""The HTTP routes. Handlers read from the `Source` and change nothing.
 
-All answers but `/metrics` are JSON; an error is `{"error": "..."}` and says what to do. Listings and scrapes work in
-small portions (loop_yield.py) and one listing at a time, so that neither holds the aggregator up.
+All answers except `/metrics` are JSON. An error is `{"error": "..."}` and says what to do. Listings and scrapes yield
+to the event loop (loop_yield.py), and one listing runs at a time. So neither holds up the aggregator.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from txninsightd.expose.summaries import detail_of, summary_of
 ROUTES = {
     "/metrics": "all metrics, in Prometheus' text format or as OpenMetrics (with exemplars), by the Accept header",
     "/api/v1/transactions": "live and lingering transactions; filters: state, cause, txn_type, limit",
-    "/api/v1/transactions/{txn_id}": "one transaction: its timeline, and why it stands so",
+    "/api/v1/transactions/{txn_id}": "one transaction: its timeline, and the reason for its state",
     "/api/v1/partitions": "how far each partition was read, and its oldest undecided record",
     "/healthz": "200 while the aggregator's event loop runs",
     "/readyz": "200 when nothing is missing, else 503 with what is missing",
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class Listing(msgspec.Struct):
-    """The answer to a listing; `matched` counts all that match, `returned` those that are shown."""
+    """The answer to a listing. `matched` counts all transactions that match, `returned` those in the answer."""
 
     transactions: list[msgspec.Raw]
     matched: int
@@ -58,7 +58,7 @@ class Api:
                 web.get("/", self.index),
                 web.get("/metrics", self.metrics),
                 web.get("/api/v1/transactions", self.transactions),
-                # An id may hold anything, slashes and line breaks included.
+                # An id may contain any character, also slashes and line breaks.
                 web.get("/api/v1/transactions/{txn_id:(?s:.+)}", self.transaction),
                 web.get("/api/v1/partitions", self.partitions),
                 web.get("/healthz", self.health),
@@ -68,7 +68,7 @@ class Api:
         return app
 
     async def index(self, request: web.Request) -> web.Response:
-        """What there is."""
+        """Name, version and routes."""
         return json_response({"name": "txninsightd", "version": __version__, "routes": ROUTES})
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -91,16 +91,16 @@ class Api:
             selection = await select(ledger, query)
             loop_yield = LoopYield()
             shown = []
-            # One may settle between two breaths: it is then shown as it last stood.
+            # A transaction may settle while the loop yields. Its last live state is shown then.
             for entry in selection.entries:
                 shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
-                await loop_yield.take()
+                await loop_yield.yield_if_due()
         return json_response(Listing(shown, selection.matched, len(shown)))
 
     async def transaction(self, request: web.Request) -> web.Response:
         """One transaction."""
         ledger, txn_id = self._source.ledger, request.match_info["txn_id"]
-        # After a late retry there are both, and the life that goes on is the one to show.
+        # After a late retry the id has a settled life and a live one: show the live one.
         entry = ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
         if entry is None:
             return json_response({"error": self._absence(txn_id)}, 404)
@@ -108,40 +108,40 @@ class Api:
 
     def _absence(self, txn_id: str) -> str:
         ledger = self._source.ledger
-        # False is an answer, too: over, and not aborted.
+        # True and False both mean that it has ended; None means that it is unknown.
         if ledger.archive.was_aborted(txn_id) is not None:
             return (
-                f"transaction '{txn_id}' is over and is no longer shown: settled ones are kept for state.linger_s "
+                f"transaction '{txn_id}' has ended and is no longer shown: settled ones are kept for state.linger_s "
                 f"({ledger.rules.linger_s:g} s), at most limits.lingering ({ledger.rules.most_lingering}) of them"
             )
         return (
-            f"no transaction '{txn_id}' is known: check the id (percent-encode what is special in URLs), and on "
-            "/readyz whether everything was read so far; what ended long ago is forgotten"
+            f"no transaction '{txn_id}' is known: check the id (percent-encode special characters in URLs), and check "
+            "on /readyz that all records have been read; transactions that ended long ago are forgotten"
         )
 
     async def partitions(self, request: web.Request) -> web.Response:
-        """All partitions of topics that are there, or were a moment ago."""
+        """All partitions of topics that exist, or existed a moment ago."""
         ledger, loop_yield = self._source.ledger, LoopYield()
         shown: list[PartitionSummary] = []
-        # A list of its own, since partitions may be found between two breaths.
+        # A copy: new partitions may be discovered while the loop yields.
         for partition in [p for p in ledger.partitions.values() if not p.void]:
             shown.append(partition_summary(ledger, partition))
-            await loop_yield.take()
+            await loop_yield.yield_if_due()
         return json_response(shown)
 
     async def health(self, request: web.Request) -> web.Response:
-        """Served by the loop that does the work: no answer means that it stands."""
+        """Liveness. The event loop that does the work answers, so no answer means that it hangs."""
         return json_response({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Whether anything is missing."""
+        """Readiness: 200, or 503 with what is missing."""
         missing = self._source.missing()
         return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Whatever goes wrong is told as JSON; what should not have gone wrong is logged."""
+    """Answer errors as JSON, and log unexpected ones."""
     try:
         return await handler(request)
     except web.HTTPNotFound:
@@ -153,11 +153,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         raise
     except Exception:
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return json_response({"error": "the request failed inside txninsightd; its log says why"}, 500)
+        return json_response({"error": "the request failed inside txninsightd; see its log"}, 500)
 
 
 def json_response(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Any answer but that of `/metrics`."""
+    """A JSON answer."""
     return web.Response(
         body=msgspec.json.encode(answer), status=status, content_type="application/json", headers=headers
     )

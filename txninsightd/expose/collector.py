@@ -1,12 +1,12 @@
-"""All metrics that the aggregator itself knows, read from the ledger's figures at each scrape.
+"""The aggregator's own metrics, read from the ledger's figures at each scrape.
 
-Nothing is counted here: the figures are the aggregator's state, and this module only shows them, with the names of
-`catalogue.py`. Series exist from the start at 0 wherever their labels can be known: for the configured and all seen
-transaction types, for all outcomes, causes and anomalies, for the topics of all known partitions.
+This module counts nothing: the figures are part of the aggregator's state. The names come from `catalogue.py`. Series
+start at 0 wherever their labels are known beforehand: for configured and seen transaction types, for all outcomes,
+causes and anomalies, and for the topics of all known partitions.
 
-Each family is built in one go, without an `await`, so its samples belong to one moment; between families the figures
-may move on (`rendering.py`). Where many transactions are open, the dearest family is the age of the open ones: about
-0.1 us for each distinct second in which one of a type was opened.
+Each family is built without an `await`, so its samples belong to one moment. Between families the figures may change
+(`rendering.py`). With many open transactions, their age is the most expensive family: about 0.1 us for each distinct
+second in which a transaction of a type was opened.
 """
 
 from bisect import bisect_left, bisect_right
@@ -36,7 +36,7 @@ STATES = ("open", "tentatively_closed", "stuck", "aborted")
 """The values of the label `state`."""
 
 RESULTS_BY_VIEW = {View.MONITOR: tuple(RecordResult), View.VALIDATOR: (RecordResult.OK, RecordResult.GAP)}
-"""What can become of a record in each view: the validator decodes nothing."""
+"""The possible results of a record in each view. The validator decodes nothing."""
 
 Values = tuple[str, ...]
 _go_string: Callable[[float], str] = floatToGoString
@@ -44,9 +44,9 @@ V = TypeVar("V", bound=Values)
 
 
 class LedgerCollector(Collector):
-    """Shows the figures of one ledger. `bounds` are the histograms' upper bounds in seconds, as the figures have them.
+    """Exposes the figures of one ledger. `bounds` are the figures' histogram bounds in seconds.
 
-    `most_topics` caps the label `topic`: the first ones keep their names, all others together are `__overflow__`.
+    `most_topics` caps the label `topic`: the first topics keep their names, the others share `__overflow__`.
     """
 
     def __init__(self, source: Source, bounds: Sequence[float], most_topics: int) -> None:
@@ -55,7 +55,7 @@ class LedgerCollector(Collector):
         self._most_topics = most_topics
 
     def collect(self) -> Iterator[Metric]:
-        """All families that need no reader's help, built one after the other as they are asked for."""
+        """All families of the aggregator, built lazily one after the other."""
         types = known_types(self._source.figures, self._source.ledger.rules.stuck_by_type)
         yield from self._live(types)
         yield from self._ages(types)
@@ -79,7 +79,7 @@ class LedgerCollector(Collector):
     def _ages(self, types: list[str]) -> Iterator[Metric]:
         opened = self._source.figures.gauges.opened_seconds
         now = self._source.now()
-        ages = {t: Ages.of(opened.get(t, NOBODY), self._bounds, now) for t in types}
+        ages = {t: Ages.of(opened.get(t, NONE_OPEN), self._bounds, now) for t in types}
         family = catalogue.OPEN_AGE.family()
         for txn_type, age in ages.items():
             family.samples += _buckets(catalogue.OPEN_AGE, (txn_type,), self._bounds, age.cumulative)
@@ -91,7 +91,7 @@ class LedgerCollector(Collector):
     def _counted(self, types: list[str]) -> Iterator[Metric]:
         figures = self._source.figures
         yield simple(catalogue.TRANSACTIONS_OPENED, {(t,): figures.opened.get(t, 0) for t in types})
-        # Which statuses there will be, nobody knows before: the zeros stand at the one without a name.
+        # Statuses are not known beforehand, so the zeros have the unnamed status.
         unfinished = {(t, outcome.value, UNNAMED): 0 for t in types for outcome in Outcome}
         yield simple(catalogue.TRANSACTIONS_FINISHED, {**unfinished, **figures.finished})
         replayed = {**zeros(types, Outcome), **figures.replayed}
@@ -102,7 +102,7 @@ class LedgerCollector(Collector):
 
     def _objectives(self, types: list[str]) -> Iterator[Metric]:
         missed = self._source.figures.objective_missed
-        # `__overflow__` stands for many types, which share no objective.
+        # The types behind `__overflow__` share no objective.
         wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
         durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
         ages = {(t,): o.open_age_s for t, o in wanted.items() if o.open_age_s is not None}
@@ -123,7 +123,7 @@ class LedgerCollector(Collector):
     def _topics(self) -> Iterator[Metric]:
         ledger, figures = self._source.ledger, self._source.figures
         topics = TopicLabels((ref.topic for ref in ledger.partitions), self._most_topics)
-        # Counters go on for topics that are gone; lags and ages are of those that are there.
+        # Counters continue for deleted topics; lags and ages exist only for present ones.
         present = [(topics.label(p.ref.topic), p) for p in ledger.partitions.values() if not p.gone]
         yield simple(catalogue.RECORDS, self._records(topics))
         yield simple(catalogue.CONSUMER_LAG, _lags(topics, present))
@@ -155,7 +155,7 @@ class LedgerCollector(Collector):
 
     def _view_age_s(self, view: View) -> float:
         present = [as_of(p, view) for p in self._source.ledger.partitions.values() if not p.gone]
-        # A view that has not caught up once (UNSEEN is minus infinity) is as blind as the aggregator is old.
+        # Before a view's first catch-up (UNSEEN is minus infinity) its age is that of the aggregator.
         seen = max(min(present, default=0.0), self._source.started_at)
         return max(0.0, self._source.now() - seen)
 
@@ -187,33 +187,25 @@ class LedgerCollector(Collector):
 
 
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
-    """The values of the label `txn_type`: the configured types, and all that were seen."""
+    """The values of the label `txn_type`: configured types and seen types."""
     gauges = figures.gauges
-    seen = (figures.opened, figures.durations, gauges.partial)
-    by_state = (gauges.live, figures.finished)
-    # Not a set: while the samples keep their order, monotonic_counters.py has little to do.
-    return list(
-        dict.fromkeys(
-            [
-                *configured,
-                *figures.txn_types.named,
-                *(t for f in seen for t in f),
-                *(key[0] for f in by_state for key in f),
-            ]
-        )
-    )
+    named = [*configured, *figures.txn_types.named]
+    seen = [txn_type for counts in (figures.opened, figures.durations, gauges.partial) for txn_type in counts]
+    by_state = [key[0] for counts in (gauges.live, figures.finished) for key in counts]
+    # A dict keeps the order of samples stable, which monotonic_counters.py handles fastest.
+    return list(dict.fromkeys([*named, *seen, *by_state]))
 
 
 def limit_hits(figures: Figures) -> dict[str, int]:
-    """What was given up, by the limit's key in the config."""
-    # Two of the limits are counted elsewhere: oversized records with the records, label values at their caps.
+    """How often each limit was hit, by its key in the config."""
+    # Two limits are counted elsewhere: oversized records with the records, label values at their caps.
     oversized = [n for (_, _, result), n in figures.records.items() if result == RecordResult.OVERSIZED]
     cut = figures.txn_types.cut + figures.steps.cut + figures.statuses.cut
     return {**figures.limit_hits, "label_values": cut, "value_bytes": sum(oversized)}
 
 
 class TopicLabels:
-    """The label values of topics: the first `most` distinct ones by name, the others as `__overflow__`."""
+    """Label values of topics: the first `most` distinct topics by name, the others as `__overflow__`."""
 
     def __init__(self, topics: Iterable[str], most: int) -> None:
         distinct = list(dict.fromkeys(topics))
@@ -222,7 +214,7 @@ class TopicLabels:
         self.labels = distinct[:most] + ([OVERFLOW] if self.cut else [])
 
     def label(self, topic: str) -> str:
-        """What stands for this topic."""
+        """The label value of this topic."""
         return topic if topic in self._named else OVERFLOW
 
 
@@ -244,17 +236,17 @@ def zeros(types: Iterable[str], others: Iterable[str]) -> dict[tuple[str, str], 
 
 
 def simple(definition: Definition, values: Mapping[V, float]) -> Metric:
-    """A family of counters or gauges, from one number for each tuple of label values."""
+    """A family of counters or gauges, with one number for each tuple of label values."""
     family = definition.family()
     family.samples = [_sample(definition, labels, value) for labels, value in values.items()]
     return family
 
 
 def histograms(definition: Definition, values: Mapping[V, Histogram]) -> Metric:
-    """A family of histograms, with exemplars where there are some."""
+    """A family of histograms, with their exemplars."""
     family = definition.family()
     for labels, histogram in values.items():
-        # The ledger's buckets count each for itself, those of Prometheus all up to their bound.
+        # The ledger's buckets are not cumulative, Prometheus' are.
         cumulative = list(accumulate(histogram.counts))
         exemplars = {
             i: Exemplar({"txn_id": exemplar.txn_id}, exemplar.value, exemplar.at)
@@ -294,11 +286,11 @@ def _buckets(
 
 # --- Ages -------------------------------------------------------------------------------------------------------------
 
-NOBODY: Counter[int] = Counter()
+NONE_OPEN: Counter[int] = Counter()
 
 
 class Ages(NamedTuple):
-    """The ages of the open transactions of one type: how many are at most as old as each bound (the last: all)."""
+    """The ages of one type's open transactions. `cumulative`: how many are at most as old as each bound, then all."""
 
     cumulative: list[int]
     sum_s: float
@@ -306,16 +298,16 @@ class Ages(NamedTuple):
 
     @classmethod
     def of(cls, opened: Mapping[int, int], bounds: Sequence[float], now: float) -> "Ages":
-        """Ages from how many were opened in which second. What was opened in the future has the age 0."""
+        """Ages from the number of transactions opened in each second. An open in the future has the age 0."""
         if not opened:
             return cls([0] * (len(bounds) + 1), 0.0, 0.0)
         seconds = sorted(opened)
         counts = [opened[second] for second in seconds]
-        # before[i]: how many were opened in the first i of these seconds; from `past` on they lie in the future, and
-        # add no age.
+        # before[i] counts the transactions opened in the first i seconds. Seconds from index `past` on lie in the
+        # future and add no age.
         before = [0, *accumulate(counts)]
         past = bisect_right(seconds, now)
         sum_s = before[past] * now - sum(map(mul, seconds[:past], counts))
-        # At most `bound` old: all but those opened before now - bound.
+        # At most `bound` old: all except those opened before now - bound.
         cumulative = [before[-1] - before[bisect_left(seconds, now - bound)] for bound in bounds]
         return cls([*cumulative, before[-1]], sum_s, max(0.0, now - seconds[0]))

@@ -1,8 +1,8 @@
-"""Which transactions a listing shows: the query's parameters, the filter, and the first `limit` of what matches.
+"""The query of a listing: its parameters, its filter, and the first `limit` matches.
 
-All live and all lingering transactions are looked at, a few thousand between two turns of the event loop. What is kept
-on the way is a heap of at most `limit` entries: nothing is ever sorted as a whole, whatever the number of open
-transactions. The order is: newest stuck first when only stuck ones are asked for, else latest activity first.
+A listing scans all live and lingering transactions and yields to the event loop every few thousand. It keeps a heap of
+at most `limit` entries, so it never sorts all transactions. Order: newest stuck first when the query asks only for
+stuck ones, else latest activity first.
 """
 
 from heapq import heappush, heapreplace
@@ -22,11 +22,11 @@ STATES = (*(state.value for state in State), STUCK)
 CAUSES = tuple(cause.value for cause in Cause)
 DEFAULT_LIMIT = 100
 MOST_LISTED = 10_000
-LOOKED_AT_ONCE = 2000
+SCANNED_AT_ONCE = 2000
 
 
 Ranked = tuple[float, int, Entry]
-"""Its rank (greater comes first), and what decides between equal ranks: the younger comes first."""
+"""An entry with its rank (greater comes first) and a tie-breaker (the younger comes first)."""
 
 
 class BadParameter(ValueError):
@@ -34,7 +34,7 @@ class BadParameter(ValueError):
 
 
 class Query(NamedTuple):
-    """What is asked for; None asks for all."""
+    """A listing's filters; None means any value."""
 
     state: str | None = None
     cause: str | None = None
@@ -51,7 +51,7 @@ class Query(NamedTuple):
             state, cause, txn_type = entry.outcome.value, None, entry.txn.txn_type
         else:
             state, cause, txn_type = entry.state.value, entry.cause, entry.txn_type
-        # A settled one is not stuck, whatever causes it has passed through.
+        # A settled transaction is never stuck, even if it was stuck earlier.
         if self.only_stuck and cause is None:
             return False
         return (
@@ -62,7 +62,7 @@ class Query(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The first entries that match, in order, and how many match in all."""
+    """The first matching entries, in order, and the total number of matches."""
 
     entries: list[Entry]
     matched: int
@@ -72,10 +72,10 @@ class Selection(NamedTuple):
 
 
 def parse_query(parameters: MultiMapping[str]) -> Query:
-    """Read a listing's parameters; raises BadParameter."""
+    """Parse a listing's parameters; raises BadParameter."""
     for name in parameters:
         if name not in Query._fields:
-            raise BadParameter(f"there is no parameter '{name}'; there are {', '.join(Query._fields)}")
+            raise BadParameter(f"there is no parameter '{name}'; the parameters are {', '.join(Query._fields)}")
         if len(parameters.getall(name)) > 1:
             raise BadParameter(f"'{name}' is given more than once")
     return Query(
@@ -93,7 +93,7 @@ def _one_of(name: str, allowed: tuple[str, ...], value: str | None) -> str | Non
 
 
 def _limit(value: str) -> int:
-    # isdigit and int also take the digits of other scripts.
+    # isdigit and int also accept digits of other scripts.
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MOST_LISTED):
         raise BadParameter(f"'limit' must be a whole number from 1 to {MOST_LISTED}; not '{value}'")
     return int(value)
@@ -103,27 +103,26 @@ def _limit(value: str) -> int:
 
 
 async def select(ledger: Ledger, query: Query) -> Selection:
-    """The entries that a query asks for, of those that are there now."""
+    """The entries that match now."""
     candidates = _candidates(ledger, query)
     rank = _since if query.only_stuck else _activity
     best: list[Ranked] = []
     matched = 0
     loop_yield = LoopYield()
     while candidates:
-        for entry in reversed(candidates[-LOOKED_AT_ONCE:]):
+        for entry in reversed(candidates[-SCANNED_AT_ONCE:]):
             if query.wants(entry):
                 matched += 1
-                # -matched is another each time, so entries are never compared, and of equal ranks the younger comes
-                # first.
+                # -matched is unique, so the heap never compares entries. It also ranks the younger of two equals first.
                 _keep_best(best, (rank(entry), -matched, entry), query.limit)
-        # From the end, which moves nothing.
-        del candidates[-LOOKED_AT_ONCE:]
-        await loop_yield.take()
+        # Deleting at the end moves no other item.
+        del candidates[-SCANNED_AT_ONCE:]
+        await loop_yield.yield_if_due()
     return Selection([entry for _, _, entry in sorted(best, reverse=True)], matched)
 
 
 def _candidates(ledger: Ledger, query: Query) -> list[Entry]:
-    """A snapshot, the youngest last. They are looked at first, so that most of what a heap has taken in stays there."""
+    """A snapshot, the youngest last. The scan begins with the youngest, so most entries that enter the heap stay."""
     if query.only_stuck:
         return list(ledger.stuck.values())
     candidates: list[Entry] = list(ledger.archive.lingering.values())
@@ -134,7 +133,7 @@ def _candidates(ledger: Ledger, query: Query) -> list[Entry]:
 def _keep_best(best: list[Ranked], ranked: Ranked, limit: int) -> None:
     if len(best) < limit:
         heappush(best, ranked)
-    # Of equal ranks who is there stays: it is the younger.
+    # Of equal ranks the one in the heap stays: it is the younger.
     elif ranked[0] > best[0][0]:
         heapreplace(best, ranked)
 

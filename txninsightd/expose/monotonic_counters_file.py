@@ -1,8 +1,8 @@
-"""The file of exposed values: what each counter has shown, where the kill of a process cannot take it.
+"""The file of exposed values: the last exposed value of each counter, safe from the death of a process.
 
-It is written anew as a whole, beside the old one, and renamed: a reader finds the one or the other. No fsync: what must
-be survived is the death of processes, not of the machine; a file that a crash of the machine has torn is recognised by
-its checksum. Its size is that of the exposed series, about 25 to 50 bytes for each sample.
+Each write makes a new file and renames it over the old one, so a reader finds one or the other. There is no fsync: the
+file must survive the death of processes, not of the machine. A checksum detects a file that a machine crash has torn.
+The file takes about 25 to 50 bytes for each exposed sample.
 """
 
 from itertools import chain
@@ -19,13 +19,13 @@ BUCKET = ("_bucket",)
 
 
 class Unreadable(ValueError):
-    """The file holds something else, or is damaged; the message says which."""
+    """The file is damaged or of another format; the message says which."""
 
 
-class KeptFamily(msgspec.Struct, array_like=True, frozen=True):
-    """One counter or histogram. `base` has a number for each sample, or none at all where all would be 0.
+class ExposedFamily(msgspec.Struct, array_like=True, frozen=True):
+    """One counter or histogram. `base` has a number for each sample, or is empty where all would be 0.
 
-    `keys` holds for each sample the end of its name (`_total`, `_bucket`), then its label values, `le` last.
+    `keys` holds for each sample the suffix of its name (`_total`, `_bucket`), then its label values, `le` last.
     """
 
     labels: tuple[str, ...]
@@ -34,42 +34,42 @@ class KeptFamily(msgspec.Struct, array_like=True, frozen=True):
     base: list[float]
 
 
-class Kept(msgspec.Struct, array_like=True, frozen=True):
-    """Everything, and which life of the parent it is from."""
+class ExposedValues(msgspec.Struct, array_like=True, frozen=True):
+    """All families, and the parent's session that wrote them."""
 
     session: str
-    families: dict[str, KeptFamily]
+    families: dict[str, ExposedFamily]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Kept).decode
+_decode = msgspec.msgpack.Decoder(ExposedValues).decode
 _decode_keys = msgspec.msgpack.Decoder(list[tuple[str, ...]]).decode
 
 
 def packed_keys(keys: list[tuple[str, ...]]) -> msgspec.Raw:
-    """Keys as a family keeps them."""
+    """Encode keys for an `ExposedFamily`."""
     return msgspec.Raw(_encode(keys))
 
 
-def keys_of(family: KeptFamily) -> list[tuple[str, ...]]:
-    """The same way back. Raises Unreadable, too, if there is not one of each for every sample."""
+def keys_of(family: ExposedFamily) -> list[tuple[str, ...]]:
+    """Decode a family's keys. Raises Unreadable, also when the rows differ in length."""
     try:
         keys = _decode_keys(family.keys)
     except ValueError as e:
         raise Unreadable(f"it is damaged: {e}") from e
     if len(family.shown) != len(keys) or len(family.base) not in (0, len(keys)):
         raise Unreadable("it is damaged: numbers are missing")
-    # Infinity is never passed, and nothing is greater than what is no number: neither would ever go away.
+    # `max` would keep infinity or NaN for ever.
     if not all(map(isfinite, chain(family.shown, family.base))):
-        raise Unreadable("it is damaged: a number is none")
+        raise Unreadable("it is damaged: a value is not a finite number")
     plain = 1 + len(family.labels)
     if any(len(key) != plain + (key[:1] == BUCKET) or key[0] not in SUFFIXES for key in keys):
-        raise Unreadable("it is damaged: it names what is no sample")
+        raise Unreadable("it is damaged: a sample's name is invalid")
     return keys
 
 
-def write(path: Path, kept: Kept) -> None:
-    """Replace the file. Raises OSError, and then leaves the old one as it was."""
+def write(path: Path, kept: ExposedValues) -> None:
+    """Replace the file. Raises OSError and then leaves the old one untouched."""
     body = _encode(kept)
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
@@ -77,8 +77,8 @@ def write(path: Path, kept: Kept) -> None:
     fresh.replace(path)
 
 
-def read(path: Path) -> Kept:
-    """The file's content. Raises OSError or Unreadable."""
+def read(path: Path) -> ExposedValues:
+    """Read the file. Raises OSError or Unreadable."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise Unreadable("it was not written by this version")

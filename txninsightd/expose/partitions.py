@@ -1,4 +1,4 @@
-"""One partition as it is shown outside: how far each view has read, and what waits for its verdict, and since when."""
+"""One partition as the API shows it: how far each view has read, and the oldest record that waits for its verdict."""
 
 import msgspec
 
@@ -6,12 +6,12 @@ from txninsightd.core.events import Event
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.core.verdicts import PartitionState
-from txninsightd.expose.text_format import kind_word
+from txninsightd.expose.text_format import kind_name
 from txninsightd.vocabulary import View
 
 
 class Undecided(msgspec.Struct, frozen=True):
-    """A sighting without verdict. What its event says is None when the transaction was over before it came."""
+    """A sighting without verdict. The event's fields are None when the transaction had ended before the event came."""
 
     offset: int
     txn_id: str
@@ -21,7 +21,7 @@ class Undecided(msgspec.Struct, frozen=True):
 
 
 class PartitionSummary(msgspec.Struct, frozen=True):
-    """A partition for the API. Offsets are the next ones to come; moments are epoch seconds, None while unknown."""
+    """A partition for the API. Offsets are those of the next record; times are epoch seconds, None while unknown."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 
 
 def partition_summary(ledger: Ledger, partition: PartitionState) -> PartitionSummary:
-    """What the API says of a partition."""
+    """Summarize a partition for the API."""
     return PartitionSummary(
         partition.ref.topic,
         partition.ref.partition,
@@ -48,7 +48,7 @@ def partition_summary(ledger: Ledger, partition: PartitionState) -> PartitionSum
 
 
 def oldest_undecided(ledger: Ledger, partition: PartitionState) -> Undecided | None:
-    """The first sighting of the partition without verdict."""
+    """The partition's first sighting without verdict."""
     found = partition.oldest_undecided()
     if found is None:
         return None
@@ -56,7 +56,7 @@ def oldest_undecided(ledger: Ledger, partition: PartitionState) -> Undecided | N
     event = _event_at(ledger, txn_id, partition, offset)
     if event is None:
         return Undecided(offset, txn_id, None, None, None)
-    return Undecided(offset, txn_id, kind_word(event.signature.kind), event.signature.step, event.record_ts)
+    return Undecided(offset, txn_id, kind_name(event.signature.kind), event.signature.step, event.record_ts)
 
 
 def _event_at(ledger: Ledger, txn_id: str, partition: PartitionState, offset: int) -> Event | None:
@@ -66,19 +66,19 @@ def _event_at(ledger: Ledger, txn_id: str, partition: PartitionState, offset: in
 
 
 def lso_age_s(partition: PartitionState, now: float) -> float:
-    """For how long the validator's frontier has stood still with records behind it; 0 while none wait."""
+    """How long the validator's frontier has not moved while records wait behind it; 0 while none wait."""
     return max(0.0, now - partition.waiting_since) if partition.waiting_since else 0.0
 
 
 def lag_records(partition: PartitionState, view: View) -> int:
-    """How far a view's applied position is behind the end that the broker last named; 0 while it has named none."""
+    """Offsets between a view's applied position and the end that the broker last reported; 0 before any report."""
     if view is View.MONITOR:
         return max(0, partition.monitor_end - partition.monitor_offset)
     return max(0, partition.validator_end - partition.validator_offset)
 
 
 def as_of(partition: PartitionState, view: View) -> float:
-    """The moment up to which the view has nothing unread."""
+    """The time up to which the view has read everything."""
     return partition.monitor_as_of if view is View.MONITOR else partition.validator_as_of
 
 

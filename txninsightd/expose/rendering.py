@@ -1,7 +1,7 @@
-"""The text of `/metrics`, made piece by piece so that a scrape never keeps the aggregator waiting for long.
+"""The text of `/metrics`, rendered in pieces. A scrape never blocks the aggregator for long.
 
-prometheus_client writes both formats; it is handed one family at a time, and a large family in slices, and the loop
-gets a turn between two of them. A scrape is therefore no snapshot: each family is, see `collector.py`.
+prometheus_client writes both formats. It gets one family at a time, or one slice of a large family, and the event loop
+gets a turn after each piece. So each family is a snapshot (see `collector.py`), and a whole scrape is not.
 """
 
 import zlib
@@ -20,7 +20,7 @@ GZIP_LEVEL = 1
 
 
 class TextFormat(NamedTuple):
-    """One way to write metrics. `end` closes the whole text; prometheus_client ends every piece with it."""
+    """An exposition format. `end` closes the whole text; prometheus_client ends every piece with it."""
 
     content_type: str
     write: Callable[[Collector], bytes]
@@ -55,12 +55,12 @@ async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> b
     if not gzip:
         return b"".join(pieces)
     loop_yield = LoopYield()
-    # 16 more: in gzip's frame, not in zlib's own.
+    # zlib writes a gzip header when wbits is 16 higher.
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     packed = []
     for piece in pieces:
         packed.append(compressor.compress(piece))
-        await loop_yield.take()
+        await loop_yield.yield_if_due()
     return b"".join((*packed, compressor.flush()))
 
 
@@ -70,12 +70,12 @@ async def _pieces(registry: CollectorRegistry, form: TextFormat) -> AsyncIterato
         for i, part in enumerate(_slices(family, form)):
             text = form.write(_One(part)).removesuffix(form.end)
             yield text if i == 0 else _without_heading(text)
-            await loop_yield.take()
+            await loop_yield.yield_if_due()
     yield form.end
 
 
 def _slices(family: Metric, form: TextFormat) -> Iterator[Metric]:
-    """A large family in parts, unless its text has headings in the middle, as the plain one of gauge histograms has."""
+    """Split a large family. A gauge histogram in the plain format stays whole: its text has headings in the middle."""
     whole = form is PLAIN and family.type == "gaugehistogram"
     if whole or len(family.samples) <= MOST_SAMPLES_AT_ONCE:
         yield family
@@ -87,7 +87,7 @@ def _slices(family: Metric, form: TextFormat) -> Iterator[Metric]:
 
 
 def _without_heading(text: bytes) -> bytes:
-    # Each slice repeats HELP and TYPE, which may stand there once; no sample begins so.
+    # Each slice repeats HELP and TYPE, which may occur only once. No sample begins with "# ".
     while text.startswith(b"# "):
         text = text.partition(b"\n")[2]
     return text

@@ -1,8 +1,7 @@
-"""The HTTP server: aiohttp inside the aggregator's own event loop, with one registry for `/metrics`.
+"""The HTTP server: aiohttp inside the aggregator's event loop, with one registry for `/metrics`.
 
-The registry joins the ledger's collector with what the readers write about themselves (worker_health.py), raised to
-what was exposed before (monotonic_counters.py). aiohttp starts no thread here and takes no signals: the composition
-root starts and stops it.
+The registry joins the ledger's collector with the readers' own metrics (worker_health.py) and removes counter resets
+(monotonic_counters.py). aiohttp starts no thread here and handles no signals; daemon.py starts and stops it.
 """
 
 import errno
@@ -19,7 +18,7 @@ from txninsightd.expose.source import Source
 from txninsightd.expose.workers import WorkersCollector
 
 STOP_TIMEOUT_S = 5.0
-"""How long requests that are being answered may go on once the server stops."""
+"""How long running requests may take after the server stops."""
 
 
 class ListenError(OSError):
@@ -29,28 +28,28 @@ class ListenError(OSError):
 def registry_of(
     source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None
 ) -> CollectorRegistry:
-    """Everything that `/metrics` shows. Without `monotonic_counters`, counters show what is counted now."""
+    """All metrics of `/metrics`. Without `monotonic_counters`, counters restart with the process that counts."""
     registry = CollectorRegistry(support_collectors_without_names=True)
     registry.register(LedgerCollector(source, config.metrics.duration_buckets_s, config.limits.label_values))
     if source.multiproc_dir is not None:
         registry.register(WorkersCollector(source.multiproc_dir))
     if monotonic_counters is None:
         return registry
-    # Around all of it: what the readers count must not fall either.
-    raised = CollectorRegistry(support_collectors_without_names=True)
-    raised.register(MonotonicCollector(registry, monotonic_counters))
-    return raised
+    # It wraps the whole registry: the readers' counters must not fall either.
+    monotonic = CollectorRegistry(support_collectors_without_names=True)
+    monotonic.register(MonotonicCollector(registry, monotonic_counters))
+    return monotonic
 
 
 class HttpServer:
-    """Serves the API and the metrics of one source. `start` and `stop` once each, on the running loop."""
+    """Serves the API and the metrics of one source. Call `start` and `stop` once each, on the running loop."""
 
     def __init__(self, source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None) -> None:
         self._app = Api(source, registry_of(source, config, monotonic_counters)).application()
         self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; gives the real port (of port 0: the one that was free). Raises ListenError."""
+        """Listen, and return the actual port (port 0 takes a free one). Raises ListenError."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -61,14 +60,14 @@ class HttpServer:
         return real_port
 
     async def stop(self) -> None:
-        """Take no more requests, and let those that are being answered end."""
+        """Accept no more requests, and finish the running ones."""
         await self._runner.cleanup()
 
 
 def _advice(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"cannot listen on {host}:{port}: another program has taken port {port}; stop it (`ss -ltnp` names it), "
+            f"cannot listen on {host}:{port}: another program uses port {port}; stop it (`ss -ltnp` names it), "
             "or set http.listen to another port"
         )
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)

@@ -1,8 +1,7 @@
-"""What `expose/` is shown of the daemon: the ledger and a few facts about the processes, to be read, and changed by
-an operator's order only.
+"""What `expose/` needs from the daemon: the ledger and a few facts about the processes.
 
-The composition root hands in something of this shape. All of it is read on the aggregator's event loop, so what is
-read between two `await`s belongs to one moment.
+Only an operator command (`forget`) changes anything. All reads happen on the aggregator's event loop, so values that
+are read without an `await` between them belong to the same moment.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from txninsightd.vocabulary import CheckpointHealth, ChildStatus, Reloads
 
 
 class Source(Protocol):
-    """The daemon as its figures and its API see it. Moments are seconds since the epoch."""
+    """The daemon as the metrics and the API see it. Times are seconds since the epoch."""
 
     @property
     def ledger(self) -> Ledger:
@@ -27,37 +26,37 @@ class Source(Protocol):
 
     @property
     def started_at(self) -> float:
-        """When the aggregator began."""
+        """When the aggregator started."""
 
     @property
     def multiproc_dir(self) -> Path | None:
-        """Where the readers write the figures about themselves (worker_health.py); None: they write none."""
+        """Where the readers write their own metrics (worker_health.py); None: they write none."""
 
     @property
     def checkpoints(self) -> CheckpointHealth:
-        """How the checkpoints fare."""
+        """The health of the checkpoints."""
 
     @property
     def reloads(self) -> Reloads:
-        """What became of the reloads of the config, as the parent knows it."""
+        """The results of config reloads, as the parent reports them."""
 
     def forget(self, txn_id: str) -> bool:
-        """End a live transaction; says whether there was one."""
+        """End a live transaction; returns whether there was one."""
 
     async def durable(self) -> None:
-        """Wait until a checkpoint holds what is known now. Raises OSError when it cannot be written."""
+        """Wait until a checkpoint holds the present state. Raises OSError when it cannot be written."""
 
     def now(self) -> float:
         """The daemon's clock."""
 
     def warming_up(self) -> bool:
-        """Whether a view has not caught up on some present partition since the aggregator began."""
+        """Whether a view has yet to catch up on a partition since the aggregator started."""
 
     def missing(self) -> list[str]:
-        """What keeps the daemon from being ready, in words; empty when it is ready."""
+        """Why the daemon is not ready, in words; empty when it is ready."""
 
     def children(self) -> list[ChildStatus]:
-        """The child processes as the parent knows them."""
+        """The child processes, as the parent reports them."""
 
     def heartbeat_ages_s(self) -> Mapping[str, float]:
-        """Seconds since each started child last gave a heartbeat; of one that has given none yet: since its start."""
+        """Seconds since each started child's last heartbeat, or since its start if it has sent none yet."""

@@ -1,8 +1,8 @@
 """One business transaction as the API shows it, live or settled.
 
-A live one is judged as of now: `state` is where it stands (closed, but not `settled`, once a close is committed),
-`status` comes from the committed close, and what only settlement can say (`outcome`, `duration_s`, `anomalies`) is
-still empty. A settled one shows what was counted. Moments are epoch seconds.
+A live transaction is judged as of now. Its `state` is the present one (closed, but not `settled`, once a close is
+committed), and its `status` comes from the committed close. Fields that only settlement decides (`outcome`,
+`duration_s`, `anomalies`) are empty. A settled transaction shows what was counted. Times are epoch seconds.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from txninsightd.core.kpis import first_committed_close
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.lifecycle import NEVER, attempts_of, last_activity
 from txninsightd.core.transaction import Transaction
-from txninsightd.expose.text_format import kind_word
+from txninsightd.expose.text_format import kind_name
 from txninsightd.expose.why import why_live, why_settled
 from txninsightd.vocabulary import Kind
 
@@ -24,7 +24,7 @@ Entry = Transaction | Finished
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction in a listing. `age_s`: since its open, of live ones that are not closed."""
+    """A transaction in a listing. `age_s`: seconds since its open, for live ones that are not closed."""
 
     txn_id: str
     txn_type: str | None
@@ -62,7 +62,7 @@ class TimelineEntry(msgspec.Struct, frozen=True):
 
 
 class Detail(Summary, frozen=True, kw_only=True):
-    """A transaction with its events, by (ts, topic, partition, offset), and a sentence that says why it stands so."""
+    """A transaction with its events, by (ts, topic, partition, offset), and a sentence that explains its state."""
 
     why: str
     timeline: list[TimelineEntry]
@@ -74,7 +74,7 @@ def summary_of(ledger: Ledger, entry: Entry, now: float) -> Summary:
 
 
 def detail_of(ledger: Ledger, entry: Entry, now: float) -> Detail:
-    """All that is known of one transaction."""
+    """All fields of one transaction."""
     life = life_of(ledger, entry)
     why = why_settled(entry) if isinstance(entry, Finished) else why_live(ledger, entry, life)
     timeline = [_timeline_entry(judged) for judged in sorted(life, key=lambda j: event_order(j.event))]
@@ -82,7 +82,7 @@ def detail_of(ledger: Ledger, entry: Entry, now: float) -> Detail:
 
 
 def life_of(ledger: Ledger, entry: Entry) -> list[Judged]:
-    """Its events with their verdicts: as of now, or as they were settled."""
+    """Its events with their verdicts: as of now, or as of settlement."""
     return entry.life if isinstance(entry, Finished) else ledger.life(entry)
 
 
@@ -93,7 +93,7 @@ def _fields(ledger: Ledger, entry: Entry, life: Life, now: float) -> dict[str, A
 def _live_fields(txn: Transaction, life: Life, now: float) -> dict[str, Any]:
     close = first_committed_close(life)
     opened_at = _opened_at(txn)
-    # Closed it ages no more, and history that is replayed has no age.
+    # A closed transaction stops ageing; a replayed one has no age.
     aged = opened_at is not None and close is None and not txn.replayed
     return {
         **_common_fields(txn),
@@ -155,7 +155,7 @@ def _timeline_entry(judged: Judged) -> TimelineEntry:
         event.ref.topic,
         event.ref.partition,
         event.offset,
-        kind_word(event.signature.kind),
+        kind_name(event.signature.kind),
         event.signature.step,
         event.signature.status,
         event.ts,

@@ -1,7 +1,7 @@
-"""Why a transaction stands as it does, in one plain sentence for whoever was paged.
+"""Explains a transaction's state in one plain sentence for the on-call engineer.
 
-It names the event that decides (the close, or the last one) with topic, partition and offset, and since when, so that
-the record can be looked up with any Kafka tool. There is one wording for each cause, state and outcome.
+The sentence names the deciding event (the close, or the last event) with topic, partition, offset and time. You can
+look up that record with any Kafka tool. Each cause, state and outcome has one wording.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from txninsightd.core.kpis import first_committed_close
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.lifecycle import deciding_close, last_aborted_close, latest_abort
 from txninsightd.core.transaction import Transaction
-from txninsightd.expose.text_format import moment, what_and_where, where
+from txninsightd.expose.text_format import describe_event, format_time, position_of
 from txninsightd.vocabulary import Cause, Kind, Outcome, State, Thresholds, Verdict
 
 
 class Case(NamedTuple):
-    """A live transaction to be explained."""
+    """A live transaction to explain."""
 
     ledger: Ledger
     txn: Transaction
@@ -30,27 +30,27 @@ class Case(NamedTuple):
 
     @property
     def since(self) -> str:
-        return f"Stuck since {moment(self.txn.since)}"
+        return f"Stuck since {format_time(self.txn.since)}"
 
 
 def why_live(ledger: Ledger, txn: Transaction, life: Life) -> str:
-    """Why a live transaction stands where it stands."""
+    """Why a live transaction is in its state."""
     case = Case(ledger, txn, life)
     sentence = BY_CAUSE[txn.cause](case) if txn.cause is not None else BY_STATE[txn.state](case)
-    return f"{sentence}{_reservation(txn)}."
+    return f"{sentence}{_caveats(txn)}."
 
 
 def why_settled(finished: Finished) -> str:
     """Why a settled transaction ended as it did."""
-    settled = f"settled {moment(finished.settled_at)}"
-    return f"{BY_OUTCOME[finished.outcome](finished.life)}; {settled}{_reservation(finished.txn)}."
+    settled = f"settled {format_time(finished.settled_at)}"
+    return f"{BY_OUTCOME[finished.outcome](finished.life)}; {settled}{_caveats(finished.txn)}."
 
 
-def _reservation(txn: Transaction) -> str:
-    return f"{_unkept(txn)}{_unseen_beginning(txn)}"
+def _caveats(txn: Transaction) -> str:
+    return f"{_dropped_steps(txn)}{_unseen_beginning(txn)}"
 
 
-def _unkept(txn: Transaction) -> str:
+def _dropped_steps(txn: Transaction) -> str:
     return f"; {txn.given_up_steps} of its steps were not kept, to stay within a limit" if txn.given_up_steps else ""
 
 
@@ -67,14 +67,14 @@ def _unseen_beginning(txn: Transaction) -> str:
 
 def _idle(case: Case) -> str:
     after = f"for longer than idle_after_s ({case.thresholds.idle_after_s:g} s)"
-    return f"{case.since}: nothing came {after} since {what_and_where(_last(case.life))}, and no close was seen"
+    return f"{case.since}: no event came {after} since {describe_event(_last(case.life))}, and no close was seen"
 
 
 def _overdue(case: Case) -> str:
     opened = _first_standing_open(case.life)
-    since = f" since {what_and_where(opened)}" if opened is not None else ""
+    since = f" since {describe_event(opened)}" if opened is not None else ""
     after = f"for longer than overdue_after_s ({case.thresholds.overdue_after_s:g} s)"
-    return f"{case.since}: open {after}{since}; the last event is {what_and_where(_last(case.life))}"
+    return f"{case.since}: open {after}{since}; the last event is {describe_event(_last(case.life))}"
 
 
 def _undecided(case: Case) -> str:
@@ -99,7 +99,7 @@ def _blocked(case: Case) -> str:
 
 
 def _never_committed(case: Case) -> str:
-    return f"{case.since}: {_aborted_close(case)}, and nothing was tried again; {_left_behind(case.life)}"
+    return f"{case.since}: {_aborted_close(case)}, and no retry came; {_left_behind(case.life)}"
 
 
 BY_CAUSE: dict[Cause, Callable[[Case], str]] = {
@@ -115,7 +115,7 @@ BY_CAUSE: dict[Cause, Callable[[Case], str]] = {
 
 
 def _open(case: Case) -> str:
-    return f"Open: no close stands; the last event is {what_and_where(_last(case.life))}"
+    return f"Open: no close stands; the last event is {describe_event(_last(case.life))}"
 
 
 def _tentatively_closed(case: Case) -> str:
@@ -124,14 +124,14 @@ def _tentatively_closed(case: Case) -> str:
 
 
 def _closed(case: Case) -> str:
-    return f"{_committed(case.life)}; it settles once no event of it can be unread any more"
+    return f"{_committed(case.life)}; it settles once none of its events can be unread"
 
 
 def _aborted(case: Case) -> str:
     if not any(j.stands for j in case.life):
-        last = what_and_where(_last(case.life))
-        return f"Aborted: none of its events was committed, the last is {last}; it settles unless it is tried again"
-    return f"Aborted: {_aborted_close(case)}, and nothing was tried again so far; {_left_behind(case.life)}"
+        last = describe_event(_last(case.life))
+        return f"Aborted: none of its events was committed, the last is {last}; it settles unless it is retried"
+    return f"Aborted: {_aborted_close(case)}, and no retry came so far; {_left_behind(case.life)}"
 
 
 def _unknown(case: Case) -> str:
@@ -151,30 +151,28 @@ BY_STATE: dict[State, Callable[[Case], str]] = {
 
 def _committed(life: Life) -> str:
     close = first_committed_close(life)
-    return "Closed" if close is None else f"Closed: its close at {where(close.event)} was committed"
+    return "Closed" if close is None else f"Closed: its close at {position_of(close.event)} was committed"
 
 
 def _all_aborted(life: Life) -> str:
-    return f"Aborted: all its events were aborted, the last is {what_and_where(_last(life))}"
+    return f"Aborted: all its events were aborted, the last is {describe_event(_last(life))}"
 
 
 def _unseen(life: Life) -> str:
     close = deciding_close(life)
     if close is not None:
-        return f"Unknown: whether its close at {where(close.event)} was committed could not be seen"
-    last = what_and_where(_last(life))
+        return f"Unknown: it could not be seen whether its close at {position_of(close.event)} was committed"
+    last = describe_event(_last(life))
     return f"Unknown: no event of it is known to be committed, but not all could be read; the last is {last}"
 
 
 def _evicted(life: Life) -> str:
-    last = what_and_where(_last(life))
-    return (
-        f"Evicted: given up to stay within the limits of memory; how it ended is not known, the last event was {last}"
-    )
+    last = describe_event(_last(life))
+    return f"Evicted: dropped to stay within the memory limits; its end is not known, the last event was {last}"
 
 
 def _forgotten(life: Life) -> str:
-    return f"Forgotten: ended on the operator's word; the last event was {what_and_where(_last(life))}"
+    return f"Forgotten: ended by the operator; the last event was {describe_event(_last(life))}"
 
 
 BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
@@ -189,7 +187,7 @@ BY_OUTCOME: dict[Outcome, Callable[[Life], str]] = {
 
 
 def _last(life: Life) -> Event:
-    # By the later of both stamps, as silence is measured.
+    # Idleness counts from the later of both timestamps.
     return max((j.event for j in life), key=lambda e: (max(e.ts, e.record_ts), e.ref, e.offset))
 
 
@@ -199,9 +197,9 @@ def _first_standing_open(life: Life) -> Event | None:
 
 
 def _pending_close(case: Case, at_frontier: bool) -> Event:
-    """The pending close that has waited longest; of several, rather one that lies (not) at the frontier."""
+    """The pending close that has waited longest, preferably one that lies (or does not lie) at the frontier."""
     pending = [j.event for j in closes(case.life, Verdict.PENDING)]
-    # False comes before True: those that lie as is asked, the earliest first.
+    # False sorts before True: closes at the wanted place first, then the earliest.
     return min(pending, key=lambda e: ((e.offset == _frontier(case, e)) != at_frontier, e.record_ts))
 
 
@@ -210,15 +208,16 @@ def _frontier(case: Case, event: Event) -> int:
 
 
 def _written(close: Event) -> str:
-    return f"its close at {where(close)} was written {moment(close.record_ts)}"
+    return f"its close at {position_of(close)} was written {format_time(close.record_ts)}"
 
 
 def _aborted_close(case: Case) -> str:
     close = last_aborted_close(case.life)
-    found = f"(found {moment(latest_abort(case.life))})"
-    return f"its close at {where(close.event)} was aborted {found}" if close is not None else f"it was aborted {found}"
+    found = f"(found {format_time(latest_abort(case.life))})"
+    aborted = f"its close at {position_of(close.event)}" if close is not None else "it"
+    return f"{aborted} was aborted {found}"
 
 
 def _left_behind(life: Life) -> str:
     standing = [j for j in life if j.stands]
-    return f"{len(standing)} of its {len(life)} events stand, the last is {what_and_where(_last(standing))}"
+    return f"{len(standing)} of its {len(life)} events stand, the last is {describe_event(_last(standing))}"

@@ -1,11 +1,11 @@
-"""A reader process tells how it fares: written by its own work loop, so a loop that stands still shows.
+"""A reader process reports its own health. Its work loop writes the figures, so a loop that hangs shows.
 
-The figures go through prometheus_client's multiprocess mode: a file that is mapped into memory, written without a
-system call, and read by the aggregator (workers.py). Files are named after the child's slot (`monitor-0`), not its
-process id: however often a reader is started again, there is one file of its own.
+The figures use prometheus_client's multiprocess mode: the reader writes a memory-mapped file without a system call, and
+the aggregator reads it (workers.py). Files are named after the child's slot (`monitor-0`), not after its process id, so
+a slot keeps one file over all restarts.
 
-Nothing here may be called before the fork: each reader makes its own `WorkerHealth`, which turns the whole process to
-multiprocess mode. The directory is the parent's to make, empty, for each run.
+Call nothing here before the fork: each reader makes its own `WorkerHealth`, which switches the whole process to
+multiprocess mode. The parent creates the directory, empty, for each run.
 """
 
 import os
@@ -24,9 +24,9 @@ _value_class: Callable[[Callable[[], str]], Any] = values.MultiProcessValue
 
 
 class WorkerHealth:
-    """The figures of the reader in this slot. To be made in the reader's own process, once.
+    """The metrics of the reader in this slot. Create it once, in the reader's own process.
 
-    `heartbeat`: what tells the parent at each turn of the loop that it lives.
+    `heartbeat` sends a heartbeat to the parent; it is called in each turn of the loop.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class WorkerHealth:
         now: Callable[[], float] = clock.now,
     ) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
-        # Each metric looks at this when it is made, so it stands before the first.
+        # A metric reads ValueClass when it is created, so set it before the first metric.
         values.ValueClass = _value_class(lambda: slot)
         registry = CollectorRegistry()
         self._last_loop = _gauge(CHILD_LAST_LOOP, registry).labels(slot)
@@ -51,11 +51,11 @@ class WorkerHealth:
         self._next_at = float("-inf")
 
     def beat(self, queue_depth: int, paused: bool) -> None:
-        """The work loop came round; to be called each time. Writes the gauges at most once a second."""
+        """Call this in each turn of the work loop. It writes the gauges at most once a second."""
         self._heartbeat()
         if paused != self._was_paused:
             self._was_paused = paused
-            # True adds 1 and False 0: a pause counts when it begins.
+            # Adds 1 when a pause begins, and 0 when it ends.
             self._pauses.inc(paused)
         now = self._now()
         if now < self._next_at:
@@ -66,10 +66,10 @@ class WorkerHealth:
         self._paused.set(paused)
 
     def working(self) -> None:
-        """The loop is in the midst of something long, and gets on with it."""
+        """Call this during a long operation that makes progress."""
         self._heartbeat()
 
 
 def _gauge(definition: Definition, registry: CollectorRegistry) -> Gauge:
-    # A slot has one file, and so one value; this mode shows it without a label for the process.
+    # A slot has one file and so one value; this mode exposes it without a process label.
     return Gauge(definition.name, definition.help, definition.labels, registry=registry, multiprocess_mode="mostrecent")

@@ -1,7 +1,7 @@
-"""What the readers write about themselves, read back at each scrape from prometheus_client's multiprocess files.
+"""The readers' own metrics, read from prometheus_client's multiprocess files at each scrape.
 
-A reader may be killed, or start to write, at any moment: a file that cannot be read just then costs the scrape the
-readers' metrics, never the others, and is logged.
+A reader may be killed or start to write at any moment. If a file cannot be read just then, the scrape lacks the
+readers' metrics and has all others; the log says so.
 """
 
 import struct
@@ -29,13 +29,13 @@ class WorkersCollector(Collector):
         self._files = _collector_of(None, path=str(directory))
 
     def collect(self) -> Iterable[Metric]:
-        """All families that are in the files now."""
+        """All families in the files."""
         try:
             families = list(self._files.collect())
         except (OSError, ValueError, RuntimeError, struct.error) as e:
             log.warning("worker_files_unreadable", directory=str(self._directory), error=str(e))
             return []
-        # The files say nothing of units.
+        # The files hold no units.
         for family in families:
             family.unit = _UNITS.get(family.name, "")
         return families

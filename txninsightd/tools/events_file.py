@@ -1,13 +1,13 @@
-"""Reading events.jsonl: one JSON object a line, and a bad line named by its number and what is wrong with it.
+"""Reads events.jsonl: one JSON object per line. A bad line is reported with its number and the error.
 
-Four kinds of line. A *header* (`{"header": {...}}`, only as the first line) carries settings for the replayer. A
-*record* (`{"at", "producer", "topic", ...}`) is one Kafka record, a *control* (`{"at", "producer", "kafka"}`) a step of
-its producer's Kafka transaction. Any other object is a *plain event*: the whole line is the value, its timestamp
-is the time, and topic and key come from options. events.schema.json says the same as a JSON Schema.
+There are four kinds of lines. A *header* (`{"header": {...}}`, only as the first line) has settings for the replayer. A
+*record* (`{"at", "producer", "topic", ...}`) is one Kafka record. A *control* line (`{"at", "producer", "kafka"}`) is a
+step of its producer's Kafka transaction. Any other object is a *plain event*: the whole line is the value, its
+timestamp is the time, and options give topic and key. events.schema.json has the same as a JSON Schema.
 
-Record and control lines are decoded in one pass by msgspec and refuse unknown fields, so that a misspelt word is
-found; the slower way round, which tells plain events from broken records, is taken only when that fails. A value is
-never decoded here: its bytes go to the broker as they stand in the file.
+msgspec decodes record and control lines in one pass and rejects unknown fields, which finds misspelt keys. Only if that
+fails, a slower path tells plain events from broken records. Values are not decoded here: their bytes go to the broker
+as they are in the file.
 """
 
 import base64
@@ -23,13 +23,13 @@ from msgspec import UNSET, UnsetType
 from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS, epoch_s, value_at
 
 PLAIN_PRODUCER = "plain events"
-"""All plain event lines are published by one producer of this name."""
+"""The name of the one producer that publishes all plain event lines."""
 
-_RECORD_WORDS = {"producer", "topic", "kafka"}
+_RECORD_KEYS = {"producer", "topic", "kafka"}
 
 
 class Action(StrEnum):
-    """What a control line tells its producer to do."""
+    """The action of a control line."""
 
     BEGIN = "begin"
     COMMIT = "commit"
@@ -38,16 +38,16 @@ class Action(StrEnum):
 
 
 class TopicFacts(msgspec.Struct, frozen=True):
-    """What a header says of a topic: how many partitions it had, and the dotted path of its events' timestamp."""
+    """A header's settings of a topic: its number of partitions, and the dotted path of its events' timestamp."""
 
     partitions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     ts_path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
 
 
 class Header(msgspec.Struct, frozen=True):
-    """Settings for the replayer; other words in it are left to other readers.
+    """Settings for the replayer; other keys in the header are ignored.
 
-    `epoch` is the moment (epoch seconds) of `at` 0, for files whose `at` counts from 0.
+    `epoch` is the time (epoch seconds) of `at` 0, for files in which `at` counts from 0.
     """
 
     transaction_timeout_s: Annotated[float, msgspec.Meta(ge=1)] | None = None
@@ -55,7 +55,7 @@ class Header(msgspec.Struct, frozen=True):
     topics: dict[str, TopicFacts] = {}
 
 
-# Tagged, and an array: batches of both kinds of line cross to the process of a producer that will crash (doomed.py).
+# Tagged arrays: batches of both kinds of lines go to the process of a crashing producer (crashing_producer.py).
 class Record(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     """One Kafka record to publish at `at` (seconds). `holds_json`: its timestamps may be shifted."""
 
@@ -79,14 +79,14 @@ class Control(msgspec.Struct, frozen=True, array_like=True, tag="c", gc=False):
 
 @dataclass(frozen=True)
 class BadLine:
-    """Why a line cannot be used, in words."""
+    """The error of a line."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class PlainEvents:
-    """How plain event lines are published: their topic, where their time stands, and where their key."""
+    """How plain event lines are published: their topic, the paths of their time, and the path of their key."""
 
     topic: str | None = None
     ts_paths: tuple[str, ...] = DEFAULT_TS_PATHS
@@ -95,15 +95,15 @@ class PlainEvents:
 
 Line = Header | Record | Control
 
-_Word = Annotated[str, msgspec.Meta(min_length=1)]
+_NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _Written(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A record or control line as it is written."""
+class _RawLine(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A record or control line as in the file."""
 
     at: Annotated[float, msgspec.Meta(ge=0)]
-    producer: _Word
-    topic: _Word | UnsetType = UNSET
+    producer: _NonEmpty
+    topic: _NonEmpty | UnsetType = UNSET
     key: str | UnsetType | None = UNSET
     headers: dict[str, str] | UnsetType = UNSET
     value: msgspec.Raw | UnsetType = UNSET
@@ -112,12 +112,12 @@ class _Written(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     kafka: Action | UnsetType = UNSET
 
 
-_written = msgspec.json.Decoder(_Written)
+_raw_line = msgspec.json.Decoder(_RawLine)
 _anything = msgspec.json.Decoder()
 
 
 def read_lines(lines: Iterable[bytes], plain: PlainEvents) -> Iterator[tuple[int, Line | BadLine]]:
-    """Each line that is not blank, with its number from 1. Raises nothing for what stands in a line."""
+    """Each non-blank line with its number, from 1. Raises nothing for a line's content."""
     first = True
     for number, text in enumerate(lines, 1):
         if text.isspace():
@@ -127,22 +127,22 @@ def read_lines(lines: Iterable[bytes], plain: PlainEvents) -> Iterator[tuple[int
 
 
 def parse_line(text: bytes, plain: PlainEvents, *, header_allowed: bool = False) -> Line | BadLine:
-    """One line, understood, or why it is not."""
+    """Parse one line; returns its error as a BadLine."""
     try:
-        return _record_or_control(_written.decode(text))
-    # Sound JSON of another form. It is a ValueError as well, so it stands first.
+        return _record_or_control(_raw_line.decode(text))
+    # Valid JSON of another form. It is also a ValueError, so this clause comes first.
     except msgspec.ValidationError as error:
         return _other_line(text, plain, header_allowed, str(error))
     except (ValueError, RecursionError) as error:
         return BadLine(_in_words(error))
 
 
-def _record_or_control(line: _Written) -> Line | BadLine:
+def _record_or_control(line: _RawLine) -> Line | BadLine:
     if line.kafka is not UNSET:
         if any(
             each is not UNSET for each in (line.topic, line.key, line.headers, line.value, line.raw, line.partition)
         ):
-            return BadLine("a control line has `at`, `producer` and `kafka`, and nothing else")
+            return BadLine("a control line has only `at`, `producer` and `kafka`")
         return Control(line.at, line.producer, line.kafka)
     if line.topic is UNSET:
         return BadLine("neither `topic` (a record) nor `kafka` (a control line)")
@@ -165,7 +165,7 @@ def _record_or_control(line: _Written) -> Line | BadLine:
 
 
 def _value(written: msgspec.Raw | UnsetType) -> bytes | None:
-    # No value and null are both a tombstone.
+    # A missing value and null are both tombstones.
     text = b"null" if written is UNSET else bytes(written)
     return None if text == b"null" else text
 
@@ -179,8 +179,8 @@ def _other_line(text: bytes, plain: PlainEvents, header_allowed: bool, why_no_re
         return BadLine("not a JSON object")
     if line.keys() == {"header"}:
         return _header(line["header"]) if header_allowed else BadLine("a header is only allowed in the first line")
-    # Meant as a record or a control line: what is wrong with that says more.
-    if "at" in line and _RECORD_WORDS & line.keys():
+    # It is meant as a record or control line, so that error is more helpful.
+    if "at" in line and _RECORD_KEYS & line.keys():
         return BadLine(why_no_record)
     return _plain_event(text, line, plain)
 
@@ -200,7 +200,7 @@ def _plain_event(text: bytes, event: dict[str, Any], plain: PlainEvents) -> Reco
             f"no time: a record or control line needs `at` and `producer`, a plain event a time at {_named(plain)}"
         )
     if plain.topic is None:
-        return BadLine("a plain event line, and no topic for it: name one with --topic")
+        return BadLine("a plain event line without a topic: give one with --topic")
     key = value_at(event, plain.key_path)
     return Record(at, PLAIN_PRODUCER, plain.topic, key if key is None else str(key), text.strip())
 

@@ -1,11 +1,11 @@
-"""The receivers of the local stack: they take what Alertmanager would send to PagerDuty and Slack, and show it.
+"""The local stack's receivers: they accept what Alertmanager sends to PagerDuty and Slack, and show it.
 
     python -m txninsightd.tools.receivers --port 19095 --record alerts.jsonl
 
-`POST /v2/enqueue` stands for PagerDuty's Events API v2 and `POST /slack` for a Slack webhook. They answer as those do,
-and refuse with 400 what those would refuse or cut, so that a text that would be lost out there is lost here too. What
-was taken is one line of JSON in the record, {"at": epoch seconds, "receiver": ..., "body": ...}, and one readable line
-on the standard output. `read_record` reads it back. Nothing leaves the machine, and only the machine itself is served.
+`POST /v2/enqueue` replaces PagerDuty's Events API v2, and `POST /slack` a Slack webhook. They answer like the
+originals, and reject with 400 what those would reject or cut, so a test finds texts that would get lost. Each accepted
+message is one line of JSON in the record, {"at": epoch seconds, "receiver": ..., "body": ...}, and one readable line on
+the standard output. `read_record` reads the record. Nothing leaves the machine, and only local clients are served.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Link(Struct):
 
 
 class Payload(Struct):
-    """What PagerDuty must be told; it cuts a longer summary."""
+    """The payload of a PagerDuty event; PagerDuty cuts a longer summary."""
 
     summary: Annotated[str, Meta(min_length=1, max_length=1024)]
     source: Text
@@ -49,7 +49,7 @@ class Payload(Struct):
 
 
 class Event(Struct):
-    """An event of PagerDuty's Events API v2, as far as it is checked."""
+    """An event of PagerDuty's Events API v2: the fields that are checked."""
 
     routing_key: Annotated[str, Meta(min_length=32, max_length=32)]
     event_action: Literal["trigger", "acknowledge", "resolve"]
@@ -59,20 +59,20 @@ class Event(Struct):
 
 
 class Attachment(Struct):
-    """What is checked of a Slack message's attachment; Slack cuts a longer text."""
+    """The checked fields of a Slack message's attachment; Slack cuts a longer text."""
 
     fallback: Text
     text: Annotated[str, Meta(max_length=8000)] = ""
 
 
 class SlackMessage(Struct):
-    """What a Slack webhook is posted."""
+    """The body of a Slack webhook."""
 
     attachments: Annotated[list[Attachment], Meta(min_length=1)]
 
 
 class Message(Struct, frozen=True):
-    """One line of the record. `at` is in seconds since the epoch, `body` what Alertmanager posted."""
+    """One line of the record. `at` is in epoch seconds; `body` is Alertmanager's request."""
 
     at: float
     receiver: Receiver
@@ -80,28 +80,28 @@ class Message(Struct, frozen=True):
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it says that all is over."""
+        """Whether it reports that the alert is resolved."""
         if self.receiver == PAGERDUTY:
             return bool(self.body["event_action"] == "resolve")
         return bool(self._attachment.get("color") == "good")
 
     @property
     def severity(self) -> str:
-        """One of PagerDuty's severities; a Slack message's by its colour."""
+        """One of PagerDuty's severities; for Slack by the message's colour."""
         if self.receiver == PAGERDUTY:
             return str(self.body["payload"]["severity"])
         return SLACK_COLOURS.get(str(self._attachment.get("color")), "error")
 
     @property
     def summary(self) -> str:
-        """What a person reads first, as one line."""
+        """The summary, as one line."""
         if self.receiver == PAGERDUTY:
             return _one_line(self.body["payload"]["summary"])
         return _one_line(html.unescape(self._attachment["fallback"]))
 
     @property
     def line(self) -> str:
-        """The message in one line for a terminal."""
+        """The message as one line for a terminal."""
         clock = time.strftime("%H:%M:%S", time.localtime(self.at))
         return f"{clock} {self.receiver:<9} {'resolved' if self.is_resolved else self.severity:<8} {self.summary}"
 
@@ -112,26 +112,26 @@ class Message(Struct, frozen=True):
 
 
 def read_record(path: Path) -> list[Message]:
-    """All messages so far, oldest first; none while there is no file. A line that is still being written is left."""
+    """All messages so far, oldest first; none if there is no file. An incomplete last line is ignored."""
     if not path.exists():
         return []
     complete, newline, _ = path.read_bytes().rpartition(b"\n")
     return msgspec.json.Decoder(Message).decode_lines(complete + newline)
 
 
-def fault(raw: bytes, form: type[Event] | type[SlackMessage]) -> str | None:
-    """Why the real receiver would refuse or cut what was posted; None when it would take it."""
+def validation_error(raw: bytes, form: type[Event] | type[SlackMessage]) -> str | None:
+    """Why the real receiver would reject or cut the request; None if it would accept it."""
     if len(raw) > MAX_BYTES:
         return f"{len(raw)} bytes are more than {MAX_BYTES}"
     try:
         msgspec.convert(msgspec.json.decode(raw), type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError) as failure:
+        return str(failure)
     return None
 
 
 class Receivers(ThreadingHTTPServer):
-    """Serves on 127.0.0.1:`port` (0: any free one) and appends to `record`; `server_port` says where."""
+    """Serves on 127.0.0.1:`port` (0: any free one, see `server_port`) and appends to `record`."""
 
     daemon_threads = True
 
@@ -140,9 +140,9 @@ class Receivers(ThreadingHTTPServer):
         self._record = record
         self._lock = Lock()
 
-    def take(self, message: Message) -> None:
-        """Write down a message and show it."""
-        # Without a buffer a line is one write, so that a reader finds at most the last one incomplete.
+    def store(self, message: Message) -> None:
+        """Record a message and print it."""
+        # Unbuffered, so each line is one write, and at most the last line is incomplete for a reader.
         with self._lock, self._record.open("ab", buffering=0) as record:
             record.write(msgspec.json.encode(message) + b"\n")
             print(message.line, flush=True)
@@ -152,42 +152,42 @@ class _Handler(BaseHTTPRequestHandler):
     server: Receivers
 
     def do_POST(self) -> None:
-        """Take a message or refuse it."""
+        """Accept or reject a message."""
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/v2/enqueue":
-            self._take_event(raw)
+            self._handle_event(raw)
         elif self.path == "/slack":
-            self._take_slack(raw)
+            self._handle_slack(raw)
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"there is nothing here: POST to /v2/enqueue or /slack")
+            self._answer(HTTPStatus.NOT_FOUND, b"not found: POST to /v2/enqueue or /slack")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as the base class names it
-        """Messages are shown, requests are not."""
+        """Do not log requests; messages are printed instead."""
 
-    def _take_event(self, raw: bytes) -> None:
-        refusal = self._taken(PAGERDUTY, raw, Event)
-        if refusal is None:
-            said = {
+    def _handle_event(self, raw: bytes) -> None:
+        error = self._record_or_reject(PAGERDUTY, raw, Event)
+        if error is None:
+            answer = {
                 "status": "success",
                 "message": "Event processed",
                 "dedup_key": msgspec.json.decode(raw)["dedup_key"],
             }
-            self._answer(HTTPStatus.ACCEPTED, msgspec.json.encode(said), "application/json")
+            self._answer(HTTPStatus.ACCEPTED, msgspec.json.encode(answer), "application/json")
         else:
-            said = {"status": "invalid event", "message": "Event object is invalid", "errors": [refusal]}
-            self._answer(HTTPStatus.BAD_REQUEST, msgspec.json.encode(said), "application/json")
+            answer = {"status": "invalid event", "message": "Event object is invalid", "errors": [error]}
+            self._answer(HTTPStatus.BAD_REQUEST, msgspec.json.encode(answer), "application/json")
 
-    def _take_slack(self, raw: bytes) -> None:
-        refusal = self._taken(SLACK, raw, SlackMessage)
-        self._answer(HTTPStatus.OK if refusal is None else HTTPStatus.BAD_REQUEST, (refusal or "ok").encode())
+    def _handle_slack(self, raw: bytes) -> None:
+        error = self._record_or_reject(SLACK, raw, SlackMessage)
+        self._answer(HTTPStatus.OK if error is None else HTTPStatus.BAD_REQUEST, (error or "ok").encode())
 
-    def _taken(self, receiver: Receiver, raw: bytes, form: type[Event] | type[SlackMessage]) -> str | None:
-        refusal = fault(raw, form)
-        if refusal is None:
-            self.server.take(Message(at=time.time(), receiver=receiver, body=msgspec.json.decode(raw)))
+    def _record_or_reject(self, receiver: Receiver, raw: bytes, form: type[Event] | type[SlackMessage]) -> str | None:
+        error = validation_error(raw, form)
+        if error is None:
+            self.server.store(Message(at=time.time(), receiver=receiver, body=msgspec.json.decode(raw)))
         else:
-            print(f"refused, as {receiver} would: {refusal}: {raw[:200]!r}", flush=True)
-        return refusal
+            print(f"rejected, as by {receiver}: {error}: {raw[:200]!r}", flush=True)
+        return error
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str = "text/plain") -> None:
         self.send_response(status)
@@ -200,16 +200,16 @@ class _Handler(BaseHTTPRequestHandler):
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="txninsightd.tools.receivers", description="Local PagerDuty and Slack.")
-    parser.add_argument("--port", type=int, required=True, help="where to listen, on 127.0.0.1")
-    parser.add_argument("--record", type=Path, required=True, help="the file that gets one line of JSON a message")
+    parser.add_argument("--port", type=int, required=True, help="the port to listen on, on 127.0.0.1")
+    parser.add_argument("--record", type=Path, required=True, help="the file that gets one line of JSON per message")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Receivers(options.port, options.record) as receivers:
             print(f"listening on http://{HOST}:{receivers.server_port}, writing {options.record}", flush=True)
             receivers.serve_forever()
-    except OSError as error:
-        print(f"cannot listen on port {options.port}: {error}: choose another one with --port", file=sys.stderr)
+    except OSError as failure:
+        print(f"cannot listen on port {options.port}: {failure}: choose another port with --port", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0

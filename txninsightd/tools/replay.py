@@ -1,12 +1,11 @@
-"""txninsight-replay: publishes an events.jsonl to a real Kafka as its producers did, in their time.
+"""txninsight-replay: publishes an events.jsonl to a real Kafka, with its original producers and timing.
 
-The file is read twice. The first pass finds what it asks for (topics, producers and when they come and go, bad lines)
-and nothing is published until the cluster is known to have it; the second one publishes. Each producer of the file is
-a real one here: Kafka transactions begin, commit and abort as written, and a producer that crashes is a process that is
-killed. docs/replay.md tells it to users.
+It reads the file twice. The first pass finds the topics, the producers, their first and last lines, and bad lines; then
+it checks that the cluster has what the file needs. The second pass publishes. Each producer of the file becomes a real
+producer: Kafka transactions begin, commit and abort as written, and a crash is a killed process. docs/replay.md is the
+user's guide.
 
-Exit codes: 0 all published, 1 some records or transactions failed, 2 refused before anything was published, 130
-interrupted.
+Exit codes: 0 all published, 1 some records or transactions failed, 2 refused before publishing, 130 interrupted.
 """
 
 import argparse
@@ -29,17 +28,17 @@ from rich.console import Console
 
 from txninsightd.tools.events_file import PlainEvents, read_lines
 from txninsightd.tools.replaying.cluster import Cluster, Refusal, client_properties
-from txninsightd.tools.replaying.conductor import Conductor, Rewrite
+from txninsightd.tools.replaying.counts import Totals
 from txninsightd.tools.replaying.crashing_producer import CrashingPublisher
-from txninsightd.tools.replaying.plan import Life, Survey, Timeline, TsPaths, rebase_start, survey
+from txninsightd.tools.replaying.dispatcher import Dispatcher, Rewrite
+from txninsightd.tools.replaying.plan import ProducerSession, Survey, Timeline, TsPaths, rebase_start, survey
 from txninsightd.tools.replaying.publisher import ProducerSettings, Publisher
-from txninsightd.tools.replaying.report import Display, Ending, PublishingBar, write_summary
-from txninsightd.tools.replaying.tally import Board
+from txninsightd.tools.replaying.report import Display, PublishingBar, ReplayResult, write_summary
 from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS
-from txninsightd.tools.replaying.workers import Crew, Worker
+from txninsightd.tools.replaying.workers import Worker, WorkerPool
 
 DEFAULT_TRANSACTION_TIMEOUT_S = 60.0
-# Timed, a full queue would hold up everybody's lines, so there is room; as fast as it goes, it is what bounds memory.
+# With timing, a full queue would delay all lines, so it is large. Without timing, it bounds memory.
 QUEUED_BATCHES_TIMED = 10_000
 QUEUED_BATCHES_FAST = 8
 FAST_PROPERTIES = {"linger.ms": "5"}
@@ -71,18 +70,18 @@ class _Replay:
         self._properties = client_properties(arguments.bootstrap, arguments.client_config)
         self._ts_paths = TsPaths(tuple(arguments.ts_field) if arguments.ts_field else None)
         self._plain = PlainEvents(arguments.topic, self._ts_paths.given or DEFAULT_TS_PATHS, arguments.key_field)
-        self._board = Board()
+        self._totals = Totals()
         self._stopping = threading.Event()
 
     def run(self) -> int:
         found = self._survey()
         created = self._prepare_cluster(found)
-        with self._display.publishing(found, self._board) as bar, _stopped_by_signals(self._stopping):
-            ending = self._publish(found, created, bar)
-        self._display.ending(ending)
+        with self._display.publishing(found, self._totals) as bar, _stopped_by_signals(self._stopping):
+            result = self._publish(found, created, bar)
+        self._display.show_result(result)
         if self._arguments.summary_json:
-            write_summary(self._arguments.summary_json, ending)
-        return ending.exit_code
+            write_summary(self._arguments.summary_json, result)
+        return result.exit_code
 
     def _survey(self) -> Survey:
         size_bytes = os.fstat(self._file.fileno()).st_size
@@ -96,7 +95,7 @@ class _Replay:
         return found
 
     def _prepare_cluster(self, found: Survey) -> list[str]:
-        # Without this the broker would soon delete what was stamped long ago.
+        # Else retention would soon delete records with old timestamps.
         config = {"retention.ms": "-1"} if self._arguments.keep_time else {}
         cluster = Cluster(self._properties)
         return cluster.prepare(
@@ -106,29 +105,29 @@ class _Replay:
         )
 
     def _partitions(self, found: Survey) -> dict[str, int]:
-        said = {name: facts.partitions for name, facts in found.header.topics.items()}
+        in_header = {name: facts.partitions for name, facts in found.header.topics.items()}
         return {
-            name: self._arguments.partitions or said.get(name) or (highest + 1 if highest >= 0 else -1)
+            name: self._arguments.partitions or in_header.get(name) or (highest + 1 if highest >= 0 else -1)
             for name, highest in found.topics.items()
         }
 
-    def _publish(self, found: Survey, created: list[str], bar: PublishingBar) -> Ending:
+    def _publish(self, found: Survey, created: list[str], bar: PublishingBar) -> ReplayResult:
         timeline = Timeline(found.first_at, self._arguments.speed)
-        crew = Crew(self._hiring(found, timeline))
-        conductor = Conductor(found, timeline, crew, self._stopping, bar.show)
+        pool = WorkerPool(self._worker_factory(found, timeline))
+        dispatcher = Dispatcher(found, timeline, pool, self._stopping, bar.show)
         try:
-            conductor.start_first()
+            dispatcher.start_first()
             started_at, rewrite = self._start(found)
-            # The same moment by the clock that lines are timed with.
+            # Convert it to the monotonic clock.
             start = time.monotonic() + started_at - time.time()
             self._file.seek(0)
-            conductor.run(read_lines(self._file, self._plain), rewrite, start)
+            dispatcher.run(read_lines(self._file, self._plain), rewrite, start)
         finally:
-            crew.finish()
-        return Ending(
+            pool.finish()
+        return ReplayResult(
             found=found,
-            tally=self._board.sum,
-            progress=conductor.progress,
+            counts=self._totals.sum,
+            progress=dispatcher.progress,
             interrupted=self._stopping.is_set(),
             started_at=started_at,
             ended_at=time.time(),
@@ -137,35 +136,35 @@ class _Replay:
         )
 
     def _start(self, found: Survey) -> tuple[float, Rewrite]:
-        """When to start (epoch seconds), and what is done to timestamps."""
+        """When to start (epoch seconds), and how timestamps are rewritten."""
         epoch, paths, now = found.epoch, found.ts_paths, time.time()
         if self._arguments.keep_time:
             return now, Rewrite(paths, keep_time=True, epoch=epoch)
         start, shift_s = rebase_start(now, found.first_at + epoch, found.last_at + epoch, self._arguments.speed)
         return start, Rewrite(paths, shift_s)
 
-    def _hiring(self, found: Survey, timeline: Timeline) -> Callable[[Life, Worker | None], Worker]:
+    def _worker_factory(self, found: Survey, timeline: Timeline) -> Callable[[ProducerSession, Worker | None], Worker]:
         prefix = self._arguments.transactional_id_prefix
         suffix = f"-{uuid.uuid4().hex[:8]}" if prefix is None else ""
-        # What the operator says goes over ours.
+        # The operator's properties win over ours.
         properties = (TIMED_PROPERTIES if timeline.is_timed else FAST_PROPERTIES) | self._properties
         timeout_s = self._arguments.transaction_timeout or found.header.transaction_timeout_s
         queued = QUEUED_BATCHES_TIMED if timeline.is_timed else QUEUED_BATCHES_FAST
 
-        def hire(life: Life, predecessor: Worker | None) -> Worker:
-            transactional_id = f"{prefix or ''}{life.producer}{suffix}" if life.transactional else None
+        def create_worker(session: ProducerSession, predecessor: Worker | None) -> Worker:
+            transactional_id = f"{prefix or ''}{session.producer}{suffix}" if session.transactional else None
             settings = ProducerSettings(
-                life.producer, properties, transactional_id, timeout_s or DEFAULT_TRANSACTION_TIMEOUT_S
+                session.producer, properties, transactional_id, timeout_s or DEFAULT_TRANSACTION_TIMEOUT_S
             )
-            kind = CrashingPublisher if life.crashes else Publisher
-            return Worker(kind(settings, self._stopping), self._board, self._stopping, queued, predecessor)
+            kind = CrashingPublisher if session.crashes else Publisher
+            return Worker(kind(settings, self._stopping), self._totals, self._stopping, queued, predecessor)
 
-        return hire
+        return create_worker
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[IO[bytes]]:
-    """The file, which must be readable twice: what comes from stdin is set aside in a temporary file."""
+    """Open the file so that it can be read twice; standard input is copied to a temporary file."""
     if path == "-":
         with tempfile.TemporaryFile() as spool:
             shutil.copyfileobj(sys.stdin.buffer, spool)
@@ -182,7 +181,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks for an orderly stop; a second one ends the process at once."""
+    """The first Ctrl-C or SIGTERM requests an orderly stop; a second one ends the process at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
@@ -200,19 +199,17 @@ def _stopped_by_signals(stopping: threading.Event) -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="txninsight-replay",
-        description="Publish an events.jsonl to Kafka as its producers did, in their time.",
-        epilog="Exit codes: 0 all published; 1 some records or transactions failed; 2 refused before anything was "
-        "published; 130 interrupted.",
+        description="Publish an events.jsonl to Kafka with its original producers and timing.",
+        epilog="Exit codes: 0 all published; 1 some records or transactions failed; 2 refused before publishing; "
+        "130 interrupted.",
     )
     parser.add_argument("file", metavar="FILE", help="events.jsonl, or - for standard input")
-    parser.add_argument(
-        "--bootstrap", required=True, metavar="HOST:PORT", help="brokers to begin with, comma separated"
-    )
+    parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT", help="bootstrap servers, comma separated")
     parser.add_argument(
         "--client-config", type=Path, metavar="FILE", help="more librdkafka properties, one key=value a line"
     )
     parser.add_argument("--strict", action="store_true", help="refuse a file with bad lines instead of skipping them")
-    parser.add_argument("--summary-json", type=Path, metavar="FILE", help="write the summary to this file, too")
+    parser.add_argument("--summary-json", type=Path, metavar="FILE", help="also write the summary to this file")
     _add_time(parser.add_argument_group("time"))
     _add_topics(parser.add_argument_group("topics and producers"))
     return parser
@@ -224,26 +221,26 @@ def _add_time(group: argparse._ArgumentGroup) -> None:
         type=_speed,
         default=1.0,
         metavar="N|max",
-        help="N times the original speed (default 1), or max: as fast as it goes; order is then kept for each "
+        help="N times the original speed (default 1), or max: as fast as possible; then the order is kept within each "
         "producer, but not between producers",
     )
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(
         "--rebase",
         choices=["now"],
-        help="shift all timestamps in values by one constant, so that the last event is about now (the default)",
+        help="shift all timestamps in values by one constant: the last event is then about now (the default)",
     )
     choice.add_argument(
         "--keep-time",
         action="store_true",
-        help="leave timestamps alone, stamp each record with its original time, and mark it by a header, so that "
-        "nobody is paged for history",
+        help="keep all timestamps, give each record its original time, and mark it with a header, so history pages no "
+        "on-call engineer",
     )
     group.add_argument(
         "--ts-field",
         action="append",
         metavar="PATH",
-        help="dotted path of a timestamp in values (default: the file's header, else ts); may be given several times",
+        help="dotted path of a timestamp in values (default: the file's header, else ts); repeatable",
     )
 
 
@@ -252,31 +249,31 @@ def _add_topics(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--key-field", default="txn_id", metavar="PATH", help="dotted path of plain events' key (default txn_id)"
     )
-    group.add_argument("--create-topics", action="store_true", help="create topics that are missing")
+    group.add_argument("--create-topics", action="store_true", help="create missing topics")
     group.add_argument(
         "--partitions",
         type=_count,
         metavar="N",
-        help="partitions of created topics (default: what the file says or names, else the broker's default)",
+        help="partitions of created topics (default: as in the file, else the broker's default)",
     )
     group.add_argument(
         "--transaction-timeout",
         type=_timeout,
         metavar="S",
         help="transaction.timeout.ms of the producers, in seconds (default: the file's header, else "
-        f"{DEFAULT_TRANSACTION_TIMEOUT_S:g}); after it the broker aborts what a crashed producer left open",
+        f"{DEFAULT_TRANSACTION_TIMEOUT_S:g}); after it the broker aborts the transaction of a crashed producer",
     )
     group.add_argument(
         "--transactional-id-prefix",
         metavar="TEXT",
-        help="make transactional ids of this text and the producer's name (default: the name and a suffix unique to "
-        "the run); a second run with the same text ends what the first one left open",
+        help="prefix of transactional ids before the producer's name (default: the name and a suffix unique to the "
+        "run); a second run with the same prefix aborts what the first one left open",
     )
 
 
 def _speed(text: str) -> float:
     speed = math.inf if text == "max" else float(text)
-    # Not `<= 0`, which would let NaN pass.
+    # `<= 0` would accept NaN.
     if not speed > 0:
         raise ValueError
     return speed

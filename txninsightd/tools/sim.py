@@ -1,9 +1,9 @@
-"""txninsight-sim: a scenario and a seed in, traffic and truth out.
+"""txninsight-sim: generates traffic and its truth from a scenario and a seed.
 
-It writes `events.jsonl`, which `txninsight-replay` publishes to a real Kafka, and `truth.jsonl`, what the daemon must
-say of each transaction then. The same scenario and seed give the same bytes, on any machine. Time is virtual: an hour
-of traffic takes seconds. Exit codes: 0 done; 2 a bad scenario or option, or a truth that the scenario did not
-expect; 130 Ctrl-C.
+It writes `events.jsonl`, which `txninsight-replay` publishes to a real Kafka, and `truth.jsonl`, which holds what the
+daemon must report for each transaction. The same scenario and seed give the same bytes on any machine. Time is virtual:
+an hour of traffic takes seconds. Exit codes: 0 success; 2 an invalid scenario or option, or a truth that the scenario
+does not expect; 130 Ctrl-C.
 """
 
 import argparse
@@ -19,25 +19,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from txninsightd import __version__
-from txninsightd.tools.simulation.actors import Limits, play
 from txninsightd.tools.simulation.clock import run
-from txninsightd.tools.simulation.complaints import BadScenario
+from txninsightd.tools.simulation.engine import Limits, run_scenario
 from txninsightd.tools.simulation.output import Lines
 from txninsightd.tools.simulation.scenario import Scenario, daemon_config, load_scenario
 from txninsightd.tools.simulation.truth import Truth
+from txninsightd.tools.simulation.validation_errors import BadScenario
 
 LINES_PER_TICK = 5000
-"""How many lines are written between two looks at the progress bar."""
+"""How many lines are written between two updates of the progress bar."""
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 
 SHOWN = 5
-"""How many contradictions are shown before the rest is only counted."""
+"""At most so many contradictions are printed; the rest is only counted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; gives its exit code."""
+    """Run the program; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
         scenario = load_scenario(options.scenario)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"txninsight-sim: cannot write {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("txninsight-sim: stopped; what was written is not whole", file=sys.stderr)
+        print("txninsight-sim: stopped; the files are incomplete", file=sys.stderr)
         return INTERRUPTED
     return _report(options, truth, lines)
 
@@ -57,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="txninsight-sim",
-        description="Turn a scenario into events.jsonl (for txninsight-replay) and truth.jsonl (what must come of it). "
+        description="Turn a scenario into events.jsonl (for txninsight-replay) and truth.jsonl (the expected results). "
         "The same scenario and seed give the same bytes.",
-        epilog="The form of a scenario is described in docs/simulator.md; scenarios/ has some to start from.",
+        epilog="docs/simulator.md describes the form of a scenario; scenarios/ has examples to start from.",
     )
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="the scenario, a YAML file")
-    parser.add_argument("--seed", type=int, metavar="N", help="another seed than the scenario's own")
+    parser.add_argument("--seed", type=int, metavar="N", help="the seed (default: the scenario's own)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -72,12 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--events", metavar="FILE", help="write the events to this file instead; - is standard output")
     parser.add_argument("--truth", metavar="FILE", help="write the truth to this file instead; - is standard output")
-    parser.add_argument("--transactions", type=_positive_int, metavar="N", help="begin N transactions in all")
-    parser.add_argument("--duration", type=_positive, metavar="S", help="let transactions begin for S virtual seconds")
+    parser.add_argument("--transactions", type=_positive_int, metavar="N", help="start N transactions in all")
+    parser.add_argument("--duration", type=_positive, metavar="S", help="start transactions for S virtual seconds")
     parser.add_argument(
         "--daemon-config",
         metavar="FILE",
-        help="also write the sections of the daemon's config that the truth takes as set",
+        help="also write the sections of the daemon's config under which the truth holds",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary; errors only")
     parser.add_argument("--version", action="version", version=f"txninsight-sim {__version__}")
@@ -102,14 +102,14 @@ def _positive_int(text: str) -> int:
 
 
 def _limits(options: argparse.Namespace, scenario: Scenario) -> Limits:
-    """What the command line says goes over the scenario; one limit given there lifts the other one of the scenario."""
+    """Limits of the command line replace both limits of the scenario, even if only one is given."""
     if options.duration is None and options.transactions is None:
         return Limits(scenario.duration_s, scenario.transactions)
     return Limits(options.duration, options.transactions)
 
 
 def simulate(options: argparse.Namespace, scenario: Scenario) -> tuple[Truth, Lines]:
-    """Play the scenario and write all files. Raises OSError, and BadScenario for what shows only when it is played."""
+    """Run the scenario and write all files. Raises OSError, and BadScenario for errors that only a run finds."""
     seed = scenario.seed if options.seed is None else options.seed
     limits = _limits(options, scenario)
     with ExitStack() as files:
@@ -122,17 +122,17 @@ def simulate(options: argparse.Namespace, scenario: Scenario) -> tuple[Truth, Li
         lines = Lines(events.write)
         truth = Truth(scenario, lambda line: verdicts.write(encode(line) + b"\n"), lambda: lines.last_at)
         tick = _progress(options, scenario, limits, truth, files)
-        lines.tick = (LINES_PER_TICK, tick)
+        lines.progress = (LINES_PER_TICK, tick)
         try:
-            run(play(scenario, seed, limits, lines, truth))
-        # Flows run in a TaskGroup, which wraps what they raise.
+            run(run_scenario(scenario, seed, limits, lines, truth))
+        # Flows run in a TaskGroup, which wraps their exceptions.
         except ExceptionGroup as group:
             raise _first(group) from None
     return truth, lines
 
 
 def _first(error: Exception) -> Exception:
-    """The first of the errors with which the actors ended."""
+    """The first error of a (nested) group."""
     return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
@@ -167,15 +167,15 @@ def _report(options: argparse.Namespace, truth: Truth, lines: Lines) -> int:
         print(f"{lines.count} lines, {truth.totals.transactions} transactions", file=sys.stderr)
         if borderline:
             print(
-                f"{len(borderline)} transactions are borderline (a replay's jitter could change what becomes of them): "
+                f"{len(borderline)} transactions are borderline (a replay's jitter could change their results): "
                 f"{', '.join(borderline[:SHOWN])}",
                 file=sys.stderr,
             )
     if not truth.contradictions:
         return 0
-    print(f"{options.scenario}: expected something else of {len(truth.contradictions)} transactions:", file=sys.stderr)
+    print(f"{options.scenario}: {len(truth.contradictions)} transactions contradict its expectations:", file=sys.stderr)
     print("\n".join(truth.contradictions[:SHOWN]), file=sys.stderr)
-    print("Mend the failure's 'expected', or the input beside it.", file=sys.stderr)
+    print("Correct the failure's 'expected', or the input beside it.", file=sys.stderr)
     return 2
 
 

@@ -1,10 +1,9 @@
-"""The live view of a running daemon in a terminal: counts by state, rates, who is stuck and why, alerts, transitions.
+"""The live view of a running daemon in a terminal: counts by state, rates, stuck transactions and why, alerts, changes.
 
-It asks the daemon's HTTP API and /metrics once a second, like any other client, and knows nothing that they do not
-say. What came back is an `Answers`; a `Picture` takes one after the other and keeps what it needs beyond the last:
-rates over some seconds, and a log of what changed from one answer to the next. Where the output is no terminal, a
-plain line is printed every few seconds instead, and one for each alert. Alerts are those that reached the local stack's
-receivers, from the record that these keep.
+It queries the daemon's HTTP API and /metrics once a second, like any other client. A `Snapshot` holds the answers. A
+`LiveView` takes one snapshot after the other and adds the rates over some seconds and a log of changes. Where the
+output is not a terminal, it prints a plain line every few seconds, and one for each alert. The alerts come from the
+record of the local stack's receivers.
 
     python -m txninsightd.tools.watch http://127.0.0.1:9840 --alerts .run/log/alerts.jsonl
 """
@@ -34,7 +33,7 @@ from rich.text import Text
 from txninsightd.tools.receivers import Message, read_record
 from txninsightd.vocabulary import Outcome, State
 
-ASK_EVERY_S = 1.0
+REFRESH_EVERY_S = 1.0
 PLAIN_LINE_EVERY_S = 5.0
 RATE_WINDOW_S = 5.0
 TIMEOUT_S = 10.0
@@ -60,8 +59,8 @@ ALERT_COLOURS = {RESOLVED: "green", "critical": "bold red", "error": "bold red",
 Sample = tuple[str, dict[str, str], float]
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What the view uses of a transaction's summary in the API."""
+class TransactionSummary(msgspec.Struct, frozen=True):
+    """The fields of a transaction's summary that the view shows."""
 
     txn_id: str
     state: str
@@ -73,7 +72,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Its state in words; a stuck one's with the cause."""
+        """Its state in words, with the cause if it is stuck."""
         return f"{STUCK} ({self.cause})" if self.stuck else self.state.replace("_", " ")
 
     @property
@@ -85,46 +84,46 @@ class Seen(msgspec.Struct, frozen=True):
 class Listing(msgspec.Struct, frozen=True):
     """An answer of /api/v1/transactions."""
 
-    transactions: list[Seen]
+    transactions: list[TransactionSummary]
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """What the view uses of an answer of /api/v1/transactions/{txn_id}."""
+    """The fields of /api/v1/transactions/{txn_id} that the view shows."""
 
     why: str
 
 
-class Answers(msgspec.Struct, frozen=True):
-    """All that was asked at one moment. `whys` has a sentence for some of the stuck ones, by txn_id."""
+class Snapshot(msgspec.Struct, frozen=True):
+    """The daemon's answers at one moment. `whys` has an explanation for some stuck transactions, by txn_id."""
 
     at: float
     samples: list[Sample]
-    transactions: list[Seen]
-    stuck: list[Seen]
+    transactions: list[TransactionSummary]
+    stuck: list[TransactionSummary]
     whys: dict[str, str] = {}
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels."""
+        """The sum of a metric's samples with these labels."""
         return sum(value for sample, own, value in self.samples if sample == name and labels.items() <= own.items())
 
     def txn_types(self) -> list[str]:
-        """Every transaction type that the metrics name."""
+        """All transaction types in the metrics."""
         return sorted({labels["txn_type"] for _, labels, _ in self.samples if "txn_type" in labels})
 
 
 class Client:
-    """Asks one daemon. Every method raises OSError or HTTPException when it does not answer."""
+    """Queries one daemon. All methods raise OSError or HTTPException when it does not answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._whys: dict[tuple[str, str | None], str] = {}
 
-    def ask(self, now: float) -> Answers:
-        """Everything that the view shows. A why is asked once for each transaction and cause."""
-        stuck = sorted(self.list(f"state={STUCK}&limit={LISTED}"), key=lambda seen: -(seen.stuck_since or 0.0))
-        # Made anew each time, out of the last: whoever is not shown any more is forgotten.
-        self._whys = {(seen.txn_id, seen.cause): self._why(seen) for seen in stuck[:STUCK_SHOWN]}
-        return Answers(
+    def fetch(self, now: float) -> Snapshot:
+        """Fetch everything that the view shows. An explanation is fetched once per transaction and cause."""
+        stuck = sorted(self.list(f"state={STUCK}&limit={LISTED}"), key=lambda txn: -(txn.stuck_since or 0.0))
+        # Rebuilt from the old one each time, which drops transactions that are no longer shown.
+        self._whys = {(txn.txn_id, txn.cause): self._why(txn) for txn in stuck[:STUCK_SHOWN]}
+        return Snapshot(
             at=now,
             samples=parse_samples(self._get("/metrics").decode()),
             transactions=self.list(f"limit={LISTED}"),
@@ -132,20 +131,20 @@ class Client:
             whys={txn_id: why for (txn_id, _), why in self._whys.items()},
         )
 
-    def list(self, query: str) -> list[Seen]:
-        """The transactions that the API gives for this query."""
+    def list(self, query: str) -> list[TransactionSummary]:
+        """The transactions of the API for this query."""
         return msgspec.json.decode(self._get(f"/api/v1/transactions?{query}"), type=Listing).transactions
 
-    def _why(self, seen: Seen) -> str:
-        known = self._whys.get((seen.txn_id, seen.cause))
-        return self._detail(seen.txn_id) if known is None else known
+    def _why(self, txn: TransactionSummary) -> str:
+        known = self._whys.get((txn.txn_id, txn.cause))
+        return self._detail(txn.txn_id) if known is None else known
 
     def _detail(self, txn_id: str) -> str:
         try:
             return msgspec.json.decode(self._get(f"/api/v1/transactions/{quote(txn_id, safe='')}"), type=Detail).why
         except HTTPError as error:
             if error.code == 404:
-                return "gone meanwhile"
+                return "no longer known"
             raise
 
     def _get(self, path: str) -> bytes:
@@ -155,7 +154,7 @@ class Client:
 
 
 def parse_samples(text: str) -> list[Sample]:
-    """The samples of a page in Prometheus' text format, as (name, labels, value)."""
+    """Parse a page in Prometheus' text format into (name, labels, value)."""
     return [
         (sample.name, sample.labels, sample.value)
         for family in text_string_to_metric_families(text)
@@ -163,64 +162,64 @@ def parse_samples(text: str) -> list[Sample]:
     ]
 
 
-class Picture:
-    """What is shown: the last answers, the rates up to them, the alerts that were sent, and the last transitions.
+class LiveView:
+    """The content of the view: the last snapshot, rates, sent alerts, and the last changes.
 
-    `record` is the file in which the local receivers write down what reaches them; `also` are more addresses to show.
+    `record` is the file in which the local receivers store alerts; `footer` has more addresses to show.
     """
 
-    def __init__(self, url: str, record: Path | None = None, also: str = "") -> None:
+    def __init__(self, url: str, record: Path | None = None, footer: str = "") -> None:
         self.url = url
         self.record = record
-        self.also = also
+        self.footer = footer
         self.alerts: list[Message] = []
-        self.answers: Answers | None = None
-        self.trouble: str | None = None
+        self.snapshot: Snapshot | None = None
+        self.error: str | None = None
         self.began_at: float | None = None
-        self._recent: deque[Answers] = deque()
+        self._recent: deque[Snapshot] = deque()
         self._log: deque[Text] = deque(maxlen=LOG_SHOWN)
         self._labels: dict[str, str] = {}
 
-    def take(self, answers: Answers) -> None:
-        """Move on to newer answers."""
-        self.trouble = None
-        self.began_at = answers.at if self.began_at is None else self.began_at
-        for seen in answers.transactions:
-            self._note(seen, answers.at)
-        self._labels = {seen.txn_id: seen.label for seen in answers.transactions}
-        self._recent.append(answers)
-        # Two stay, however far apart: a rate needs both.
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot."""
+        self.error = None
+        self.began_at = snapshot.at if self.began_at is None else self.began_at
+        for txn in snapshot.transactions:
+            self._note(txn, snapshot.at)
+        self._labels = {txn.txn_id: txn.label for txn in snapshot.transactions}
+        self._recent.append(snapshot)
+        # Keep at least two: a rate needs both.
         while self._recent[-1].at - self._recent[0].at > RATE_WINDOW_S and len(self._recent) > 2:
             self._recent.popleft()
-        self.answers = answers
+        self.snapshot = snapshot
 
-    def take_alerts(self) -> None:
-        """Read what has reached the receivers so far."""
+    def read_alerts(self) -> None:
+        """Read the receivers' record."""
         if self.record is not None:
             self.alerts = read_record(self.record)
 
-    def lose(self, trouble: str) -> None:
-        """The daemon did not answer: say so, and keep showing what it said last."""
-        self.trouble = trouble
+    def set_error(self, error: str) -> None:
+        """Show that the daemon did not answer, beside its last answers."""
+        self.error = error
 
     def rate(self, name: str, **labels: str) -> float:
-        """A counter's growth in a second, over the last `RATE_WINDOW_S`."""
+        """A counter's increase per second over the last `RATE_WINDOW_S`."""
         if len(self._recent) < 2:
             return 0.0
         first, last = self._recent[0], self._recent[-1]
         return (last.total(name, **labels) - first.total(name, **labels)) / (last.at - first.at)
 
     def render(self) -> RenderableType:
-        """The picture for a whole terminal: what does not fit is cut below, part by part."""
-        if self.answers is None:
-            return Text(self.trouble or f"asking {self.url} ...", style="dim")
-        counts = counts_table(self.answers)
-        places = [f"{self.url}/api/v1/transactions   {self.url}/metrics", *([self.also] if self.also else [])]
+        """The view for a whole terminal. Each part is cut at its lower end if it does not fit."""
+        if self.snapshot is None:
+            return Text(self.error or f"connecting to {self.url} ...", style="dim")
+        counts = counts_table(self.snapshot)
+        places = [f"{self.url}/api/v1/transactions   {self.url}/metrics", *([self.footer] if self.footer else [])]
         layout = Layout()
         layout.split_column(
             Layout(self._headline(), size=1),
             Layout(counts, size=counts.row_count + 6),
-            Layout(stuck_panel(self.answers), ratio=3),
+            Layout(stuck_panel(self.snapshot), ratio=3),
             Layout(alerts_panel(self.alerts), ratio=2, visible=self.record is not None),
             Layout(self._log_panel(), ratio=2),
             Layout(Text("\n".join(places), style="dim"), size=len(places)),
@@ -228,24 +227,24 @@ class Picture:
         return layout
 
     def plain_line(self) -> str:
-        """The same in one line."""
-        if self.answers is None or self.began_at is None:
-            return self.trouble or f"asking {self.url} ..."
-        answers = self.answers
-        causes = Counter(seen.cause for seen in answers.stuck)
-        live = ", ".join(f"{_words(state)} {_living(answers, state):.0f}" for state in LIVE_STATES)
+        """The view as one line."""
+        if self.snapshot is None or self.began_at is None:
+            return self.error or f"connecting to {self.url} ..."
+        snapshot = self.snapshot
+        causes = Counter(txn.cause for txn in snapshot.stuck)
+        live = ", ".join(f"{_state_name(state)} {_live_count(snapshot, state):.0f}" for state in LIVE_STATES)
         named = " (" + ", ".join(f"{cause} {n}" for cause, n in sorted(causes.items(), key=str)) + ")" if causes else ""
-        ended = ", ".join(f"{outcome} {_finished(answers, outcome):.0f}" for outcome in OUTCOMES)
-        line = f"{answers.at - self.began_at:4.0f} s: now {live}{named}; ended {ended}; {self._rates()}"
-        return f"{line}; {self.trouble}" if self.trouble else line
+        ended = ", ".join(f"{outcome} {_finished(snapshot, outcome):.0f}" for outcome in OUTCOMES)
+        line = f"{snapshot.at - self.began_at:4.0f} s: now {live}{named}; ended {ended}; {self._rates()}"
+        return f"{line}; {self.error}" if self.error else line
 
-    def _note(self, seen: Seen, at: float) -> None:
-        before = self._labels.get(seen.txn_id)
-        if before == seen.label:
+    def _note(self, txn: TransactionSummary, at: float) -> None:
+        before = self._labels.get(txn.txn_id)
+        if before == txn.label:
             return
         moment = time.strftime("%H:%M:%S", time.localtime(at))
         change = "" if before is None else f" {before} →"
-        self._log.append(Text.assemble((moment, "dim"), f"  {seen.txn_id} {change} ", (seen.label, seen.colour)))
+        self._log.append(Text.assemble((moment, "dim"), f"  {txn.txn_id} {change} ", (txn.label, txn.colour)))
 
     def _rates(self) -> str:
         events = self.rate("txninsight_records_total", view="monitor", result="ok")
@@ -254,38 +253,40 @@ class Picture:
 
     def _headline(self) -> Text:
         line = Text("txninsightd", style="bold").append(f"   {self._rates()}", style="default")
-        return line.append(f"   {self.trouble}", style="bold red") if self.trouble else line
+        return line.append(f"   {self.error}", style="bold red") if self.error else line
 
     def _log_panel(self) -> Panel:
-        return Panel(Group(*reversed(self._log)), title="what changed, the newest first", title_align="left")
+        return Panel(Group(*reversed(self._log)), title="changes, newest first", title_align="left")
 
 
-def counts_table(answers: Answers) -> Table:
-    """Counts by type and state: what is live now, and how many ended how."""
+def counts_table(snapshot: Snapshot) -> Table:
+    """Counts by type: live transactions by state, and ended ones by outcome."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
     table.add_column("type")
-    live = [f"{_words(state)}, to retry" if state == State.ABORTED else _words(state) for state in LIVE_STATES]
+    live = [
+        f"{_state_name(state)}, to retry" if state == State.ABORTED else _state_name(state) for state in LIVE_STATES
+    ]
     for name in (*live, *(f"ended {outcome}" for outcome in OUTCOMES)):
         table.add_column(name, justify="right", min_width=max(map(len, name.split())))
-    txn_types = answers.txn_types()
+    txn_types = snapshot.txn_types()
     for txn_type in txn_types:
-        table.add_row(txn_type, *_cells(answers, txn_type=txn_type))
+        table.add_row(txn_type, *_cells(snapshot, txn_type=txn_type))
     table.add_section()
-    table.add_row("all", *_cells(answers), style="bold")
+    table.add_row("all", *_cells(snapshot), style="bold")
     return table
 
 
-def stuck_panel(answers: Answers) -> Panel:
-    """The newest stuck ones, each with its cause and why."""
-    shown = answers.stuck[:STUCK_SHOWN]
-    title = f"stuck: {len(answers.stuck)}, the newest first"
-    return Panel(Group(*(_stuck(seen, answers) for seen in shown)), title=title, title_align="left")
+def stuck_panel(snapshot: Snapshot) -> Panel:
+    """The newest stuck transactions, each with its cause and explanation."""
+    shown = snapshot.stuck[:STUCK_SHOWN]
+    title = f"stuck: {len(snapshot.stuck)}, newest first"
+    return Panel(Group(*(_stuck(txn, snapshot) for txn in shown)), title=title, title_align="left")
 
 
 def alerts_panel(alerts: list[Message]) -> Panel:
-    """What was sent to people, the newest first."""
+    """The sent alerts, the newest first."""
     lines = (_alert(message) for message in reversed(alerts[-ALERTS_SHOWN:]))
-    title = f"alerts sent: {len(alerts)}, the newest first"
+    title = f"alerts sent: {len(alerts)}, newest first"
     return Panel(Group(*lines), title=title, title_align="left")
 
 
@@ -298,74 +299,74 @@ def _alert(message: Message) -> Text:
     return line
 
 
-def _stuck(seen: Seen, answers: Answers) -> Text:
-    line = Text(seen.txn_id, style="bold").append(f"  {seen.cause}", style=seen.colour)
-    if seen.stuck_since is not None:
-        line.append(f"  {answers.at - seen.stuck_since:.0f} s", style="default")
-    return line.append(f"  {answers.whys.get(seen.txn_id, '')}", style="not bold")
+def _stuck(txn: TransactionSummary, snapshot: Snapshot) -> Text:
+    line = Text(txn.txn_id, style="bold").append(f"  {txn.cause}", style=txn.colour)
+    if txn.stuck_since is not None:
+        line.append(f"  {snapshot.at - txn.stuck_since:.0f} s", style="default")
+    return line.append(f"  {snapshot.whys.get(txn.txn_id, '')}", style="not bold")
 
 
-def _cells(answers: Answers, **labels: str) -> Iterator[Text]:
+def _cells(snapshot: Snapshot, **labels: str) -> Iterator[Text]:
     for state in LIVE_STATES:
-        yield _count(_living(answers, state, **labels), COLOURS[state])
+        yield _count(_live_count(snapshot, state, **labels), COLOURS[state])
     for outcome in OUTCOMES:
-        yield _count(_finished(answers, outcome, **labels), COLOURS[State(outcome)])
+        yield _count(_finished(snapshot, outcome, **labels), COLOURS[State(outcome)])
 
 
 def _count(value: float, colour: str) -> Text:
     return Text(f"{value:.0f}", style=colour if value else "dim")
 
 
-def _living(answers: Answers, state: str, **labels: str) -> float:
-    return answers.total("txninsight_transactions", state=state, **labels)
+def _live_count(snapshot: Snapshot, state: str, **labels: str) -> float:
+    return snapshot.total("txninsight_transactions", state=state, **labels)
 
 
-def _finished(answers: Answers, outcome: str, **labels: str) -> float:
-    return answers.total("txninsight_transactions_finished_total", outcome=outcome, **labels)
+def _finished(snapshot: Snapshot, outcome: str, **labels: str) -> float:
+    return snapshot.total("txninsight_transactions_finished_total", outcome=outcome, **labels)
 
 
-def _words(state: str) -> str:
+def _state_name(state: str) -> str:
     return state.replace("_", " ")
 
 
-def watch(client: Client, picture: Picture, console: Console, is_over: Callable[[], bool]) -> None:
-    """Ask the daemon once a second and show the picture, until `is_over` says so, asked after each."""
+def watch(client: Client, view: LiveView, console: Console, is_done: Callable[[], bool]) -> None:
+    """Refresh the view once a second until `is_done`, which is called after each refresh."""
     with _full_screen(console) if console.is_terminal else _line_by_line(console) as show:
         while True:
             began = time.monotonic()
-            _move_on(client, picture)
-            show(picture)
-            if is_over():
+            _refresh(client, view)
+            show(view)
+            if is_done():
                 return
-            time.sleep(max(0.0, ASK_EVERY_S - (time.monotonic() - began)))
+            time.sleep(max(0.0, REFRESH_EVERY_S - (time.monotonic() - began)))
 
 
-def _move_on(client: Client, picture: Picture) -> None:
+def _refresh(client: Client, view: LiveView) -> None:
     try:
-        picture.take(client.ask(time.time()))
+        view.update(client.fetch(time.time()))
     except (OSError, HTTPException) as error:
-        picture.lose(f"no answer from {client.url}: {error}")
-    picture.take_alerts()
+        view.set_error(f"no answer from {client.url}: {error}")
+    view.read_alerts()
 
 
 @contextmanager
-def _full_screen(console: Console) -> Iterator[Callable[[Picture], None]]:
+def _full_screen(console: Console) -> Iterator[Callable[[LiveView], None]]:
     with Live(console=console, auto_refresh=False, screen=True) as live:
-        yield lambda picture: live.update(picture.render(), refresh=True)
+        yield lambda view: live.update(view.render(), refresh=True)
 
 
 @contextmanager
-def _line_by_line(console: Console) -> Iterator[Callable[[Picture], None]]:
+def _line_by_line(console: Console) -> Iterator[Callable[[LiveView], None]]:
     due = 0.0
     printed = 0
 
-    def show(picture: Picture) -> None:
+    def show(view: LiveView) -> None:
         nonlocal due, printed
-        for message in picture.alerts[printed:]:
+        for message in view.alerts[printed:]:
             console.print(f"alert: {message.line}", soft_wrap=True, highlight=False, markup=False)
-        printed = len(picture.alerts)
+        printed = len(view.alerts)
         if time.monotonic() >= due:
-            console.print(picture.plain_line(), soft_wrap=True, highlight=False, markup=False)
+            console.print(view.plain_line(), soft_wrap=True, highlight=False, markup=False)
             due = time.monotonic() + PLAIN_LINE_EVERY_S
 
     yield show
@@ -374,11 +375,11 @@ def _line_by_line(console: Console) -> Iterator[Callable[[Picture], None]]:
 def main(argv: list[str] | None = None) -> int:
     """Watch until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="watch", description="The live view of a running txninsightd.")
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:9840", help="where its API is (%(default)s)")
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:9840", help="the address of its API (%(default)s)")
     parser.add_argument("--alerts", type=Path, metavar="FILE", help="the record of the local stack's receivers")
     arguments = parser.parse_args(argv)
     with suppress(KeyboardInterrupt):
-        watch(Client(arguments.url), Picture(arguments.url, arguments.alerts), Console(), lambda: False)
+        watch(Client(arguments.url), LiveView(arguments.url, arguments.alerts), Console(), lambda: False)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""txninsight-replay, step by step: survey the file, look at the cluster, conduct the producers, report.
+"""The steps of txninsight-replay: survey the file, check the cluster, dispatch lines to producers, report.
 
-plan -> cluster -> conductor -> workers -> publisher (or doomed, for a producer that will crash) -> report
+plan -> cluster -> dispatcher -> workers -> publisher (or crashing_producer) -> report
 """

@@ -1,7 +1,7 @@
-"""The cluster before the replay: its client properties, whether it answers, and whether the topics are there.
+"""Prepares the cluster: reads client properties, checks that a broker answers and that the topics exist.
 
-Whatever would make the replay fail is looked for here, while nothing has been published yet, and ends in a
-`Refusal` whose text says what to do. Topics are created only when the operator asked for it.
+All checks run before the first record is published. A failed check raises `Refusal` with a text that says what to do.
+Topics are created only on request.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """The replay cannot begin, or cannot go on; the text tells the operator why and what to do."""
+    """The replay cannot start or continue; the text says why and what to do."""
 
 
 def client_properties(bootstrap: str, path: Path | None) -> dict[str, str]:
-    """librdkafka properties from a file of `key=value` lines (# begins a comment), plus the bootstrap address."""
+    """Read librdkafka properties from a file of `key=value` lines (# is a comment) and add the bootstrap servers."""
     properties = _read_properties(path) if path else {}
     if "transactional.id" in properties:
-        raise Refusal(f"{path}: each producer has a transactional.id of its own: see --transactional-id-prefix")
+        raise Refusal(f"{path}: each producer has its own transactional.id: see --transactional-id-prefix")
     return properties | {"bootstrap.servers": bootstrap}
 
 
@@ -47,7 +47,7 @@ def _read_properties(path: Path) -> dict[str, str]:
 
 
 class Cluster:
-    """Asks and prepares the cluster."""
+    """Checks and prepares a cluster."""
 
     def __init__(self, properties: Mapping[str, str]) -> None:
         self._bootstrap = properties["bootstrap.servers"]
@@ -57,27 +57,27 @@ class Cluster:
     def prepare(
         self, topics: Mapping[str, int], *, create: Mapping[str, int] | None, config: Mapping[str, str]
     ) -> list[str]:
-        """Make sure that every topic and named partition is there; the names of the topics that were created.
+        """Make sure that all topics and named partitions exist; returns the names of created topics.
 
-        `topics` maps each topic to the highest partition that the file names (-1: none), `create` to how many
-        partitions it is created with (-1: the broker's default); None: nothing is created. Raises Refusal.
+        `topics` maps each topic to the highest partition that the file names (-1: none). `create` maps it to its number
+        of partitions at creation (-1: the broker's default); with None no topic is created. Raises Refusal.
         """
         there = self._topics()
         missing = sorted(topics.keys() - there.keys())
         if missing and create is None:
             raise Refusal(
-                f"the cluster at {self._bootstrap} has no topic {', '.join(missing)}: create what is missing, "
+                f"the cluster at {self._bootstrap} has no topic {', '.join(missing)}: create the missing topics, "
                 "or let the replayer do it with --create-topics [--partitions N]"
             )
         for name, highest in topics.items():
-            # A topic that is missing passes: it is about to be created.
+            # A missing topic passes: it will be created.
             if highest >= there.get(name, highest + 1):
                 raise Refusal(
                     f"the file names partition {highest} of topic {name}, which has {there[name]}: "
                     "add partitions to the topic, or replay into another cluster"
                 )
         if create is not None:
-            # The whole list is made first: a refusal must come before any topic does.
+            # Build the whole list first: a refusal must come before any creation.
             self._create([_new_topic(name, topics[name], create[name], config) for name in missing])
         return missing
 
@@ -92,12 +92,12 @@ class Cluster:
         self._last_error = error.str()
 
     def _topics(self) -> dict[str, int]:
-        """All topics with their numbers of partitions."""
+        """All topics with their partition counts."""
         try:
             topics = self._admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics
             return {name: len(topic.partitions) for name, topic in topics.items()}
         except KafkaException as error:
-            # Lets `_note_error` hear why, which says more than that time ran out.
+            # Delivers the cause to `_note_error`; it is more specific than the time-out.
             self._admin.poll(0)
             raise Refusal(
                 f"no broker answers at {self._bootstrap} within {ANSWER_TIMEOUT_S:.0f} s "
@@ -113,7 +113,7 @@ class Cluster:
 
 
 def _new_topic(name: str, highest: int, partitions: int, config: Mapping[str, str]) -> NewTopic:
-    # -1: the broker's own number, which is not known here.
+    # -1 is the broker's default, which is unknown here.
     if -1 < partitions <= highest:
         raise Refusal(
             f"the file names partition {highest} of topic {name}, which would be created with {partitions}: "
@@ -130,6 +130,6 @@ def _result(call: Callable[[], T], what: str) -> T:
 
 
 def reason_of(error: Exception) -> str:
-    """What a Kafka client's exception says, without its wrapping."""
+    """The text of a Kafka client's exception, without its wrapping."""
     inner = error.args[0] if error.args else error
     return inner.str() if isinstance(inner, KafkaError) else str(inner)

@@ -1,13 +1,13 @@
-"""A producer that will crash: a process of its own, so that its end is a real kill and its transaction stays open.
+"""A producer that crashes: a separate process that is killed for real, so its Kafka transaction stays open.
 
-Both ends of the pipe are here. The parent's `CrashingPublisher` looks like a `Publisher`: it starts
+This module has both ends of the pipe. The parent's `CrashingPublisher` has the interface of a `Publisher`. It starts
 `python -m txninsightd.tools.replaying.crashing_producer`, sends it the settings and then batches of lines, and waits
-for the tally that answers each. The child does what they say with a real Publisher. A batch with a `crash` is answered
-once all its records are on the broker. Then the parent kills the child with SIGKILL, which leaves its Kafka
-transaction open.
+for the counts of each batch. The child publishes the lines with a real Publisher. It answers a batch with a `crash`
+once all its records are on the broker. Then the parent kills the child with SIGKILL, before anything ends its Kafka
+transaction.
 
-A frame is 4 bytes of length and a MessagePack body. The child is in a session of its own, so that Ctrl-C on the
-terminal reaches only the parent, and it ends by itself when the parent's end of the pipe is gone.
+A frame is 4 bytes of length and a MessagePack body. The child has its own session, so Ctrl-C on the terminal reaches
+only the parent. The child exits when the parent's end of the pipe closes.
 """
 
 import contextlib
@@ -23,28 +23,28 @@ import msgspec
 
 from txninsightd.tools.events_file import Action, Control
 from txninsightd.tools.replaying.cluster import Refusal
-from txninsightd.tools.replaying.publisher import Due, ProducerSettings, Publisher
-from txninsightd.tools.replaying.tally import Tally
+from txninsightd.tools.replaying.counts import Counts
+from txninsightd.tools.replaying.publisher import ProducerSettings, Publisher, ScheduledLine
 
 _LENGTH = struct.Struct(">I")
 
 
 class _Answer(msgspec.Struct):
-    """From the child: what it counted, or why it cannot work."""
+    """The child's answer: its counts, or why it cannot work."""
 
-    tally: Tally
+    counts: Counts
     refusal: str | None = None
 
 
-class _Order(msgspec.Struct):
-    """To the child: publish a batch, or (without one) finish, aborting what is open when the replay was stopped."""
+class _Command(msgspec.Struct):
+    """The parent's command: publish a batch, or (without one) finish; `stopped` also aborts an open transaction."""
 
-    batch: list[Due] | None = None
+    batch: list[ScheduledLine] | None = None
     stopped: bool = False
 
 
 class CrashingPublisher:
-    """The parent's end: a producer in a child process, killed at its `crash` line."""
+    """The parent's end of the pipe: a producer in a child process, killed at its `crash` line."""
 
     def __init__(self, settings: ProducerSettings, stopping: threading.Event) -> None:
         self._settings = settings
@@ -54,7 +54,7 @@ class CrashingPublisher:
     def open(self) -> None:
         """Start the child and wait until its producer is ready. Raises Refusal."""
         self._child = subprocess.Popen(
-            # It imports from where we do, and nothing from the working directory.
+            # It uses our import path, and not the working directory.
             [sys.executable, "-P", "-m", "txninsightd.tools.replaying.crashing_producer"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -66,24 +66,24 @@ class CrashingPublisher:
             self._kill()
             raise Refusal(answer.refusal)
 
-    def publish(self, batch: Sequence[Due]) -> Tally:
-        """Have the child publish the lines; after a crash it is dead. Raises Refusal when it has died before."""
-        tally = self._ask(_Order(list(batch))).tally
-        # The child answers once the records are on the broker; from here on nobody ends what is open there.
+    def publish(self, batch: Sequence[ScheduledLine]) -> Counts:
+        """Let the child publish the lines, and kill it after a crash. Raises Refusal if it has died before."""
+        counts = self._ask(_Command(list(batch))).counts
+        # The records are on the broker now. No process ends the open transaction.
         if any(isinstance(each.line, Control) and each.line.action is Action.CRASH for each in batch):
             self._kill()
-            tally.crashes += 1
-        return tally
+            counts.crashes += 1
+        return counts
 
-    def finish(self) -> Tally:
-        """Nothing to do after the crash; before it (the replay was stopped) the child ends in order."""
+    def finish(self) -> Counts:
+        """Finish in order if the replay was stopped before the crash; after the crash there is nothing to do."""
         if self._child is None:
-            return Tally()
-        tally = self._ask(_Order(stopped=self._stopping.is_set())).tally
+            return Counts()
+        counts = self._ask(_Command(stopped=self._stopping.is_set())).counts
         self._kill()
-        return tally
+        return counts
 
-    def _ask(self, question: ProducerSettings | _Order) -> _Answer:
+    def _ask(self, question: ProducerSettings | _Command) -> _Answer:
         frame = None
         if self._child is not None and self._child.stdin is not None and self._child.stdout is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -91,7 +91,7 @@ class CrashingPublisher:
                 frame = _receive(self._child.stdout)
         if frame is None:
             self._kill()
-            raise Refusal(f"the process of producer {self._settings.name!r} has ended before its crash")
+            raise Refusal(f"the process of producer {self._settings.name!r} died before its crash")
         return msgspec.msgpack.decode(frame, type=_Answer)
 
     def _kill(self) -> None:
@@ -118,25 +118,25 @@ def _receive(pipe: IO[bytes]) -> bytes | None:
     return body if len(body) == size else None
 
 
-def _serve(orders: IO[bytes], answers: IO[bytes]) -> None:
-    """The child's end: a real Publisher, driven by orders until there are no more."""
-    settings = _receive(orders)
+def _serve(commands: IO[bytes], answers: IO[bytes]) -> None:
+    """The child's end of the pipe: runs commands on a real Publisher until the pipe closes."""
+    settings = _receive(commands)
     if settings is None:
         return
     stopping = threading.Event()
     publisher = Publisher(msgspec.msgpack.decode(settings, type=ProducerSettings), stopping)
-    _send(answers, _Answer(Tally(), _try_to_open(publisher)))
-    decoder: Any = msgspec.msgpack.Decoder(_Order)
-    # It ends where the orders end: nothing is flushed or aborted then, as after a kill.
-    while (frame := _receive(orders)) is not None:
-        order: _Order = decoder.decode(frame)
-        if order.stopped:
+    _send(answers, _Answer(Counts(), _open_error(publisher)))
+    decoder: Any = msgspec.msgpack.Decoder(_Command)
+    # At the end of the pipe nothing is flushed or aborted, as after a kill.
+    while (frame := _receive(commands)) is not None:
+        command: _Command = decoder.decode(frame)
+        if command.stopped:
             stopping.set()
-        tally = publisher.finish() if order.batch is None else publisher.publish(order.batch)
-        _send(answers, _Answer(tally))
+        counts = publisher.finish() if command.batch is None else publisher.publish(command.batch)
+        _send(answers, _Answer(counts))
 
 
-def _try_to_open(publisher: Publisher) -> str | None:
+def _open_error(publisher: Publisher) -> str | None:
     try:
         publisher.open()
     except Refusal as refusal:

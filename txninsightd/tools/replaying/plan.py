@@ -1,12 +1,12 @@
-"""What a file asks for, learnt in one pass before anything is published, and when each line is due.
+"""The first pass: what a file needs, found before anything is published, and when each line is due.
 
-The survey streams: it keeps one entry for each producer's life, each topic and the first bad lines, never a line.
-A *life* runs from a producer's first line to its last one, or to its crash; a name that goes on after its crash
-begins another life, as a restarted process with the same transactional.id. Knowing where lives begin and end lets
-the replayer create producers shortly before they are needed and close them once they are not.
+The survey streams. It keeps one entry per producer session, per topic and per reported bad line, and no line. A
+*session* runs from a producer's first line to its last one, or to its crash. A name that continues after its crash
+begins another session, like a restarted process with the same transactional.id. Since the replayer knows the sessions,
+it creates producers shortly before they are needed and closes them afterwards.
 
-Which producers are transactional is known only at the end of the pass, so records outside begin ... commit
-are counted by producer and become bad lines afterwards; the second pass skips them by the same rule.
+Which producers are transactional is known only at the end of the pass. So records outside begin ... commit are counted
+per producer and become bad lines afterwards. The second pass skips them by the same rule.
 """
 
 import math
@@ -17,18 +17,18 @@ from txninsightd.tools.events_file import Action, BadLine, Control, Header, Line
 from txninsightd.tools.replaying.timestamps import DEFAULT_TS_PATHS, first_time
 
 NAMED_BAD_LINES = 20
-# Three years: what counts from 0 is below that, what counts from 1970 has passed it in March 1973.
+# Three years. Times that count from 0 stay below it; epoch seconds passed it in March 1973.
 _EPOCH_SECONDS_ABOVE = 1e8
 
 
 @dataclass(eq=False)
-class Life:
-    """One producer from its first line to its last one; `successor` when the name crashed before."""
+class ProducerSession:
+    """A producer from its first line to its last one; `after_crash`: the name crashed before."""
 
     producer: str
     first_line: int
     first_at: float
-    successor: bool
+    after_crash: bool
     last_line: int = 0
     transactional: bool = False
     crashes: bool = False
@@ -36,7 +36,7 @@ class Life:
 
 @dataclass
 class BadLines:
-    """How many lines cannot be used, and the first of them with their reasons."""
+    """The number of bad lines, and the first of them with their reasons."""
 
     count: int = 0
     named: list[tuple[int, str]] = field(default_factory=list)
@@ -47,25 +47,25 @@ class BadLines:
             self.named.append((number, reason))
 
 
-class Sequence:
-    """Follows begin, commit, abort and crash of every producer, and says what makes no sense."""
+class TransactionTracker:
+    """Tracks begin, commit, abort and crash of every producer, and detects invalid ones."""
 
     def __init__(self) -> None:
         self._open: set[str] = set()
 
-    def inside(self, producer: str) -> bool:
-        """Is a Kafka transaction of the producer open here?"""
+    def is_open(self, producer: str) -> bool:
+        """Whether the producer has an open Kafka transaction."""
         return producer in self._open
 
-    def refusal(self, line: Control) -> str | None:
-        """Take a control line, or say why it makes no sense here."""
+    def apply(self, line: Control) -> str | None:
+        """Apply a control line; returns why it is invalid, or None."""
         if line.action is Action.BEGIN:
             if line.producer in self._open:
-                return f"begin, but {line.producer!r} has not ended its Kafka transaction before"
+                return f"begin, but {line.producer!r} has not ended its previous Kafka transaction"
             self._open.add(line.producer)
-        # A crash makes sense whether something is open or not.
+        # A crash is valid with or without an open transaction.
         elif line.action is not Action.CRASH and line.producer not in self._open:
-            return f"{line.action}, but {line.producer!r} has no Kafka transaction open"
+            return f"{line.action}, but {line.producer!r} has no open Kafka transaction"
         else:
             self._open.discard(line.producer)
         return None
@@ -73,27 +73,27 @@ class Sequence:
 
 @dataclass(frozen=True)
 class TsPaths:
-    """Where the timestamps of a topic's values stand: as the operator says, else as the header says, else at `ts`."""
+    """Paths of timestamps in a topic's values: from the operator, else from the header, else `ts`."""
 
     given: tuple[str, ...] | None = None
     by_topic: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, topic: str) -> tuple[str, ...]:
-        """Dotted paths."""
+        """Dotted paths of this topic."""
         return self.given or self.by_topic.get(topic, DEFAULT_TS_PATHS)
 
     def with_header(self, header: Header) -> "TsPaths":
-        """The same, knowing what the header says."""
-        said = {name: (facts.ts_path,) for name, facts in header.topics.items() if facts.ts_path}
-        return TsPaths(self.given, said)
+        """A copy with the header's paths."""
+        paths = {name: (facts.ts_path,) for name, facts in header.topics.items() if facts.ts_path}
+        return TsPaths(self.given, paths)
 
 
 @dataclass
 class Survey:
-    """What the first pass found.
+    """The result of the first pass.
 
-    `topics` maps a topic to the highest partition named for it (-1: none), `first_stamp` is `at` and ts (epoch seconds)
-    of the first record that carries a timestamp, `events` counts the records and control lines that can be used.
+    `topics` maps a topic to its highest named partition (-1: none). `first_stamp` is `at` and ts (epoch seconds) of the
+    first record with a timestamp. `events` counts the usable records and control lines.
     """
 
     ts_paths: TsPaths = field(default_factory=TsPaths)
@@ -105,15 +105,15 @@ class Survey:
     last_at: float = -math.inf
     first_stamp: tuple[float, float] | None = None
     topics: dict[str, int] = field(default_factory=dict)
-    lives: list[Life] = field(default_factory=list)
+    sessions: list[ProducerSession] = field(default_factory=list)
     transactional: set[str] = field(default_factory=set)
     bad: BadLines = field(default_factory=BadLines)
 
     @property
     def epoch(self) -> float:
-        """What to add to an `at` to get epoch seconds: nothing, unless `at` counts from 0 in this file.
+        """The offset from `at` to epoch seconds: 0, unless `at` counts from 0 in this file.
 
-        Then the header says it, or else the first timestamp, which is taken to be that of its own `at`.
+        Then the header gives it, or else the first timestamp, which is assumed to be that of its own `at`.
         """
         if self.first_at > _EPOCH_SECONDS_ABOVE:
             return 0.0
@@ -124,7 +124,7 @@ class Survey:
 
 
 def survey(lines: Iterable[tuple[int, Line | BadLine]], ts_paths: TsPaths) -> Survey:
-    """Read everything once. `ts_paths` are completed from the file's header."""
+    """Read all lines once. The file's header completes `ts_paths`."""
     surveyor = _Surveyor(ts_paths)
     for number, line in lines:
         surveyor.take(number, line)
@@ -140,8 +140,8 @@ class _Stray:
 class _Surveyor:
     def __init__(self, ts_paths: TsPaths) -> None:
         self._found = Survey(ts_paths=ts_paths)
-        self._sequence = Sequence()
-        self._living: dict[str, Life] = {}
+        self._tracker = TransactionTracker()
+        self._active: dict[str, ProducerSession] = {}
         self._crashed: set[str] = set()
         self._strays: dict[str, _Stray] = {}
 
@@ -159,8 +159,8 @@ class _Surveyor:
 
     def finish(self) -> Survey:
         found = self._found
-        for life in found.lives:
-            life.transactional = life.producer in found.transactional
+        for session in found.sessions:
+            session.transactional = session.producer in found.transactional
         for producer in found.transactional & self._strays.keys():
             stray = self._strays[producer]
             found.events -= stray.count
@@ -170,10 +170,10 @@ class _Surveyor:
 
     def _take_record(self, number: int, line: Record) -> None:
         found = self._found
-        if not self._sequence.inside(line.producer):
+        if not self._tracker.is_open(line.producer):
             self._strays.setdefault(line.producer, _Stray(number)).count += 1
         partition = -1 if line.partition is None else line.partition
-        # -2: so that -1, which stands for none, is entered as well.
+        # -2 is below -1 (no partition), so a topic without partitions is entered too.
         if partition > found.topics.get(line.topic, -2):
             found.topics[line.topic] = partition
         if found.first_stamp is None and line.payload is not None and line.holds_json:
@@ -182,31 +182,31 @@ class _Surveyor:
         self._count(number, line)
 
     def _take_control(self, number: int, line: Control) -> None:
-        # Even a line that makes no sense says that the producer is transactional.
+        # Even an invalid control line marks its producer as transactional.
         self._found.transactional.add(line.producer)
-        refusal = self._sequence.refusal(line)
+        refusal = self._tracker.apply(line)
         if refusal is not None:
             self._found.bad.add(number, refusal)
             return
-        life = self._count(number, line)
+        session = self._count(number, line)
         if line.action is Action.CRASH:
-            life.crashes = True
+            session.crashes = True
             self._crashed.add(line.producer)
-            del self._living[line.producer]
+            del self._active[line.producer]
 
-    def _count(self, number: int, line: Record | Control) -> Life:
+    def _count(self, number: int, line: Record | Control) -> ProducerSession:
         found = self._found
         found.events += 1
         found.first_at = min(found.first_at, line.at)
         found.last_at = max(found.last_at, line.at)
-        life = self._living.get(line.producer)
-        if life is None:
-            # Not from line.at: it is due no earlier than the lines before it.
-            life = Life(line.producer, number, found.last_at, line.producer in self._crashed)
-            self._living[line.producer] = life
-            found.lives.append(life)
-        life.last_line = number
-        return life
+        session = self._active.get(line.producer)
+        if session is None:
+            # Not line.at: the line is due no earlier than the lines before it.
+            session = ProducerSession(line.producer, number, found.last_at, line.producer in self._crashed)
+            self._active[line.producer] = session
+            found.sessions.append(session)
+        session.last_line = number
+        return session
 
 
 def _stray_reason(producer: str, count: int) -> str:
@@ -216,27 +216,27 @@ def _stray_reason(producer: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When lines are due, in seconds after the start. `speed` infinity: as fast as it goes, no timing is kept."""
+    """When lines are due, in seconds after the start. With an infinite `speed` there is no timing."""
 
     first_at: float
     speed: float
 
     @property
     def is_timed(self) -> bool:
-        """Is there a timing to keep?"""
+        """Whether lines have due times."""
         return math.isfinite(self.speed)
 
     def offset(self, at: float) -> float:
-        """`at` must be the largest so far: a line is never due before the one that precedes it in the file."""
+        """The due time of `at`, which must be the largest so far: lines are due in file order."""
         return (at - self.first_at) / self.speed
 
 
 def rebase_start(now: float, first_at: float, last_at: float, speed: float) -> tuple[float, int]:
     """When to publish the first line (`now` or up to a second later), and the shift (seconds) of every timestamp.
 
-    The shift is the moment at which the last line will be published, less that line's own `at`; slower than original it
-    is taken from the first line instead, so that nothing is stamped later than it is published. It is a whole number,
-    which leaves durations exactly as they were; the start waits for the moment at which it is true.
+    The shift is the publication time of the last line minus that line's `at`. Slower than the original, it uses the
+    first line instead, so no timestamp is later than its publication. The shift is a whole number, which leaves
+    durations exact. The start is delayed until the shift is exact.
     """
     if math.isinf(speed):
         return now, math.floor(now - last_at)

@@ -1,11 +1,11 @@
-"""One real Kafka producer that does what its lines say: begin, records, commit, abort, crash.
+"""A real Kafka producer that executes its lines: begin, records, commit, abort, crash.
 
-It is used by one thread only, and blocks where Kafka blocks: a commit waits for its round trip. Whatever goes wrong is
-counted, never raised, except in `open`: a producer that cannot begin its work is a `Refusal`.
+One thread uses it, and it blocks where Kafka blocks: a commit waits for its round trip. Errors are counted, not raised.
+Only `open` raises `Refusal`, when the producer cannot start.
 
-Records are flushed before an abort and before a crash, because the file says that they were written: librdkafka would
-drop what still waits in its queue. A client whose transaction failed is not used again (librdkafka may carry the
-failure into the next one): the next begin makes a new one with the same transactional.id.
+Records are flushed before an abort and before a crash, because the file says that they were written; librdkafka would
+drop its queue. After a failed transaction the client is not used again, because librdkafka may carry the failure into
+the next transaction. The next begin creates a new client with the same transactional.id.
 """
 
 import threading
@@ -18,10 +18,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from txninsightd.tools.events_file import Action, Control, Record
 from txninsightd.tools.replaying.cluster import Refusal, reason_of
-from txninsightd.tools.replaying.tally import Tally
+from txninsightd.tools.replaying.counts import Counts
 
 SLICE_S = 1.0
-"""A blocking call is made in slices of this length, so that a stop is noticed between them."""
+"""A blocking call is split into slices of this length; a stop is noticed between them."""
 OPEN_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
@@ -30,17 +30,17 @@ DEFAULTS = {
     "client.id": "txninsight-replay",
     # As in the Java client.
     "partitioner": "murmur2_random",
-    # The topic decides what is too large, not the client.
+    # The topic limits the size, not the client.
     "message.max.bytes": "104857600",
     "enable.idempotence": "true",
     "log_level": "2",
 }
-# What was given up here, not refused by the broker.
+# Dropped here, not refused by the broker.
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 
 
 class ProducerSettings(msgspec.Struct, frozen=True):
-    """What a producer is made of. `transactional_id` None: a plain producer. Properties are librdkafka's."""
+    """A producer's settings. `transactional_id` None: a plain producer. Properties are librdkafka's."""
 
     name: str
     properties: dict[str, str]
@@ -48,10 +48,10 @@ class ProducerSettings(msgspec.Struct, frozen=True):
     transaction_timeout_s: float
 
 
-class Due(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A line and the moment (monotonic clock, seconds) at which it is due; None when there is no timing to keep.
+class ScheduledLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A line and the time (monotonic clock, seconds) at which it is due; None without timing.
 
-    `timestamp_ms` is the record's timestamp; 0 stands for the moment of publication.
+    `timestamp_ms` is the record's timestamp; 0 means the time of publication.
     """
 
     due: float | None
@@ -65,12 +65,12 @@ class Publisher:
     def __init__(self, settings: ProducerSettings, stopping: threading.Event) -> None:
         self._settings = settings
         self._stopping = stopping
-        self._tally = Tally()
+        self._counts = Counts()
         self._client: Producer | None = None
         self._in_transaction = False
 
     def open(self) -> None:
-        """Make the client and, for a transactional one, have the broker take it up. Raises Refusal."""
+        """Create the client; a transactional one also initializes with the broker. Raises Refusal."""
         try:
             self._client = Producer(self._properties())
         except (KafkaException, ValueError, TypeError) as error:
@@ -80,13 +80,13 @@ class Publisher:
         refused = self._until_done(self._client.init_transactions, OPEN_TIMEOUT_S)
         if refused is not None:
             raise Refusal(
-                f"the broker does not take up transactional.id {self._settings.transactional_id!r}: {refused.str()}; "
+                f"the broker does not accept transactional.id {self._settings.transactional_id!r}: {refused.str()}; "
                 "check the ACLs (Write and Describe on the transactional id), and that --transaction-timeout is within "
                 "the broker's transaction.max.timeout.ms"
             )
 
-    def publish(self, batch: Sequence[Due]) -> Tally:
-        """Do what the lines say, in their order; what was counted since the last time."""
+    def publish(self, batch: Sequence[ScheduledLine]) -> Counts:
+        """Execute the lines in order; returns the counts since the last call."""
         for each in batch:
             if isinstance(each.line, Control):
                 self._note_timing(each)
@@ -95,46 +95,46 @@ class Publisher:
                 self._record(each.line, each.timestamp_ms)
                 self._note_timing(each)
         if self._client is not None:
-            # Failed deliveries are reported from here and from flush, on this thread.
+            # Failed deliveries are reported in this call and in flush, on this thread.
             self._client.poll(0)
-        return self._take_tally()
+        return self._take_counts()
 
-    def finish(self) -> Tally:
-        """Wait until all is delivered, and close. A transaction left open stays open, unless a stop aborts it."""
+    def finish(self) -> Counts:
+        """Wait for all deliveries and close. An open transaction stays open, unless the replay is being stopped."""
         if self._client is not None:
             self._abort_at_stop() if self._stopping.is_set() else self._flush()
-            self._tally.left_open += self._in_transaction
+            self._counts.left_open += self._in_transaction
             self._close(self._client)
-        return self._take_tally()
+        return self._take_counts()
 
     def _properties(self) -> dict[str, Any]:
         properties: dict[str, Any] = DEFAULTS | self._settings.properties
-        # Only failures: a record is counted when it is handed over, and taken back if it does not arrive.
+        # Report only failures: a record is counted when librdkafka accepts it, and uncounted if delivery fails.
         properties |= {"delivery.report.only.error": True, "on_delivery": self._not_delivered}
         if self._settings.transactional_id is not None:
             properties["transactional.id"] = self._settings.transactional_id
             properties["transaction.timeout.ms"] = int(self._settings.transaction_timeout_s * 1000)
         return properties
 
-    def _note_timing(self, each: Due) -> None:
-        """A record counts as published when librdkafka has it, a control line when it begins to be carried out."""
+    def _note_timing(self, each: ScheduledLine) -> None:
+        """Note the delay. A record counts from its acceptance by librdkafka, a control line from its start."""
         if each.due is not None:
-            self._tally.note_late(time.monotonic() - each.due)
+            self._counts.add_delay(time.monotonic() - each.due)
 
     def _record(self, record: Record, timestamp_ms: int) -> None:
-        # Its begin has failed, so there is no transaction for it; outside of one the client would refuse it.
+        # Its begin has failed. Outside a transaction the client would refuse the record.
         if self._client is None or (self._settings.transactional_id is not None and not self._in_transaction):
-            self._tally.delivery_error("left out: its Kafka transaction had failed before")
+            self._counts.delivery_error("skipped: its Kafka transaction had already failed")
             return
         try:
             self._hand_over(self._client, record, timestamp_ms)
         except (KafkaException, ValueError, TypeError) as error:
-            self._tally.delivery_error(reason_of(error))
-        # It comes out here only once the replay is stopped.
+            self._counts.delivery_error(reason_of(error))
+        # Raised only while the replay is being stopped.
         except BufferError:
-            self._tally.unpublished += 1
+            self._counts.unpublished += 1
         else:
-            self._tally.records += 1
+            self._counts.records += 1
 
     def _hand_over(self, client: Producer, record: Record, timestamp_ms: int) -> None:
         partition = -1 if record.partition is None else record.partition
@@ -160,7 +160,7 @@ class Publisher:
         elif action is Action.CRASH:
             self._flush()
         elif self._client is None or not self._in_transaction:
-            self._tally.transaction_error(f"{action} left out: the Kafka transaction had failed before")
+            self._counts.transaction_error(f"{action} skipped: the Kafka transaction had already failed")
         elif action is Action.COMMIT:
             self._commit(self._client)
         else:
@@ -175,41 +175,41 @@ class Publisher:
             self._in_transaction = True
         except (Refusal, KafkaException) as error:
             self._client = None
-            self._tally.transaction_error(f"begin failed: {reason_of(error)}")
+            self._counts.transaction_error(f"begin failed: {reason_of(error)}")
 
     def _commit(self, client: Producer) -> None:
         error = self._until_done(client.commit_transaction, END_TIMEOUT_S)
         if error is None:
-            self._tally.commits += 1
+            self._counts.commits += 1
             self._in_transaction = False
         else:
-            self._give_up(client, "commit", error)
+            self._drop_client(client, "commit", error)
 
     def _abort(self, client: Producer) -> None:
         self._flush()
         error = self._until_done(client.abort_transaction, END_TIMEOUT_S)
         if error is None:
-            self._tally.aborts += 1
+            self._counts.aborts += 1
             self._in_transaction = False
         else:
-            self._give_up(client, "abort", error)
+            self._drop_client(client, "abort", error)
 
-    def _give_up(self, client: Producer, what: str, error: KafkaError) -> None:
-        """A transaction that cannot end as written is aborted where it can be, and its client is given up."""
-        # Cut short by the stop: `finish` aborts what is open.
+    def _drop_client(self, client: Producer, what: str, error: KafkaError) -> None:
+        """Abort a transaction that cannot end as written, if possible, and drop its client."""
+        # The stop interrupted it; `finish` aborts the open transaction.
         if self._stopping.is_set():
-            self._tally.unpublished += 1
+            self._counts.unpublished += 1
             return
-        self._tally.transaction_error(f"{what} failed: {error.str()}")
+        self._counts.transaction_error(f"{what} failed: {error.str()}")
         if error.txn_requires_abort():
             self._until_done(client.abort_transaction, END_TIMEOUT_S)
         self._in_transaction = False
         self._close(client)
 
     def _close(self, client: Producer) -> None:
-        """Let go of the client; what is still waiting in it is given up, and counted."""
+        """Close the client; its remaining queue is dropped and counted."""
         if len(client):
-            # What is purged is reported to `_not_delivered` by the flush.
+            # The flush reports purged records to `_not_delivered`.
             client.purge()
             client.flush(SLICE_S)
         self._client = None
@@ -221,10 +221,10 @@ class Publisher:
             return
         try:
             self._client.abort_transaction(STOP_TIMEOUT_S)
-            self._tally.aborted_at_stop += 1
+            self._counts.aborted_at_stop += 1
             self._in_transaction = False
         except KafkaException as error:
-            self._tally.transaction_error(f"abort at the stop failed: {reason_of(error)}")
+            self._counts.transaction_error(f"abort during the stop failed: {reason_of(error)}")
 
     def _flush(self) -> None:
         deadline = time.monotonic() + END_TIMEOUT_S
@@ -233,12 +233,11 @@ class Publisher:
                 return
 
     def _until_done(self, call: Callable[[float], None], timeout_s: float) -> KafkaError | None:
-        """Call until it is through; the error when it cannot be, or not in time. A stop leaves it little time."""
+        """Repeat the call until it succeeds; returns the error on failure or time-out. A stop shortens the time-out."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                # Past its time it fails with an error that may be tried again; the next call goes on where this one
-                # was.
+                # A time-out raises a retriable error; the next call continues the operation.
                 call(SLICE_S)
                 return None
             except KafkaException as exception:
@@ -249,15 +248,15 @@ class Publisher:
                     return error
 
     def _not_delivered(self, error: KafkaError, _message: object) -> None:
-        # Perhaps it was counted in a tally that was handed in before: only their sum has to be right.
-        self._tally.records -= 1
+        # It may have been counted in an earlier batch; only the sum must be right.
+        self._counts.records -= 1
         if error.code() not in _PURGED:
-            self._tally.delivery_error(error.str())
+            self._counts.delivery_error(error.str())
         elif self._stopping.is_set():
-            self._tally.unpublished += 1
+            self._counts.unpublished += 1
         else:
-            self._tally.delivery_error("given up: not delivered in time, or its Kafka transaction failed")
+            self._counts.delivery_error("dropped: not delivered in time, or its Kafka transaction failed")
 
-    def _take_tally(self) -> Tally:
-        taken, self._tally = self._tally, Tally()
+    def _take_counts(self) -> Counts:
+        taken, self._counts = self._counts, Counts()
         return taken

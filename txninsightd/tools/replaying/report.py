@@ -1,4 +1,4 @@
-"""What the operator sees, on stderr: a progress bar on a terminal, bad lines by number, a summary at the end."""
+"""Output for the operator, on stderr: a progress bar on a terminal, bad lines by number, and a final summary."""
 
 import json
 import time
@@ -13,21 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from txninsightd.tools.replaying import conductor
+from txninsightd.tools.replaying import dispatcher
+from txninsightd.tools.replaying.counts import Counts, Totals
 from txninsightd.tools.replaying.plan import Survey
-from txninsightd.tools.replaying.tally import Board, Tally
 
 REFRESH_S = 0.1
 _LINES_A_LOOK = 5000
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a replay ended. Moments are epoch seconds; `shift_s` is what was added to timestamps."""
+class ReplayResult:
+    """The result of a replay. Times are epoch seconds; `shift_s` was added to timestamps."""
 
     found: Survey
-    tally: Tally
-    progress: conductor.Progress
+    counts: Counts
+    progress: dispatcher.Progress
     interrupted: bool
     started_at: float
     ended_at: float
@@ -39,12 +39,12 @@ class Ending:
         """0: all published; 1: with errors; 130: interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.tally.errors else 0
+        return 1 if self.counts.errors else 0
 
     def summary(self) -> dict[str, Any]:
-        """Everything as a JSON object."""
-        counts = msgspec.structs.asdict(self.tally)
-        del counts["late_s"]
+        """The summary as a JSON object."""
+        counts = msgspec.structs.asdict(self.counts)
+        del counts["delays_s"]
         return counts | {
             "exit_code": self.exit_code,
             "lines": self.found.lines,
@@ -56,31 +56,31 @@ class Ending:
             "ended_at": self.ended_at,
             "shift_s": self.shift_s,
             "created_topics": self.created_topics,
-            "timing_error_p50_s": self.tally.late_quantile_s(0.5),
-            "timing_error_p99_s": self.tally.late_quantile_s(0.99),
+            "timing_error_p50_s": self.counts.delay_quantile_s(0.5),
+            "timing_error_p99_s": self.counts.delay_quantile_s(0.99),
         }
 
 
 class Display:
-    """Writes to one console. `bar` contexts show nothing where the console is no terminal."""
+    """Writes to one console. Progress bars appear only on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def say(self, text: str) -> None:
-        """One message, as it is."""
+        """Print one message without markup."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bad_lines(self, found: Survey, *, skipped: bool) -> None:
-        """The first bad lines by number and reason, and how many there are."""
+        """Print the first bad lines with number and reason, and the number of bad lines."""
         for number, reason in found.bad.named:
             self.say(f"line {number}: {reason}")
         if found.bad.count:
             what = "skipped" if skipped else "nothing was published; without --strict they are skipped"
-            self.say(f"{found.bad.count} of {found.lines} lines cannot be used: {what}")
+            self.say(f"{found.bad.count} of {found.lines} lines are bad: {what}")
 
     def surveying(self, lines: Iterable[bytes], total_bytes: int) -> Iterator[bytes]:
-        """The lines, while a bar shows how many of the bytes have been read."""
+        """Yield the lines while a bar shows the bytes read."""
         with self._bar("reading", total_bytes) as (bar, task):
             unseen = 0
             for number, line in enumerate(lines):
@@ -91,21 +91,21 @@ class Display:
                 yield line
 
     @contextmanager
-    def publishing(self, found: Survey, board: Board) -> Iterator["PublishingBar"]:
-        """A bar over all lines, to be moved by `PublishingBar.show`."""
+    def publishing(self, found: Survey, totals: Totals) -> Iterator["PublishingBar"]:
+        """A bar over all lines; `PublishingBar.show` moves it."""
         with self._bar("publishing", found.lines) as (bar, task):
-            yield PublishingBar(bar, task, board)
+            yield PublishingBar(bar, task, totals)
 
-    def ending(self, ending: Ending) -> None:
-        """The summary, and where it stopped if it was interrupted."""
-        if ending.interrupted:
+    def show_result(self, result: ReplayResult) -> None:
+        """Print the summary, and the last line if the replay was interrupted."""
+        if result.interrupted:
             self.say(
-                f"stopped after line {ending.progress.line} of {ending.found.lines} (at {ending.progress.at:.15g}); "
-                f"{ending.tally.aborted_at_stop} open Kafka transactions were aborted"
+                f"stopped after line {result.progress.line} of {result.found.lines} (at {result.progress.at:.15g}); "
+                f"{result.counts.aborted_at_stop} open Kafka transactions were aborted"
             )
-        for reason, count in sorted(ending.tally.reasons.items(), key=lambda item: -item[1]):
+        for reason, count in sorted(result.counts.reasons.items(), key=lambda item: -item[1]):
             self.say(f"{count} x {reason}")
-        self._console.print(_table(ending))
+        self._console.print(_table(result))
 
     @contextmanager
     def _bar(self, what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
@@ -122,50 +122,52 @@ class Display:
 
 
 class PublishingBar:
-    """Moves the bar, a few times a second at most."""
+    """Moves the bar at most ten times a second."""
 
-    def __init__(self, bar: Progress, task: TaskID, board: Board) -> None:
+    def __init__(self, bar: Progress, task: TaskID, totals: Totals) -> None:
         self._bar = bar
         self._task = task
-        self._board = board
+        self._totals = totals
         self._shown = 0.0
 
-    def show(self, progress: conductor.Progress) -> None:
-        """Called after each batch."""
+    def show(self, progress: dispatcher.Progress) -> None:
+        """Update the bar; called after each batch."""
         now = time.monotonic()
         if now - self._shown < REFRESH_S:
             return
         self._shown = now
-        counts = self._board.sum
+        counts = self._totals.sum
         note = f"{counts.records} records, {counts.errors} errors"
         self._bar.update(self._task, completed=progress.line, note=note)
 
 
-def write_summary(path: Path, ending: Ending) -> None:
-    """The summary as JSON in a file. Raises OSError."""
-    path.write_text(json.dumps(ending.summary(), indent=2) + "\n", encoding="utf-8")
+def write_summary(path: Path, result: ReplayResult) -> None:
+    """Write the summary as JSON. Raises OSError."""
+    path.write_text(json.dumps(result.summary(), indent=2) + "\n", encoding="utf-8")
 
 
-def _table(ending: Ending) -> Table:
+def _table(result: ReplayResult) -> Table:
     table = Table(show_header=False)
-    tally = ending.tally
-    seconds = max(ending.ended_at - ending.started_at, 1e-3)
-    table.add_row("records published", f"{tally.records} in {seconds:.1f} s ({tally.records / seconds:.0f}/s)")
-    table.add_row("Kafka transactions", f"{tally.commits} committed, {tally.aborts} aborted, {tally.crashes} crashed")
-    table.add_row("delivery errors", str(tally.delivery_errors))
-    table.add_row("transaction errors", str(tally.transaction_errors))
-    table.add_row("bad lines skipped", str(ending.found.bad.count))
-    if tally.unpublished:
-        table.add_row("handed over, not published", str(tally.unpublished))
-    if tally.left_open:
-        table.add_row("left open", f"{tally.left_open} (the broker aborts them after their time-out)")
-    table.add_row("timestamps shifted by", f"{ending.shift_s} s")
-    table.add_row("timing error p50, p99", _timing(tally))
+    counts = result.counts
+    seconds = max(result.ended_at - result.started_at, 1e-3)
+    table.add_row("records published", f"{counts.records} in {seconds:.1f} s ({counts.records / seconds:.0f}/s)")
+    table.add_row(
+        "Kafka transactions", f"{counts.commits} committed, {counts.aborts} aborted, {counts.crashes} crashed"
+    )
+    table.add_row("delivery errors", str(counts.delivery_errors))
+    table.add_row("transaction errors", str(counts.transaction_errors))
+    table.add_row("bad lines skipped", str(result.found.bad.count))
+    if counts.unpublished:
+        table.add_row("dispatched, not published", str(counts.unpublished))
+    if counts.left_open:
+        table.add_row("left open", f"{counts.left_open} (the broker aborts them after their time-out)")
+    table.add_row("timestamps shifted by", f"{result.shift_s} s")
+    table.add_row("timing error p50, p99", _timing(counts))
     return table
 
 
-def _timing(tally: Tally) -> str:
-    p50, p99 = tally.late_quantile_s(0.5), tally.late_quantile_s(0.99)
+def _timing(counts: Counts) -> str:
+    p50, p99 = counts.delay_quantile_s(0.5), counts.delay_quantile_s(0.99)
     if p50 is None or p99 is None:
-        return "no timing was kept (--speed max)"
+        return "no timing (--speed max)"
     return f"{p50 * 1000:.2f} ms, {p99 * 1000:.2f} ms"

@@ -1,8 +1,8 @@
-"""Event timestamps in a payload: finding, reading and shifting them, each in the form in which it was written.
+"""Finds, reads and shifts event timestamps in a payload, and keeps their format.
 
-A shift is a whole number of seconds. So an integer stays an integer, a fraction keeps its digits, an RFC 3339
-string keeps its separators, fraction and zone, and the distance between any two timestamps stays exactly what it was.
-Numbers above 1e11 count milliseconds. What cannot be read as a time is left alone.
+A shift is a whole number of seconds. So an integer stays an integer, a fraction keeps its digits, an RFC 3339 string
+keeps its separators, fraction and zone, and the difference between two timestamps stays exact. Numbers above 1e11 are
+milliseconds. Values that are not times stay unchanged.
 """
 
 import re
@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def value_at(tree: object, path: str) -> Any:
-    """What stands at a dotted path of objects; None where the path leads nowhere."""
+    """The value at a dotted path of objects; None if the path does not exist."""
     for name in path.split("."):
         if not isinstance(tree, dict):
             return None
@@ -34,7 +34,7 @@ def value_at(tree: object, path: str) -> Any:
 
 
 def epoch_s(timestamp: object) -> float | None:
-    """A timestamp (epoch seconds or milliseconds, or RFC 3339) as epoch seconds; None when it is none."""
+    """Convert a timestamp (epoch seconds or milliseconds, or RFC 3339) to epoch seconds; None if it is invalid."""
     if isinstance(timestamp, str):
         return _rfc3339_epoch_s(timestamp)
     number = _number(timestamp)
@@ -42,12 +42,12 @@ def epoch_s(timestamp: object) -> float | None:
 
 
 def shift_timestamps(payload: bytes, paths: Sequence[str], shift_s: int) -> bytes:
-    """A JSON payload with the timestamps at `paths` moved by `shift_s`; the same bytes when there are none."""
+    """Shift the timestamps at `paths` of a JSON payload; returns the same bytes if there are none."""
     try:
         tree = _decode(payload)
     except (ValueError, RecursionError):
         return payload
-    # A list: any() would stop at the first one that was moved.
+    # A list, because any() on a generator stops at the first shift.
     moved = [_move(tree, path, shift_s) for path in paths]
     return _encode(tree) if any(moved) else payload
 
@@ -63,14 +63,14 @@ def _move(tree: object, path: str, shift_s: int) -> bool:
 
 
 def shifted(timestamp: object, shift_s: int) -> int | float | str | None:
-    """The timestamp, `shift_s` later, in its own form; None when it is no timestamp."""
+    """The timestamp, `shift_s` later, in its own format; None if it is invalid."""
     if isinstance(timestamp, str):
         return _shifted_rfc3339(timestamp, shift_s)
     number = _number(timestamp)
     if number is None:
         return None
     moved = number + (shift_s * 1000 if abs(number) > MILLISECONDS_ABOVE else shift_s)
-    # The sum of two floats has noise beyond the microseconds.
+    # The sum of two floats is inexact beyond microseconds.
     return moved if isinstance(moved, int) else round(moved, 6)
 
 
@@ -94,7 +94,7 @@ def _shifted_rfc3339(text: str, shift_s: int) -> str | None:
     if not parts:
         return None
     try:
-        # Whole seconds touch neither the fraction nor the zone, so these stay as they are written.
+        # Whole seconds change neither the fraction nor the zone.
         moved = datetime.fromisoformat(f"{parts['date']}T{parts['time']}") + timedelta(seconds=shift_s)
     except (ValueError, OverflowError):
         return None

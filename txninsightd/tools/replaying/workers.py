@@ -1,9 +1,9 @@
-"""A thread for each living producer, so that a commit that waits for the broker delays nobody else's lines.
+"""One thread per active producer: a commit that waits for the broker does not delay other producers' lines.
 
-A `Worker` takes batches of its producer's lines from a bounded queue and publishes them in order; confluent-kafka lets
-go of the GIL while it waits. The `Crew` starts workers before they are needed, hands them their lines, and lets
-them go after their last one. Of workers that are on their way out only a few may exist at once: this bounds threads and
-processes by what is alive at the same time in the file, also when it is published as fast as possible.
+A `Worker` takes batches of its producer's lines from a bounded queue and publishes them in order. confluent-kafka
+releases the GIL while it waits. The `WorkerPool` starts workers before they are needed, hands them their lines, and
+retires them after their last line. Only a few workers may be retiring at once. This bounds threads and processes by the
+number of concurrent sessions in the file, also at full speed.
 """
 
 import contextlib
@@ -15,57 +15,57 @@ from typing import Protocol
 
 from txninsightd.tools.events_file import Record
 from txninsightd.tools.replaying.cluster import Refusal
-from txninsightd.tools.replaying.plan import Life
-from txninsightd.tools.replaying.publisher import Due
-from txninsightd.tools.replaying.tally import Board, Tally
+from txninsightd.tools.replaying.counts import Counts, Totals
+from txninsightd.tools.replaying.plan import ProducerSession
+from txninsightd.tools.replaying.publisher import ScheduledLine
 
-LEAVING_AT_ONCE = 16
+RETIRING_AT_ONCE = 16
 
 
-class Publishes(Protocol):
-    """What a worker drives: a producer in this process, or one in a child that will be killed."""
+class BatchPublisher(Protocol):
+    """A worker's producer: in this process, or in a child that will be killed."""
 
     def open(self) -> None: ...
 
-    def publish(self, batch: Sequence[Due]) -> Tally: ...  # Refusal: it can publish nothing any more
+    def publish(self, batch: Sequence[ScheduledLine]) -> Counts: ...  # raises Refusal when it cannot publish any more
 
-    def finish(self) -> Tally: ...
+    def finish(self) -> Counts: ...
 
 
 class Worker:
-    """One producer at work on its own thread. A `predecessor` of the same name must have crashed before it begins."""
+    """One producer on its own thread. It waits for a `predecessor` of the same name to crash before it opens."""
 
     def __init__(
         self,
-        publisher: Publishes,
-        board: Board,
+        publisher: BatchPublisher,
+        totals: Totals,
         stopping: threading.Event,
         queued_batches: int,
         predecessor: "Worker | None" = None,
     ) -> None:
         self._publisher = publisher
         self._predecessor = predecessor
-        self._board = board
+        self._totals = totals
         self._stopping = stopping
-        self._batches: queue.Queue[Sequence[Due] | None] = queue.Queue(queued_batches)
+        self._batches: queue.Queue[Sequence[ScheduledLine] | None] = queue.Queue(queued_batches)
         self._opened = threading.Event()
         self._refusal: Refusal | None = None
-        # A daemon, so that a second Ctrl-C ends the process whatever this thread waits for.
+        # A daemon thread, so a second Ctrl-C ends the process at once.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def put(self, batch: Sequence[Due] | None) -> None:
-        """Hand over a batch, or None as the last one. Waits while the queue is full, unless the replay is stopped."""
+    def put(self, batch: Sequence[ScheduledLine] | None) -> None:
+        """Queue a batch, or None as the last one. Waits while the queue is full, unless the replay is being stopped."""
         while True:
             try:
                 return self._batches.put(batch, timeout=0.2)
             except queue.Full:
                 if self._stopping.is_set():
-                    # The oldest is let go, so that the None at the end still finds its place.
+                    # Drop the oldest batch, so the final None fits into the queue.
                     self._make_room()
 
     def wait_opened(self) -> None:
-        """Wait until the producer is ready; raises the Refusal when it cannot be."""
+        """Wait until the producer is ready; raises its Refusal."""
         while not self._opened.wait(0.2):
             if self._stopping.is_set():
                 return
@@ -77,88 +77,88 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        # It has the same transactional.id: taken up earlier, the one that still works would be fenced.
+        # Both have the same transactional.id. Opening earlier would fence the predecessor.
         if self._predecessor is not None:
             self._predecessor.join()
         self._attempt(self._publisher.open)
-        # Also after a refusal, which `wait_opened` then raises.
+        # Set it after a refusal as well; `wait_opened` then raises it.
         self._opened.set()
         while (batch := self._batches.get()) is not None:
             if self._stopping.is_set():
-                self._left_out(batch)
+                self._count_unpublished(batch)
             elif self._refusal is not None:
-                self._refused(batch, self._refusal)
+                self._count_failed(batch, self._refusal)
             else:
-                self._attempt(lambda: self._board.add(self._publisher.publish(batch)), batch)
-        self._attempt(lambda: self._board.add(self._publisher.finish()))
+                self._attempt(lambda: self._totals.add(self._publisher.publish(batch)), batch)
+        self._attempt(lambda: self._totals.add(self._publisher.finish()))
 
-    def _attempt(self, step: Callable[[], None], batch: Sequence[Due] = ()) -> None:
-        """A producer that fails, even in an unforeseen way, must not leave the others waiting for it."""
+    def _attempt(self, step: Callable[[], None], batch: Sequence[ScheduledLine] = ()) -> None:
+        """Run a step. A failure of any kind must not leave other threads waiting for this producer."""
         try:
             step()
         except Refusal as refusal:
             self._refusal = refusal
-            self._refused(batch, refusal)
+            self._count_failed(batch, refusal)
         except Exception as error:
-            self._refusal = Refusal(f"unforeseen: {error!r}")
-            self._refused(batch, self._refusal)
-            self._board.add(Tally(transaction_errors=1, reasons={str(self._refusal): 1}))
+            self._refusal = Refusal(f"unexpected error: {error!r}")
+            self._count_failed(batch, self._refusal)
+            self._totals.add(Counts(transaction_errors=1, reasons={str(self._refusal): 1}))
 
     def _make_room(self) -> None:
         with contextlib.suppress(queue.Empty):
-            self._left_out(self._batches.get_nowait())
+            self._count_unpublished(self._batches.get_nowait())
 
-    def _left_out(self, batch: Sequence[Due] | None) -> None:
-        self._board.add(Tally(unpublished=len(batch or ())))
+    def _count_unpublished(self, batch: Sequence[ScheduledLine] | None) -> None:
+        self._totals.add(Counts(unpublished=len(batch or ())))
 
-    def _refused(self, batch: Sequence[Due], refusal: Refusal) -> None:
-        tally = Tally()
+    def _count_failed(self, batch: Sequence[ScheduledLine], refusal: Refusal) -> None:
+        counts = Counts()
         for each in batch:
             if isinstance(each.line, Record):
-                tally.delivery_error(str(refusal))
+                counts.delivery_error(str(refusal))
             else:
-                tally.transaction_error(str(refusal))
-        self._board.add(tally)
+                counts.transaction_error(str(refusal))
+        self._totals.add(counts)
 
 
-class Crew:
-    """All workers. `hire` makes the worker of a life, and is told its predecessor."""
+class WorkerPool:
+    """All workers. `create_worker` creates the worker of a session, given its predecessor."""
 
-    def __init__(self, hire: Callable[[Life, Worker | None], Worker]) -> None:
-        self._hire = hire
-        self._working: dict[Life, Worker] = {}
-        self._leaving: deque[Worker] = deque()
+    def __init__(self, create_worker: Callable[[ProducerSession, Worker | None], Worker]) -> None:
+        self._create_worker = create_worker
+        self._working: dict[ProducerSession, Worker] = {}
+        self._retiring: deque[Worker] = deque()
         self._crashed: dict[str, Worker] = {}
 
-    def start(self, life: Life) -> Worker:
-        """The life's worker, started now unless it was before."""
-        worker = self._working.get(life)
+    def start(self, session: ProducerSession) -> Worker:
+        """The session's worker, started if needed."""
+        worker = self._working.get(session)
         if worker is None:
-            worker = self._working[life] = self._hire(life, self._crashed.pop(life.producer, None))
+            worker = self._working[session] = self._create_worker(session, self._crashed.pop(session.producer, None))
         return worker
 
-    def put(self, life: Life, batch: Sequence[Due]) -> None:
-        """Hand lines to the life's worker."""
-        self.start(life).put(batch)
+    def put(self, session: ProducerSession, batch: Sequence[ScheduledLine]) -> None:
+        """Queue lines for the session's worker."""
+        self.start(session).put(batch)
 
-    def leave(self, life: Life) -> None:
-        """The life has no more lines: let its worker finish, and wait when too many are about to."""
-        worker = self._working.pop(life, None)
+    def retire(self, session: ProducerSession) -> None:
+        """Let the session's worker finish, and wait if too many are retiring."""
+        worker = self._working.pop(session, None)
         if worker is None:
             return
         worker.put(None)
-        self._leaving.append(worker)
-        if life.crashes:
-            # For its successor to wait for.
-            self._crashed[life.producer] = worker
-        while len(self._leaving) > LEAVING_AT_ONCE:
-            self._leaving.popleft().join()
+        self._retiring.append(worker)
+        if session.crashes:
+            # Its successor waits for it.
+            self._crashed[session.producer] = worker
+        while len(self._retiring) > RETIRING_AT_ONCE:
+            self._retiring.popleft().join()
 
     def finish(self) -> None:
-        """Let everyone finish, at the same time, and wait for all."""
+        """Let all workers finish concurrently, and wait for them."""
         for worker in self._working.values():
             worker.put(None)
-        for worker in (*self._leaving, *self._working.values()):
+        for worker in (*self._retiring, *self._working.values()):
             worker.join()
         self._working.clear()
-        self._leaving.clear()
+        self._retiring.clear()

@@ -1,8 +1,8 @@
-"""How long things take: constant, uniform, exponential and lognormal times, clipped to bounds, and outliers.
+"""Distributions of times: constant, uniform, exponential and lognormal, clipped to bounds.
 
 A delay in a scenario is a number of seconds, or one of
 `{uniform: [low, high]}`, `{exponential: {mean: s}}`, `{lognormal: {median: s, sigma: x}}`; the latter two take `min`
-and `max`. Every draw comes from the random stream that is handed in, so who draws decides what is drawn.
+and `max`. The caller passes the random stream, so its draws do not depend on other callers.
 """
 
 from random import Random
@@ -12,7 +12,7 @@ UNBOUNDED = float("inf")
 
 
 class Delay:
-    """A distribution of times in seconds. `a` and `b` are what its kind needs, `low` and `high` clip every draw."""
+    """A distribution of times in seconds. `a` and `b` are its parameters; `low` and `high` clip every draw."""
 
     __slots__ = ("a", "b", "high", "kind", "low")
 
@@ -34,14 +34,14 @@ class Delay:
             case "exponential":
                 return rng.expovariate(1.0 / self.a)
             case "lognormal":
-                # The median of what is drawn is 1, so `a` is that of the product.
+                # The lognormal factor has the median 1, so the product has the median `a`.
                 return self.a * rng.lognormvariate(0.0, self.b)
             case _:
                 return self.a
 
     @property
     def longest(self) -> float:
-        """The upper bound of every draw, infinite where there is none."""
+        """The upper bound of every draw; infinite if there is none."""
         match self.kind:
             case "constant":
                 return self.a
@@ -57,7 +57,7 @@ def constant(seconds: float) -> Delay:
 
 
 def delay_from(value: Any) -> Delay:
-    """Read a delay as a scenario writes it; its form was checked by the schema."""
+    """Parse a scenario's delay; the schema has checked its form."""
     if isinstance(value, int | float):
         return constant(float(value))
     (kind, options) = next(iter(value.items()))

@@ -1,7 +1,7 @@
-"""What is measured of a closed transaction: duration, steps, gaps, and what was odd about it.
+"""Measurements of a closed transaction: duration, steps, gaps and anomalies.
 
-All from committed events in the order (ts, topic, partition, offset). The k-th open of a step pairs with its k-th done;
-a gap runs from the event before a step's open to it. What would be negative is no figure but an anomaly.
+They come from committed events in the order (ts, topic, partition, offset). The k-th open of a step pairs with its k-th
+done. A gap runs from the event before a step's open to that open. A negative time counts as an anomaly, not as a value.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from txninsightd.vocabulary import Anomaly, Kind
 
 
 def event_order(record: Record) -> tuple[float, str, int, int]:
-    """The order of event time."""
+    """The sort key by event time."""
     return record.ts, record.partition.topic, record.partition.index, record.offset
 
 
@@ -28,10 +28,10 @@ def opens_of(records: list[Record]) -> list[Record]:
 
 
 class Figures(NamedTuple):
-    """The figures of a closed life, from its committed events. Steps: (step, seconds)."""
+    """The figures of a closed life. Steps: (step, seconds)."""
 
     duration_s: float | None
-    exact: bool  # False: a clamped ts entered, which is as exact as the replay's timing
+    exact: bool  # False: a clamped ts is part of it, so it is only as exact as the replay's timing
     status: str | None
     step_durations: tuple[tuple[str | None, float], ...]
     step_gaps: tuple[tuple[str | None, float], ...]
@@ -39,11 +39,11 @@ class Figures(NamedTuple):
 
 
 def figures_of(life: list[Record], committed: list[Record]) -> Figures:
-    """The figures of a closed life, from its committed events; `life` also tells what was never committed."""
+    """The figures of a closed life from its committed events; `life` also has the aborted ones."""
     events = sorted(committed, key=event_order)
     opens, closes = opens_of(events), closes_of(events)
     first = closes[0]
-    found = _oddities(life, events, opens, closes)
+    found = _anomalies(life, events, opens, closes)
     durations = []
     for step, starts, ends in _steps(events):
         if len(starts) > len(ends):
@@ -64,7 +64,7 @@ def figures_of(life: list[Record], committed: list[Record]) -> Figures:
     return Figures(duration, exact, first.status, tuple(durations), tuple(gaps), frozenset(found))
 
 
-def _oddities(life: list[Record], events: list[Record], opens: list[Record], closes: list[Record]) -> set[Anomaly]:
+def _anomalies(life: list[Record], events: list[Record], opens: list[Record], closes: list[Record]) -> set[Anomaly]:
     found = set()
     if len(opens) > 1:
         found.add(Anomaly.DUPLICATE_OPEN)
@@ -78,7 +78,7 @@ def _oddities(life: list[Record], events: list[Record], opens: list[Record], clo
 
 
 def _steps(events: list[Record]) -> Iterator[tuple[str | None, list[float], list[float]]]:
-    """Each step with the ts of its opens and of its dones, in order."""
+    """Each step with the ts of its opens and its dones, in order."""
     stepping = [r for r in events if r.kind in (Kind.STEP_OPEN, Kind.STEP_DONE)]
     for step in dict.fromkeys(r.step for r in stepping):
         yield (

@@ -1,12 +1,11 @@
-"""A model of the broker's log, just deep enough to know when each record's fate is decided.
+"""A model of the broker's log that knows when each record is decided.
 
-Each partition holds the Kafka transactions that are open in it, in the order of their first records there; the first
-of them holds the last stable offset (LSO). A record is decided when the LSO passes it: a plain one too, and one whose
-own producer committed long ago. That is how a single hanging producer freezes everybody's closes behind it, and truth
-has to know.
+Each partition has a list of its open Kafka transactions, ordered by their first records there. The first of them holds
+the last stable offset (LSO). A record is decided when the LSO passes it. That also holds for plain records and for
+records of producers that committed long ago: one hanging producer delays all closes behind it.
 
-Offsets here count records alone. The real ones also count the markers of each commit and abort; only their order is
-used, and that is the same.
+Offsets here count only records. Real offsets also count commit and abort markers. The order is the same, and only the
+order matters here.
 """
 
 from collections import deque
@@ -18,30 +17,30 @@ PENDING = float("inf")
 
 
 class Owner(Protocol):
-    """Who wants to know when all its records are decided."""
+    """Gets a callback when all its records are decided."""
 
     undecided: int
 
     def all_decided(self) -> None:
-        """The last undecided record was decided."""
+        """The last undecided record is now decided."""
 
 
 class KafkaTransaction:
     """One producer's begin ... commit or abort. `ending` is None while it is open."""
 
-    __slots__ = ("began_at", "ending", "firsts")
+    __slots__ = ("began_at", "ending", "first_offsets")
 
     def __init__(self) -> None:
-        self.began_at: float | None = None  # when its first record was written: from here the broker's time-out runs
+        self.began_at: float | None = None  # when its first record was written; the broker's time-out starts here
         self.ending: str | None = None
-        self.firsts: dict[Partition, int] = {}
+        self.first_offsets: dict[Partition, int] = {}
 
 
 class Record:
-    """One event in the log. Moments are virtual seconds since the epoch.
+    """One event in the log. Times are virtual seconds since the epoch.
 
-    `decided_at` is the moment at which the LSO passed it (PENDING before), known to plus or minus `slack_s`;
-    `at_lso_from` the moment from which the LSO stood exactly at it, if it ever did before it was passed.
+    `decided_at`: when the LSO passed it (PENDING before), to plus or minus `slack_s`. `at_lso_from`: since when the LSO
+    was exactly at it, if ever.
     """
 
     __slots__ = (
@@ -88,12 +87,12 @@ class Record:
 
     @property
     def aborted(self) -> bool:
-        """Whether its Kafka transaction was aborted; before `decided_at` nobody who reads can know."""
+        """Whether its Kafka transaction was aborted. No reader can know it before `decided_at`."""
         return self.kafka is not None and self.kafka.ending == "abort"
 
 
 class Partition:
-    """One partition: its end, who is open in it, and the records that are not decided yet."""
+    """One partition: its end, its open Kafka transactions, and its undecided records."""
 
     __slots__ = ("end", "index", "open", "topic", "undecided")
 
@@ -105,11 +104,11 @@ class Partition:
         self.undecided: deque[Record] = deque()
 
     def append(self, record: Record, now: float) -> None:
-        """Write a record at the end."""
+        """Append a record."""
         record.partition = self
         record.offset = offset = self.end
         self.end += 1
-        # First, so that a transaction's own record finds it open, and waits.
+        # Join first: the record also waits for its own transaction.
         if record.kafka is not None:
             self._joined(record.kafka, offset, now)
         if not self.open:
@@ -121,22 +120,22 @@ class Partition:
             record.at_lso_from = now
 
     def append_foreign(self) -> None:
-        """Write a plain record that belongs to no transaction."""
+        """Append a plain record that belongs to no business transaction."""
         self.end += 1
 
     def _joined(self, kafka: KafkaTransaction, offset: int, now: float) -> None:
-        if self not in kafka.firsts:
-            kafka.firsts[self] = offset
+        if self not in kafka.first_offsets:
+            kafka.first_offsets[self] = offset
             self.open[kafka] = offset
         if kafka.began_at is None:
             kafka.began_at = now
 
     def _lso(self) -> int:
-        # In the order in which they came here, so the first holds all others back.
+        # Insertion order: the first open transaction holds the LSO.
         return next(iter(self.open.values()), self.end)
 
     def ended(self, kafka: KafkaTransaction, now: float, slack_s: float) -> None:
-        """The marker of a Kafka transaction that was open here was written."""
+        """Apply the end marker of a Kafka transaction that was open here."""
         del self.open[kafka]
         lso = self._lso()
         while self.undecided and self.undecided[0].offset < lso:
@@ -151,8 +150,8 @@ class Partition:
 
 
 def end(kafka: KafkaTransaction, ending: str, now: float, slack_s: float = 0.0) -> None:
-    """Commit or abort: write its marker into each partition that it touched."""
-    # Before the markers: who hears `all_decided` asks at once what was aborted.
+    """Commit or abort: write a marker into each partition that it touched."""
+    # Set it before the markers: `all_decided` callbacks read it.
     kafka.ending = ending
-    for partition in kafka.firsts:
+    for partition in kafka.first_offsets:
         partition.ended(kafka, now, slack_s)

@@ -1,8 +1,8 @@
-"""The lines of events.jsonl: what is written, in the order of `at`.
+"""The lines of events.jsonl, in the order of `at`.
 
-A line is a record (`topic`, `partition`, `key`, `producer`, and `value` or `raw`; neither is a tombstone), or a control
-line (`producer`, `kafka`). The first line is a header with what a replayer needs to know. `Shape` puts an event into
-the words of a topic's mapping, which is written as in the daemon's config.
+A line is a record (`topic`, `partition`, `key`, `producer`, and `value` or `raw`; with neither it is a tombstone) or a
+control line (`producer`, `kafka`). The first line is a header with settings for the replayer. `EventEncoder` encodes
+events for a topic's mapping, which has the form of the daemon's config.
 """
 
 from base64 import b64encode
@@ -21,7 +21,7 @@ FIELDS = ("event", "txn_id", "ts", "txn_type", "step", "status")
 
 
 class RecordLine(msgspec.Struct, omit_defaults=True):
-    """A record. `raw` is base64; `partition` is where the truth takes it to be written."""
+    """A record. `raw` is base64; the truth assumes that the record goes to `partition`."""
 
     at: float
     topic: str
@@ -34,15 +34,15 @@ class RecordLine(msgspec.Struct, omit_defaults=True):
 
 
 class ControlLine(msgspec.Struct):
-    """What a producer does with its Kafka transaction: begin, commit, abort, crash."""
+    """A producer's action on its Kafka transaction: begin, commit, abort or crash."""
 
     at: float
     producer: str
     kafka: str
 
 
-class Said(NamedTuple):
-    """What an event says. `ts` is in epoch seconds; None fields are left out."""
+class EventFields(NamedTuple):
+    """An event's fields. `ts` is in epoch seconds; fields with None are left out."""
 
     kind: Kind
     txn_id: str
@@ -53,20 +53,20 @@ class Said(NamedTuple):
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Where a key goes. Not Kafka's own hash: the line says the partition, and the replayer obeys."""
+    """A key's partition. It need not be Kafka's own hash: the replayer writes to the partition in the line."""
     return crc32(key.encode()) % partitions
 
 
 class Lines:
-    """Encodes lines and counts them. `write` gets whole lines as bytes."""
+    """Encodes and counts lines. `write` gets whole lines as bytes."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
         self._encode = msgspec.json.Encoder().encode
         self.count = 0
         self.last_at = 0.0
-        self.tick: tuple[int, Callable[[float, int], object]] = (1, lambda at, count: None)
-        """After so many lines, call this with the present `at` and count."""
+        self.progress: tuple[int, Callable[[float, int], object]] = (1, lambda at, count: None)
+        """Every so many lines, call this with the present `at` and count."""
 
     def header(self, scenario: Scenario, seed: int) -> None:
         """The first line: settings for the replayer."""
@@ -85,9 +85,9 @@ class Lines:
         self.count += 1
         self.last_at = line.at
         self._write(self._encode(line) + b"\n")
-        every, tell = self.tick
+        every, callback = self.progress
         if self.count % every == 0:
-            tell(line.at, self.count)
+            callback(line.at, self.count)
 
 
 def _topic_facts(topic: Topic) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def _spec(mapping: dict[str, Any], field: str) -> dict[str, Any]:
     return {"path": spec} if isinstance(spec, str) else spec
 
 
-class Shape:
-    """How events of one topic look. Fields that the mapping takes from a constant or from the key are not written."""
+class EventEncoder:
+    """Encodes events for one topic. Fields that the mapping takes from a constant or from the key are not written."""
 
     def __init__(self, topic: Topic) -> None:
         kinds = {Kind(KIND_WORDS[ours]): theirs for theirs, ours in topic.mapping.get("kinds", {}).items()}
@@ -112,10 +112,17 @@ class Shape:
         self._id_header = _spec(topic.mapping, "txn_id").get("header")
         self._is_plain = not topic.mapping
 
-    def fill(self, line: RecordLine, said: Said) -> None:
-        """Put an event into a line: its value, and the header where the mapping reads the txn_id from one."""
-        # In the order of FIELDS, by which paths find them.
-        texts = (self._words[said.kind], said.txn_id, self._stamp(said.ts), said.txn_type, said.step, said.status)
+    def encode_into(self, line: RecordLine, fields: EventFields) -> None:
+        """Encode an event into a line: the value, and a header if the mapping reads the txn_id from one."""
+        # In the order of FIELDS: `_paths` refers to positions.
+        texts = (
+            self._words[fields.kind],
+            fields.txn_id,
+            self._stamp(fields.ts),
+            fields.txn_type,
+            fields.step,
+            fields.status,
+        )
         if self._is_plain:
             line.value = {field: text for field, text in zip(FIELDS, texts, strict=True) if text is not None}
             return
@@ -124,7 +131,7 @@ class Shape:
             if texts[i] is not None:
                 _put(line.value, names, texts[i])
         if self._id_header is not None:
-            line.headers = {self._id_header: said.txn_id}
+            line.headers = {self._id_header: fields.txn_id}
 
 
 def _put(value: dict[str, Any], names: list[str], text: object) -> None:
@@ -143,27 +150,27 @@ def _stamps(topic: Topic) -> Callable[[float], float | int | str]:
 
 # --- Noise ------------------------------------------------------------------------------------------------------------
 
-NOISE: dict[str, tuple[str, bytes | None]] = {
+NOISE_RECORDS: dict[str, tuple[str, bytes | None]] = {
     "truncated": ("malformed", b'{"event":"step_open","txn_id":"half-a-line'),
     "not_utf8": ("malformed", b'{"event":"step_open","txn_id":"\xff\xfe\xc3"}'),
     "too_deep": ("malformed", b'{"event":"step_open","txn_id":"deep","data":' + b"[" * 20_000),
     "empty": ("malformed", b""),
     "wrong_type": ("malformed", b'{"event":"step_open","txn_id":"odd","ts":{"seconds":12}}'),
     "tombstone": ("foreign", None),
-    "heartbeat": ("foreign", b'{"event":"heartbeat","txn_id":"nobody","ts":1750000000}'),
+    "heartbeat": ("foreign", b'{"event":"heartbeat","txn_id":"none","ts":1750000000}'),
     "other_json": ("foreign", b'{"temperature":21.5,"sensor":"hall"}'),
 }
-"""Records that are no events of ours, by name: what the daemon must count them as, and their bytes."""
+"""Records that are not our events, by name: the result that the daemon must count, and their bytes."""
 
 OVERSIZED = "oversized"
 
 
 def noise_of(word: str, value_bytes: int) -> tuple[str, bytes | None]:
-    """What a kind of noise counts as, and its value. An oversized one is a good event but for its size."""
+    """The result and the value of a kind of noise. An oversized record is valid except for its size."""
     if word == OVERSIZED:
         head, tail = b'{"event":"step_open","txn_id":"huge","padding":"', b'"}'
         return OVERSIZED, head + b"x" * (value_bytes + 1 - len(head) - len(tail)) + tail
-    result, value = NOISE[word]
+    result, value = NOISE_RECORDS[word]
     return (OVERSIZED if value is not None and len(value) > value_bytes else result), value
 
 

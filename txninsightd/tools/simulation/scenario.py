@@ -1,10 +1,10 @@
-"""What a scenario says: its form, its defaults, and precise complaints about a bad one.
+"""Scenarios: their form, their defaults, and their validation.
 
-A scenario is a YAML file with the input (topics, types, flows, failures, noise) and, beside each failure, what the
-daemon must say of the transactions that it befell, and why. `scenario.schema.json` describes it in full. A complaint
+A scenario is a YAML file with the input (topics, types, flows, failures, noise). Beside each failure stands what the
+daemon must report for its transactions, and why. `scenario.schema.json` describes the form in full. A validation error
 names file, line and key, and says what was expected there.
 
-`daemon_config` gives the sections of the daemon's config under which the scenario's truth holds.
+`daemon_config` returns the sections of the daemon's config under which the scenario's truth holds.
 """
 
 import json
@@ -17,15 +17,15 @@ import msgspec
 import yaml
 from jsonschema import Draft202012Validator
 
-from txninsightd.tools.simulation.complaints import BadScenario as BadScenario
-from txninsightd.tools.simulation.complaints import KeyPath, complaint, in_words, lines_of
 from txninsightd.tools.simulation.delays import Delay, constant, delay_from
+from txninsightd.tools.simulation.validation_errors import BadScenario as BadScenario
+from txninsightd.tools.simulation.validation_errors import KeyPath, describe_error, error_line, lines_of
 
 Per = Literal["transaction", "event", "close", "none"]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What must become of a transaction: only the keys that are given count. `reason` says why, in words."""
+    """The expected result of a transaction. Only the given keys count. `reason` explains it in words."""
 
     reason: str
     state: str | msgspec.UnsetType = msgspec.UNSET
@@ -40,20 +40,20 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What may be done to a transaction. `after_events`: where half-way is; None draws it anew each time."""
+    """A failure to inject into a transaction. `after_events`: where half-way is; None draws it at random each time."""
 
     expected: list[Expected]
 
 
 class Stuck(_Failure, frozen=True, tag="stuck"):
-    """Goes silent after some of its events; wakes up again after `wakes_after_s`, if given."""
+    """Stops after some of its events; goes on after `wakes_after_s`, if given."""
 
     after_events: int | None = None
     wakes_after_s: Delay | None = None
 
 
 class Slow(_Failure, frozen=True, tag="slow"):
-    """Repeats its steps, an event every `pace_s`, until `lasts_s` is over; then closes, or not."""
+    """Repeats its steps, an event every `pace_s`, until `lasts_s` has passed; then closes, or not."""
 
     lasts_s: Delay
     pace_s: Delay
@@ -61,7 +61,7 @@ class Slow(_Failure, frozen=True, tag="slow"):
 
 
 class Abort(_Failure, frozen=True, tag="abort"):
-    """The whole Kafka transaction is aborted, at its end or half-way; then tried again, `retries` times."""
+    """The whole Kafka transaction is aborted, at its end or half-way, then retried `retries` times."""
 
     at: Literal["end", "half"] = "end"
     after_events: int | None = None
@@ -72,7 +72,7 @@ class Abort(_Failure, frozen=True, tag="abort"):
 
 
 class CloseAbort(_Failure, frozen=True, tag="close_abort"):
-    """The Kafka transaction of the close alone is aborted; then tried again, `retries` times."""
+    """Only the Kafka transaction of the close is aborted, then retried `retries` times."""
 
     retries: int = 0
     timestamps: Literal["same", "new"] = "new"
@@ -80,7 +80,7 @@ class CloseAbort(_Failure, frozen=True, tag="close_abort"):
 
 
 class EventAbort(_Failure, frozen=True, tag="event_abort"):
-    """The Kafka transaction of one event is aborted; then tried again at once, or never."""
+    """The Kafka transaction of one event is aborted, then retried at once or never."""
 
     of: Literal["open", "step_open", "step_done"]
     retried: bool
@@ -88,9 +88,9 @@ class EventAbort(_Failure, frozen=True, tag="event_abort"):
 
 
 class Crash(_Failure, frozen=True, tag="crash"):
-    """Its producer dies with the Kafka transaction open: half-way, or after the close was written.
+    """Its producer dies with an open Kafka transaction, half-way or after writing the close.
 
-    Another producer may try again after `retry_after_s` (half-way only).
+    Another producer may retry after `retry_after_s` (half-way only).
     """
 
     at: Literal["half", "close"]
@@ -111,13 +111,13 @@ class Missing(_Failure, frozen=True, tag="missing"):
 
 
 class OutOfOrder(_Failure, frozen=True, tag="out_of_order"):
-    """The last step's done is written `by_s` later than the close, by another producer, but stamped before it."""
+    """Another producer writes the last step's done `by_s` after the close, with an earlier timestamp."""
 
     by_s: Delay
 
 
 class EventAfterClose(_Failure, frozen=True, tag="event_after_close"):
-    """The last step's done happens, and is written, after the close, in the close's Kafka transaction."""
+    """The last step's done happens after the close, and is written in the close's Kafka transaction."""
 
 
 class Skew(_Failure, frozen=True, tag="skew"):
@@ -128,7 +128,7 @@ class Skew(_Failure, frozen=True, tag="skew"):
 
 
 class LateEvent(_Failure, frozen=True, tag="late_event"):
-    """The last step's done is written once more, `after_s` after the close was committed."""
+    """The last step's done is written again, `after_s` after the commit of the close."""
 
     after_s: Delay
 
@@ -162,7 +162,7 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class TypeThresholds(msgspec.Struct, frozen=True):
-    """What one type overrides."""
+    """Overrides of one type."""
 
     idle_after_s: float | None = None
     overdue_after_s: float | None = None
@@ -170,7 +170,7 @@ class TypeThresholds(msgspec.Struct, frozen=True):
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic. `mapping` is written as in the daemon's config, and decides what its values look like."""
+    """A topic. `mapping` has the form of the daemon's config and decides what values look like."""
 
     partitions: int
     mapping: dict[str, Any] = {}
@@ -185,7 +185,7 @@ class Outliers(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: the pause before it, and how long it lasts. `topic` None: its type's."""
+    """One step: the pause before it, and how long it lasts. `topic` None: the type's topic."""
 
     name: str
     pause_s: Delay
@@ -195,7 +195,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class TxnType(msgspec.Struct, frozen=True):
-    """One type of business transaction. `statuses` are words of the close with their weights."""
+    """One type of business transaction. `statuses` are values of the close's status with their weights."""
 
     topic: str
     steps: list[Step]
@@ -217,7 +217,7 @@ class Arrivals(msgspec.Struct, frozen=True):
 
 
 class Kafka(msgspec.Struct, frozen=True):
-    """Who writes a flow: how many producers, what one Kafka transaction holds (`none`: plain producers)."""
+    """How a flow is written: how many producers, and what one Kafka transaction holds (`none`: plain producers)."""
 
     per: Per
     producers: int
@@ -226,7 +226,7 @@ class Kafka(msgspec.Struct, frozen=True):
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """A stream of transactions. `mix` are cards in a deck: so many healthy ones, so many of each failure."""
+    """A stream of transactions. `mix` is a deck of cards: the number of healthy ones and of each failure."""
 
     types: dict[str, float]
     arrivals: Arrivals
@@ -235,7 +235,7 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Noise(msgspec.Struct, frozen=True):
-    """Records that are no events of ours, from a plain producer, in turn."""
+    """Records that are not our events, from a plain producer, in turn."""
 
     topic: str
     records: list[str]
@@ -243,13 +243,13 @@ class Noise(msgspec.Struct, frozen=True):
 
 
 class Healthy(msgspec.Struct, frozen=True):
-    """What must become of transactions that nothing was done to."""
+    """The expected results of transactions without a failure."""
 
     expected: list[Expected]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole scenario. Times in seconds; `epoch` is the virtual moment at which it begins."""
+    """A whole scenario. Times are in seconds; `epoch` is the virtual time of its beginning."""
 
     name: str
     description: str
@@ -272,7 +272,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int = 1_048_576
 
     def expected_of(self, failure: str | None) -> list[Expected]:
-        """What may become of a transaction to which this was done; any of these."""
+        """The expected results of a transaction with this failure; any of them may occur."""
         return (self.healthy if failure is None else self.failures[failure]).expected
 
     def thresholds(self, txn_type: str) -> tuple[float, float, float]:
@@ -315,7 +315,7 @@ def daemon_config(scenario: Scenario) -> dict[str, Any]:
             if any(value is not None for value in keys.values())
         },
         "limits": {"value_bytes": scenario.value_bytes},
-        "discovery": {"every_s": 1},  # silence is judged no further than partitions were looked for
+        "discovery": {"every_s": 1},  # idleness is known only up to the last discovery of partitions
     }
 
 
@@ -323,7 +323,7 @@ def daemon_config(scenario: Scenario) -> dict[str, Any]:
 
 
 def load_scenario(path: Path) -> Scenario:
-    """Read and check a scenario file. Raises BadScenario, naming each fault by file, line and key."""
+    """Read and validate a scenario file. Raises BadScenario, which names each error by file, line and key."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -334,21 +334,21 @@ def load_scenario(path: Path) -> Scenario:
 
 
 def parse_scenario(text: str, name: str) -> Scenario:
-    """Check a scenario's text; `name` stands in the complaints. Raises BadScenario."""
+    """Validate a scenario's text; errors mention `name` as its file. Raises BadScenario."""
     try:
         lines, repeated = lines_of(text, name)
         document = yaml.safe_load(text)
     except RecursionError:
         raise BadScenario([f"{name}:1: expected YAML, found an anchor inside itself, or nesting without end"]) from None
-    problems = [complaint(name, lines, path, "expected once, found again") for path in repeated]
+    problems = [error_line(name, lines, path, "expected once, found again") for path in repeated]
     errors = sorted(_validator().iter_errors(document), key=lambda e: e.json_path)
-    problems += [complaint(name, lines, path, words) for error in errors for path, words in in_words(error)]
+    problems += [error_line(name, lines, path, words) for error in errors for path, words in describe_error(error)]
     if problems:
         raise BadScenario(problems)
     scenario = msgspec.convert(document, Scenario, dec_hook=_custom, strict=True)
-    faults = [complaint(name, lines, path, words) for path, words in _contradictions(scenario)]
-    if faults:
-        raise BadScenario(faults)
+    contradictions = [error_line(name, lines, path, words) for path, words in _contradictions(scenario)]
+    if contradictions:
+        raise BadScenario(contradictions)
     return scenario
 
 
@@ -363,7 +363,7 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema))
 
 
-# --- What no schema can see -------------------------------------------------------------------------------------------
+# --- Checks beyond the schema -----------------------------------------------------------------------------------------
 
 FITS: dict[type, tuple[Per, ...]] = {
     Slow: ("event", "none"),
@@ -374,7 +374,7 @@ FITS: dict[type, tuple[Per, ...]] = {
     OutOfOrder: ("transaction", "close", "event"),
     EventAfterClose: ("transaction", "close", "event"),
 }
-"""Which failures need which `kafka.per`; those not named go with any."""
+"""The `kafka.per` values that a failure needs; failures that are not listed accept any."""
 
 
 def _contradictions(scenario: Scenario) -> Iterator[tuple[KeyPath, str]]:
@@ -415,7 +415,7 @@ def _flow_faults(scenario: Scenario, path: KeyPath, flow: Flow) -> Iterator[tupl
             continue
         failure = scenario.failures.get(name)
         if failure is None:
-            # Without the "expected " with which it begins.
+            # The slice drops its leading "expected ".
             yield (*path, "mix", name), "expected 'healthy' or " + _one_of("failures", scenario.failures)[9:]
         elif flow.kafka.per not in FITS.get(type(failure), (flow.kafka.per,)):
             fits = " or ".join(FITS[type(failure)])

@@ -1,8 +1,8 @@
-"""The book of truth: every transaction's story, told as soon as it is final, and the sums over all of them.
+"""The truth: the expected result of every transaction, written as soon as it is final, and the totals.
 
-It holds what the daemon must say once everything was replayed at speed 1 and `observe_after_s` more have passed. A
-story that is told and written is forgotten, so memory is bounded by the transactions that are open. Each is held
-against what the scenario expects of it; what fits nothing there is a contradiction.
+It is what the daemon must report `observe_after_s` after a complete replay at speed 1. A trace is dropped once its
+result is written, so only open transactions take memory. Each result is compared with the scenario's expectations. A
+result that matches none of them is a contradiction.
 """
 
 from collections import Counter
@@ -13,23 +13,23 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from txninsightd.tools.simulation.evaluation import (
+    EvaluationRules,
+    LifeResult,
+    Result,
+    evaluate,
+    evaluate_undisturbed,
+    is_borderline,
+    undisturbed_state,
+)
 from txninsightd.tools.simulation.figures import Figures, opens_of
 from txninsightd.tools.simulation.kafkalog import KafkaTransaction, Record
 from txninsightd.tools.simulation.scenario import Expected, Scenario
-from txninsightd.tools.simulation.telling import (
-    Judge,
-    LifeTold,
-    Told,
-    calm_state,
-    is_borderline,
-    tell,
-    tell_calm,
-)
 from txninsightd.vocabulary import Anomaly, Cause, Outcome
 
 
-class Story:
-    """All that one business transaction wrote."""
+class Trace:
+    """The records that one business transaction wrote."""
 
     def __init__(self, truth: "Truth", txn_id: str, txn_type: str, failure: str | None) -> None:
         self.txn_id = txn_id
@@ -41,24 +41,24 @@ class Story:
         self._written = False
 
     def add(self, record: Record) -> None:
-        """It wrote this."""
+        """Add a record."""
         self.records.append(record)
 
     def all_written(self) -> None:
-        """It will write nothing more."""
+        """No further record will follow."""
         self._written = True
         if not self.undecided:
-            self._truth.ripe(self)
+            self._truth.complete(self)
 
     def all_decided(self) -> None:
-        """Nothing of it is undecided at present."""
+        """All records so far are decided."""
         if self._written:
-            self._truth.ripe(self)
+            self._truth.complete(self)
 
 
 @dataclass
 class Totals:
-    """Sums over the whole run, as the daemon's counters and gauges must have them."""
+    """Totals of the whole run, as the daemon's counters and gauges must show them."""
 
     records: Counter[tuple[str, str]] = field(default_factory=Counter)
     kafka: Counter[str] = field(default_factory=Counter)
@@ -77,34 +77,34 @@ class Totals:
     borderline: list[str] = field(default_factory=list)
 
     def record(self, topic: str, result: str) -> None:
-        """One record was written."""
+        """Count a record."""
         self.records[topic, result] += 1
 
-    def add(self, txn_type: str, told: Told) -> None:
-        """One transaction's story is told."""
+    def add(self, txn_type: str, result: Result) -> None:
+        """Add one transaction's result."""
         self.transactions += 1
-        self.late_events += told.late_events
-        if told.late_events:
-            self.anomalies[Anomaly.LATE_EVENT] += told.late_events
-        self.anomalies.update(told.anomalies)
-        for life in told.lives:
-            self._add_life(txn_type, life, told)
-        if told.figures is not None:
-            self._add_figures(txn_type, told.figures)
+        self.late_events += result.late_events
+        if result.late_events:
+            self.anomalies[Anomaly.LATE_EVENT] += result.late_events
+        self.anomalies.update(result.anomalies)
+        for life in result.lives:
+            self._add_life(txn_type, life, result)
+        if result.figures is not None:
+            self._add_figures(txn_type, result.figures)
 
-    def _add_life(self, txn_type: str, life: LifeTold, told: Told) -> None:
+    def _add_life(self, txn_type: str, life: LifeResult, result: Result) -> None:
         self.opened[txn_type] += bool(opens_of(life.records))
         self.stuck.update((txn_type, cause) for cause in life.causes)
         if life.outcome is not None:
-            # Figures are of the last life: those before it were aborted.
-            status = told.figures.status if told.figures is not None and life is told.lives[-1] else None
+            # Only the last life has figures: earlier lives were aborted.
+            status = result.figures.status if result.figures is not None and life is result.lives[-1] else None
             self.finished[txn_type, life.outcome, status] += 1
         elif life.cause is not None:
             self.live[txn_type, "stuck"] += 1
             self.live_stuck[txn_type, life.cause] += 1
         else:
             self.live[txn_type, life.state.value] += 1
-            self.live_partial[txn_type] += told.partial
+            self.live_partial[txn_type] += result.partial
 
     def _add_figures(self, txn_type: str, figures: Figures) -> None:
         if figures.duration_s is not None:
@@ -122,7 +122,7 @@ def _observe(into: dict[Any, list[float]], key: tuple[str | None, ...], seconds:
 
 
 def _rows(counts: Counter[Any], *names: str) -> list[dict[str, Any]]:
-    # With one label the keys are bare.
+    # With one label, keys are not tuples.
     keys = sorted((key if isinstance(key, tuple) else (key,) for key in counts), key=str)
     return [dict(zip(names, key, strict=True)) | {"count": counts[key if len(key) > 1 else key[0]]} for key in keys]
 
@@ -143,48 +143,49 @@ def _sums(observed: dict[Any, list[float]], *names: str) -> list[dict[str, Any]]
 
 
 class Truth:
-    """Tells each story as soon as it is final, the rest at the end. `write` gets one plain object a line."""
+    """Writes each result as soon as it is final, and the rest at the end. `write` gets one plain object per line."""
 
     def __init__(
         self, scenario: Scenario, write: Callable[[dict[str, Any]], object], last_at: Callable[[], float]
     ) -> None:
         self.totals = Totals()
-        self.hanging: dict[KafkaTransaction, float] = {}  # those of dead producers, and when the broker will abort them
+        self.hanging: dict[KafkaTransaction, float] = {}  # transactions of dead producers, by the time of their abort
         self.contradictions: list[str] = []
         self._scenario = scenario
         self._write = write
         self._last_at = last_at
-        self._stories: dict[str, Story] = {}
+        self._traces: dict[str, Trace] = {}
 
-    def begin(self, txn_id: str, txn_type: str, failure: str | None) -> Story:
-        """A transaction begins."""
-        story = Story(self, txn_id, txn_type, failure)
-        self._stories[txn_id] = story
-        return story
+    def begin(self, txn_id: str, txn_type: str, failure: str | None) -> Trace:
+        """Start a transaction's trace."""
+        trace = Trace(self, txn_id, txn_type, failure)
+        self._traces[txn_id] = trace
+        return trace
 
-    def ripe(self, story: Story) -> None:
-        """All of it is written and decided: tell it, if nothing that is still to come can change it."""
-        # The run ends no earlier than this; what is settled by then, and not borderline, stays as it is.
-        judge = self._judge(story, self._last_at() + self._scenario.observe_after_s)
-        told, borderline = _tell_surely(story, judge)
-        if told.lives[-1].settled and not borderline:
-            self._tell(story, told, False)
+    def complete(self, trace: Trace) -> None:
+        """All records are written and decided: write the result if later lines cannot change it."""
+        # The run ends no earlier than this. A result that is settled by then, and not borderline, is final.
+        rules = self._rules_for(trace, self._last_at() + self._scenario.observe_after_s)
+        result, borderline = _evaluate(trace, rules)
+        if result.lives[-1].settled and not borderline:
+            self._write_truth(trace, result, False)
 
     def close(self, until: float) -> None:
-        """Tell all that is left, and the totals."""
-        # The broker may just have ended these, or not, when all is judged: who waits for them could be either.
+        """Write the remaining results and the totals."""
+        # At the time of evaluation the broker may or may not have aborted these. Transactions behind them are
+        # borderline.
         about_to_end = any(
             at - self._scenario.timeout_check_s / 2 - self._scenario.margin_s < until for at in self.hanging.values()
         )
-        for story in list(self._stories.values()):
-            told, borderline = _tell_surely(story, self._judge(story, until))
-            self._tell(story, told, borderline or (about_to_end and story.undecided > 0))
+        for trace in list(self._traces.values()):
+            result, borderline = _evaluate(trace, self._rules_for(trace, until))
+            self._write_truth(trace, result, borderline or (about_to_end and trace.undecided > 0))
         self._write({"totals": self._totals(until)})
 
-    def _judge(self, story: Story, until: float) -> Judge:
+    def _rules_for(self, trace: Trace, until: float) -> EvaluationRules:
         rules = self._scenario.rules
-        idle, overdue, pending = self._scenario.thresholds(story.txn_type)
-        return Judge(
+        idle, overdue, pending = self._scenario.thresholds(trace.txn_type)
+        return EvaluationRules(
             idle_after_s=idle,
             overdue_after_s=overdue,
             commit_pending_after_s=pending,
@@ -195,25 +196,25 @@ class Truth:
             until=until,
         )
 
-    def _tell(self, story: Story, told: Told, borderline: bool) -> None:
-        del self._stories[story.txn_id]
-        self.totals.add(story.txn_type, told)
+    def _write_truth(self, trace: Trace, result: Result, borderline: bool) -> None:
+        del self._traces[trace.txn_id]
+        self.totals.add(trace.txn_type, result)
         if borderline:
-            self.totals.borderline.append(story.txn_id)
-        line = _line(story, told)
-        line["reason"] = self._reason(story, line)
+            self.totals.borderline.append(trace.txn_id)
+        line = _line(trace, result)
+        line["reason"] = self._reason(trace, line)
         self._write(line)
-        # Records know their story: cut apart, both are freed at once.
-        story.records = []
+        # Break the reference cycle with the records, so both are freed at once.
+        trace.records = []
 
-    def _reason(self, story: Story, line: dict[str, Any]) -> str | None:
-        expected = self._scenario.expected_of(story.failure)
-        for one in expected:
-            if meets(line, one):
-                return one.reason
+    def _reason(self, trace: Trace, line: dict[str, Any]) -> str | None:
+        expected = self._scenario.expected_of(trace.failure)
+        for expectation in expected:
+            if meets(line, expectation):
+                return expectation.reason
         shown = {key: line[key] for key in ("state", "stuck", "causes", "attempts", "outcome", "anomalies")}
         came_to = msgspec.json.encode(shown).decode()
-        self.contradictions.append(f"{story.txn_id} ({story.failure or 'healthy'}) came to {came_to}")
+        self.contradictions.append(f"{trace.txn_id} ({trace.failure or 'healthy'}) came to {came_to}")
         return None
 
     def _totals(self, until: float) -> dict[str, Any]:
@@ -238,39 +239,39 @@ class Truth:
         }
 
 
-def _tell_surely(story: Story, judge: Judge) -> tuple[Told, bool]:
-    # Most are calm, and need not be told five times.
-    calm = None if story.undecided else calm_state(story.records, judge)
+def _evaluate(trace: Trace, rules: EvaluationRules) -> tuple[Result, bool]:
+    # Most are undisturbed, and one evaluation is enough.
+    calm = None if trace.undecided else undisturbed_state(trace.records, rules)
     if calm is not None:
-        return tell_calm(story.records, calm, judge), False
-    told = tell(story.records, judge)
-    return told, is_borderline(told, story.records, judge)
+        return evaluate_undisturbed(trace.records, calm, rules), False
+    result = evaluate(trace.records, rules)
+    return result, is_borderline(result, trace.records, rules)
 
 
-def _line(story: Story, told: Told) -> dict[str, Any]:
-    last, figures = told.lives[-1], told.figures
+def _line(trace: Trace, result: Result) -> dict[str, Any]:
+    last, figures = result.lives[-1], result.figures
     return {
-        "txn_id": story.txn_id,
-        "txn_type": story.txn_type,
+        "txn_id": trace.txn_id,
+        "txn_type": trace.txn_type,
         "state": last.state,
         "stuck": last.cause,
         "causes": list(last.causes),
-        "attempts": told.attempts,
+        "attempts": result.attempts,
         "duration_s": figures.duration_s if figures else None,
         "duration_exact": figures.exact if figures else True,
         "outcome": last.outcome,
         "status": figures.status if figures else None,
-        "partial": told.partial,
-        "anomalies": list(told.anomalies),
-        "late_events": told.late_events,
-        "earlier_outcomes": [life.outcome for life in told.lives[:-1]],
+        "partial": result.partial,
+        "anomalies": list(result.anomalies),
+        "late_events": result.late_events,
+        "earlier_outcomes": [life.outcome for life in result.lives[:-1]],
         "events": len(last.records),
-        "failure": story.failure,
+        "failure": trace.failure,
     }
 
 
 def meets(line: dict[str, Any], expected: Expected) -> bool:
-    """Whether a truth line is what a scenario expects: in all that it names."""
+    """Whether a truth line matches all keys of an expectation."""
     shown = {**line, "has_duration": line["duration_s"] is not None}
     named = {key: getattr(expected, key) for key in expected.__struct_fields__ if key != "reason"}
     return all(value is UNSET or shown[key] == value for key, value in named.items())

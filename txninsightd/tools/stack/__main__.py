@@ -1,6 +1,6 @@
-"""What the Makefile calls: `python -m txninsightd.tools.stack up | down | demo | sums`.
+"""The Makefile's entry point: `python -m txninsightd.tools.stack up | down | demo | sums`.
 
-Ports and paths come from the environment (see `settings`). Exit code 1 and one message when it cannot be done.
+Ports and paths come from the environment (see `settings`). Exit code 1 and one message on failure.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from txninsightd.tools.stack.up import down, up
 
 
 def main() -> int:
-    """Do what the first argument says; returns the exit code."""
+    """Run the given command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m txninsightd.tools.stack", description="The local stack.")
     parser.add_argument("command", choices=["up", "down", "demo", "sums"])
     command = parser.parse_args().command

@@ -1,8 +1,9 @@
-"""The Alertmanager files that ship, made ready to run beside the local receivers.
+"""Adapts the shipped Alertmanager files to the local receivers.
 
-What the demo and the tests run are the very files that operators install: the addresses of PagerDuty and Slack become
-those of `txninsightd.tools.receivers`, the secrets' paths lead to files made here, and the waits may be divided by a
-factor. Routes, groups, inhibition and texts stay. A receiver of any other kind is refused: it would send to the world.
+The demo and the tests run the same files that operators install, with three changes. The addresses of PagerDuty and
+Slack become those of `txninsightd.tools.receivers`, the paths of secrets lead to local files, and a factor may divide
+the waits. Routes, groups, inhibition and texts stay. A receiver of another kind is refused, because it would send to
+the outside.
 """
 
 from collections.abc import Mapping
@@ -29,8 +30,8 @@ ROUTING_KEY = "0" * 32
 def install(source: Path, directory: Path, receivers_url: str, factor: float = 1.0) -> Path:
     """Copy the Alertmanager files from `source` (monitoring/alertmanager) to `directory`, adapted; returns the config.
 
-    `receivers_url` is the local receivers' base URL, and every wait is divided by `factor`. Raises ValueError for a
-    receiver that is neither PagerDuty nor Slack.
+    `receivers_url` is the local receivers' base URL, and `factor` divides every wait. Raises ValueError for a receiver
+    other than PagerDuty and Slack.
     """
     directory.mkdir(parents=True, exist_ok=True)
     copytree(source / TEMPLATES, directory / TEMPLATES, dirs_exist_ok=True)
@@ -54,7 +55,7 @@ def adapt(document: Mapping[str, Any], directory: Path, receivers_url: str, fact
 
 
 def command(config: Path, data_dir: Path, port: int) -> list[str]:
-    """What starts Alertmanager on 127.0.0.1:`port`, alone."""
+    """The command line of an Alertmanager on 127.0.0.1:`port`, without a cluster."""
     return [
         PROGRAM,
         f"--config.file={config}",
@@ -68,6 +69,6 @@ def command(config: Path, data_dir: Path, port: int) -> list[str]:
 def _adapt_receiver(receiver: Mapping[str, Any], local: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     foreign = sorted(receiver.keys() - local.keys() - {"name"})
     if foreign:
-        raise ValueError(f"receiver {receiver['name']} has {', '.join(foreign)}: there is no local one in its place")
+        raise ValueError(f"receiver {receiver['name']} has {', '.join(foreign)}: there is no local replacement for it")
     kinds = {kind: [{**each, **local[kind]} for each in receiver[kind]] for kind in receiver.keys() & local.keys()}
     return {**receiver, **kinds}

@@ -1,12 +1,12 @@
-"""One real Kafka broker as a process of this machine: formatted, started, awaited, stopped, killed, started again.
+"""A real Kafka broker as a local process: format, start, wait until ready, stop, kill, restart.
 
-The same class serves `make up` (which lets supervisor run `Broker.command`) and the tests (which call `start`). It is
-one node in combined mode, broker and controller, with as little memory and as few internal partitions as tests need.
-Topics are never created by accident. A Kafka transaction past its time-out is aborted within a second or so. Ready
-means: the broker answered an admin client; nothing here sleeps for luck.
+`make up` lets supervisor run `Broker.command`; the tests call `start`. It is one node in combined mode, broker and
+controller, with little memory and few internal partitions. It does not create topics automatically. It aborts a Kafka
+transaction about a second after its time-out. Ready means that the broker answered an admin client; no code here sleeps
+and hopes.
 
-The process that called `start` owns the broker: should it die without stopping it, the kernel kills the broker too.
-For that, call `start` from the main thread.
+The process that called `start` owns the broker: if it dies, the kernel kills the broker as well. For that, call `start`
+from the main thread.
 """
 
 import base64
@@ -34,11 +34,11 @@ _quiet.propagate = False
 
 
 class Broker:
-    """A broker that keeps all that is its own in `data_dir` and listens on the loopback interface.
+    """A broker that keeps its files in `data_dir` and listens on the loopback interface.
 
-    `libs` is the folder of `jars.ensure_jars`; `properties` are added to server.properties and win over its own.
-    `cluster_id` is for the brokers of one cluster.
-    The data outlives `stop` and `kill`: the next `start` finds it, on the same port.
+    `libs` is the folder of `jars.ensure_jars`. `properties` are added to server.properties and override the defaults.
+    Brokers of one cluster share `cluster_id`. The data survives `stop` and `kill`: the next `start` uses it, on the
+    same port.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """host:port, as clients want it for bootstrap.servers."""
+        """host:port, for bootstrap.servers."""
         return f"{machine.HOST}:{self.port}"
 
     @property
@@ -78,7 +78,7 @@ class Broker:
 
     @property
     def output(self) -> Path:
-        """What the broker writes to its terminal: warnings and errors."""
+        """The broker's stdout and stderr: warnings and errors."""
         return self.data_dir / "broker.out"
 
     @property
@@ -88,17 +88,17 @@ class Broker:
 
     @property
     def pid(self) -> int:
-        """The process id of a broker that `start` started, for signals such as SIGSTOP."""
+        """The process id of a broker from `start`, for signals such as SIGSTOP."""
         if self._process is None:
-            raise StackError("the broker was not started")
+            raise StackError("the broker is not running")
         return self._process.pid
 
     def is_running(self) -> bool:
-        """Whether the process that `start` started lives."""
+        """Whether the process from `start` is alive."""
         return self._process is not None and self._process.poll() is None
 
     def prepare(self) -> None:
-        """Write server.properties, and format the data directory unless that was done before."""
+        """Write server.properties, and format the data directory on first use."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.properties_file.write_text("".join(f"{key}={value}\n" for key, value in self._server_properties().items()))
         if not (self.log_dir / "meta.properties").exists():
@@ -119,14 +119,14 @@ class Broker:
             raise
 
     def launch(self) -> None:
-        """Prepare and start; it does not answer yet."""
+        """Prepare and start, without waiting until it answers."""
         if self.is_running():
-            raise StackError(f"the broker at {self.bootstrap} runs already")
+            raise StackError(f"the broker at {self.bootstrap} is already running")
         self.prepare()
-        dies_with_us = ["setpriv", "--pdeathsig", "KILL", "--"]
+        kill_with_parent = ["setpriv", "--pdeathsig", "KILL", "--"]
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [*dies_with_us, *self.command],
+                [*kill_with_parent, *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -134,9 +134,9 @@ class Broker:
             )
 
     def await_ready(self, require_alive: Callable[[], None] | None = None, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return once the broker answers; raise StackError when its process ends first, or past the time-out.
+        """Return once the broker answers; raise StackError if its process ends first, or after the time-out.
 
-        `require_alive` is for a broker that somebody else started: it raises when there is nothing to wait for.
+        `require_alive` is for a broker that another process started: it raises when that broker has ended.
         """
         require_alive = require_alive or self._require_alive
         client = admin(self.bootstrap)
@@ -150,7 +150,7 @@ class Broker:
         )
 
     def stop(self) -> None:
-        """Stop in order and wait for the end (killed past `STOP_TIMEOUT_S`); nothing happens when it does not run."""
+        """Stop in order and wait (killed after `STOP_TIMEOUT_S`); does nothing when it is not running."""
         if self._process is None:
             return
         self._process.terminate()
@@ -161,7 +161,7 @@ class Broker:
         self._process = None
 
     def kill(self) -> None:
-        """End the broker as a power cut would, and wait for the end."""
+        """Kill the broker as a power cut would, and wait for its end."""
         if self._process is None:
             return
         self._process.kill()
@@ -174,7 +174,7 @@ class Broker:
         self.start()
 
     def run_tool(self, main_class: str, *arguments: str) -> str:
-        """Run one of Kafka's own command-line tools and return what it printed; StackError when it fails."""
+        """Run one of Kafka's command-line tools and return its output; StackError when it fails."""
         command = [*self._java("-Xmx256m"), main_class, *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -182,7 +182,7 @@ class Broker:
         return done.stdout
 
     def _java(self, heap: str) -> list[str]:
-        # Only the quick compiler, and the collector with one thread: a broker with little to do, up soon, in little
+        # Only the fast compiler and the serial collector: the broker has little work, and should start fast in little
         # memory.
         flags = [heap, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *flags, "-cp", f"{self.libs}/*"]
@@ -231,15 +231,15 @@ class Broker:
 
 
 def admin(bootstrap: str) -> AdminClient:
-    """An admin client that keeps quiet while the broker is not there yet."""
+    """An admin client that does not log while the broker is not up yet."""
     reconnect: dict[str, str | int | float | bool] = {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 250}
     return AdminClient({"bootstrap.servers": bootstrap, **reconnect}, logger=_quiet)
 
 
 def create_topics(bootstrap: str, partitions: Mapping[str, int], config: Mapping[str, str] | None = None) -> None:
-    """Create the topics (name -> number of partitions) and return once they can be written; StackError if one fails.
+    """Create the topics (name -> number of partitions) and return once they are writable; StackError if one fails.
 
-    `config` are topic properties such as cleanup.policy, for all of them.
+    `config` has topic properties such as cleanup.policy, for all of them.
     """
     client = admin(bootstrap)
     new = [NewTopic(name, count, config=dict(config or {})) for name, count in partitions.items()]
@@ -264,7 +264,7 @@ def _await_leaders(client: AdminClient, partitions: Mapping[str, int]) -> None:
 
 
 def _led_partitions(cluster: ClusterMetadata, topic: str) -> int:
-    """How many partitions of a topic have a leader that is there."""
+    """How many partitions of a topic have a live leader."""
     if topic not in cluster.topics:
         return 0
     return sum(partition.leader in cluster.brokers for partition in cluster.topics[topic].partitions.values())
@@ -278,5 +278,5 @@ def _answers(client: AdminClient) -> bool:
 
 
 def new_cluster_id() -> str:
-    """One that no other cluster has."""
+    """A new, unique cluster id."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

@@ -1,8 +1,8 @@
-"""The broker's jars: fetched through Maven at the version of `pom.xml`, and each checked against `kafka-jars.sha256`.
+"""The broker's jars: fetched through Maven at the version of `pom.xml`, and verified against `kafka-jars.sha256`.
 
-They are kept below the directory that the caller names, one folder a version. Several processes may ask at once: one
-fetches, the others wait, and a folder is either absent or complete. The sums are looked at every time (a fifth of a
-second), so a jar that was damaged or swapped later does not run either.
+They are cached in the caller's directory, one folder per version. Several processes may call at once: one fetches, the
+others wait, and a folder is either absent or complete. The checksums are verified every time (a fifth of a second), so
+a jar that was damaged or swapped later does not run either.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ SUMS = Path(__file__).with_name("kafka-jars.sha256")
 
 
 def kafka_version() -> str:
-    """The pinned version, as pom.xml says."""
+    """The pinned version in pom.xml."""
     version = ElementTree.parse(POM).findtext("{*}version")
     if not version:
         raise StackError(f"{POM} names no version")
@@ -31,7 +31,7 @@ def kafka_version() -> str:
 
 
 def ensure_jars(cache: Path) -> Path:
-    """Return the folder with the broker's jars, `cache`/<version>/libs, fetched if need be and always verified."""
+    """Return the folder with the broker's jars, `cache`/<version>/libs: fetched if missing, and always verified."""
     version_dir = cache / kafka_version()
     version_dir.mkdir(parents=True, exist_ok=True)
     libs = version_dir / "libs"
@@ -43,7 +43,7 @@ def ensure_jars(cache: Path) -> Path:
 
 
 def verify(libs: Path, sums: Path) -> None:
-    """Raise StackError unless the folder holds exactly the jars of the list, each with its sum."""
+    """Raise StackError unless the folder holds exactly the listed jars with the right checksums."""
     wanted = read_sums(sums)
     found = {path.name: sha256_of(path) for path in sorted(libs.glob("*.jar"))}
     wrong = [f"{name}: missing" for name in wanted.keys() - found.keys()]
@@ -55,13 +55,13 @@ def verify(libs: Path, sums: Path) -> None:
     ]
     if wrong:
         raise StackError(
-            f"the Kafka jars in {libs} are not those of {sums.name}; remove that folder to fetch them again:\n  "
+            f"the Kafka jars in {libs} differ from {sums.name}; remove that folder to fetch them again:\n  "
             + "\n  ".join(sorted(wrong))
         )
 
 
 def read_sums(sums: Path) -> dict[str, str]:
-    """Jar name -> SHA-256 in hex, from a file as sha256sum writes it."""
+    """Jar name -> SHA-256 in hex, from a file in sha256sum's format."""
     pairs = (line.split() for line in sums.read_text().splitlines())
     return {name: digest for digest, name in pairs}
 
@@ -73,26 +73,26 @@ def sha256_of(path: Path) -> str:
 
 
 def format_sums(libs: Path) -> str:
-    """The list for a folder of jars, to be checked in when the version changes."""
+    """The checksum list of a folder of jars, to commit after a version change."""
     return "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(libs.glob("*.jar")))
 
 
 def copy_dependencies(target: Path) -> None:
-    """Let Maven put the jars of pom.xml and all that they need into `target`."""
+    """Let Maven copy the jars of pom.xml and their dependencies into `target`."""
     machine.ensure_commands(["java", "mvn"])
     command = ["mvn", "-B", "-q", "-ntp", "-f", str(POM), "dependency:copy-dependencies"]
     options = ["-DincludeScope=runtime", f"-DoutputDirectory={target.absolute()}"]
     done = subprocess.run([*command, *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StackError(
-            "Maven could not fetch the Kafka broker; is Maven Central within reach "
-            f"(a mirror goes into ~/.m2/settings.xml)?\n{machine.last_lines(done.stdout + done.stderr)}"
+            "Maven could not fetch the Kafka broker; check that Maven Central is reachable, "
+            f"or set a mirror in ~/.m2/settings.xml:\n{machine.last_lines(done.stdout + done.stderr)}"
         )
 
 
 def _fetch(libs: Path) -> None:
     print(f"fetching Kafka {kafka_version()} from Maven Central (54 MB) ...", file=sys.stderr, flush=True)
-    # In the same directory, so that the rename makes it appear at once and whole.
+    # In the same directory, so the rename is atomic.
     scratch = Path(tempfile.mkdtemp(prefix="fetching-", dir=libs.parent))
     try:
         copy_dependencies(scratch)

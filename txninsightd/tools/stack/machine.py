@@ -1,9 +1,9 @@
-"""What this machine must offer: Java 17, Maven, Prometheus and Alertmanager, and ports that nobody else holds.
+"""Requirements of this machine: Java 17, Maven, Prometheus and Alertmanager, and free ports.
 
-What is missing is installed through apt when that is possible without asking anybody (root on a Debian), else the
-error names the packages. Only programs are wanted: a package's own service is masked before it would start.
-Grafana is in no Debian; it is used where somebody has installed it. Ports for tests are drawn below the range that the
-kernel hands out to outgoing connections, so that a broker that is restarted finds its port free again.
+Missing packages are installed through apt if that needs no question (root on Debian); else the error names them. Only
+the programs are needed, so a package's service is masked before it would start. Debian has no Grafana; it is used if
+installed. Ports for tests lie below the kernel's range for outgoing connections, so a restarted broker finds its port
+free again.
 """
 
 import os
@@ -34,41 +34,41 @@ _drawn: set[int] = set()
 
 
 def ensure_commands(names: Iterable[str]) -> None:
-    """See to it that the commands (keys of `PACKAGES`) are there; raise StackError when that needs a person."""
-    lacking = [name for name in names if not is_usable(name)]
-    if not lacking:
+    """Make sure that the commands (keys of `PACKAGES`) exist; raise StackError if only you can install them."""
+    missing = [name for name in names if not is_usable(name)]
+    if not missing:
         return
-    packages = [PACKAGES[name] for name in lacking]
+    packages = [PACKAGES[name] for name in missing]
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        needed = f" (Java {JAVA_MAJOR} or later is needed)" if "java" in lacking else ""
+        needed = f" (Java {JAVA_MAJOR} or later is needed)" if "java" in missing else ""
         raise StackError(
-            f"{' and '.join(lacking)} missing{needed}. "
+            f"{' and '.join(missing)} missing{needed}. "
             f"Install them, on Debian or Ubuntu with: sudo apt-get install {' '.join(packages)}"
         )
-    # First: Debian starts a package's service while it installs it.
+    # Mask first: Debian starts a package's service during installation.
     mask_services(packages)
     apt_install(packages)
-    still = [name for name in lacking if not is_usable(name)]
+    still = [name for name in missing if not is_usable(name)]
     if still:
-        raise StackError(f"{' and '.join(still)} still not usable after installing {' '.join(packages)}: look at PATH")
+        raise StackError(f"{' and '.join(still)} still not usable after installing {' '.join(packages)}: check PATH")
 
 
 def is_usable(command: str) -> bool:
-    """Whether the command is on the PATH, and for java, recent enough."""
+    """Whether the command is on the PATH and, for java, recent enough."""
     if shutil.which(command) is None:
         return False
     return command != "java" or java_major() >= JAVA_MAJOR
 
 
 def java_major() -> int:
-    """The major version of the `java` on the PATH; 0 when it does not say."""
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(\d+)', said)
+    """The major version of the `java` on the PATH; 0 if unknown."""
+    output = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(\d+)', output)
     return int(found.group(1)) if found else 0
 
 
 def apt_install(packages: list[str]) -> None:
-    """Install Debian packages without questions; raise StackError with apt's own words when it fails."""
+    """Install Debian packages without questions; raise StackError with apt's message when it fails."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
     for command in (["apt-get", "update", "-q"], install):
@@ -80,19 +80,19 @@ def apt_install(packages: list[str]) -> None:
 
 
 def mask_services(packages: Iterable[str]) -> None:
-    """Keep those of the packages that have a service from starting it, now and at each boot; says how to undo it."""
+    """Mask the services of these packages, now and at each boot; prints how to undo it."""
     for name in packages:
         unit = UNITS / f"{name}.service"
         if name in SERVICES and not unit.is_symlink() and not unit.exists():
             UNITS.mkdir(parents=True, exist_ok=True)
             unit.symlink_to(os.devnull)
-            print(f"only the programs of {name} are used: its service is masked (systemctl unmask {name} undoes it)")
+            print(f"masked the service of {name}, only its programs are used (systemctl unmask {name} undoes it)")
 
 
 def grafana() -> list[str] | None:
-    """The beginning of a command line that runs Grafana's server, its home included; None when it is not installed.
+    """The start of a command line for Grafana's server, with its home; None if it is not installed.
 
-    What its package puts on the PATH are wrappers with options of their own, so the programs in its home come first.
+    The package's wrappers on the PATH add their own options, so the programs in its home come first.
     """
     found = (shutil.which(name, path=path) for path in (str(GRAFANA_HOME / "bin"), None) for name in GRAFANA_PROGRAMS)
     program = next(filter(None, found), None)
@@ -109,9 +109,9 @@ def last_lines(text: str, count: int = 15) -> str:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback interface now."""
+    """Whether a server can listen on this loopback port now."""
     with socket.socket() as probe:
-        # As servers do: connections that linger in TIME_WAIT take nothing away.
+        # As servers do: connections in TIME_WAIT do not block a port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -121,17 +121,17 @@ def is_free(port: int) -> bool:
 
 
 def require_free(ports: Mapping[str, int]) -> None:
-    """Raise StackError for the first taken port; keys are the variables by which a person changes them."""
+    """Raise StackError for the first port in use; keys are the variables that set the ports."""
     for variable, port in ports.items():
         if not is_free(port):
             raise StackError(
-                f"port {port} ({variable}) is taken by another program. "
-                f"Choose another one with {variable}=..., or find the other with: ss -ltnp 'sport = :{port}'"
+                f"port {port} ({variable}) is used by another program. "
+                f"Choose another port with {variable}=..., or find the program with: ss -ltnp 'sport = :{port}'"
             )
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports that are free now, drawn at random, and none that was drawn in this process before."""
+    """`count` different free ports, drawn at random; none was drawn in this process before."""
     candidates = [port for port in random.sample(TEST_PORTS, len(TEST_PORTS)) if port not in _drawn]
     ports = [port for port, _ in zip(filter(is_free, candidates), range(count), strict=False)]
     if len(ports) < count:

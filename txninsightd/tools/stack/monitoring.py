@@ -1,9 +1,9 @@
-"""What watches the daemon in the local stack: Prometheus, Alertmanager, Grafana where it is installed, the receivers.
+"""The local stack's monitoring: Prometheus, Alertmanager, Grafana if installed, and the receivers.
 
-All of them run on the very files that ship in monitoring/, so a stack runs from a checkout. `install` copies them and
-changes only what a machine of one's own must have otherwise: addresses, the paths of secrets, and the pace (`SPEEDUP`,
-with a scrape and an evaluation a second at most), so that an alert that takes minutes out there is seen within seconds.
-Nothing leaves the machine: in place of PagerDuty and Slack stand `txninsightd.tools.receivers`.
+All of them run with the files in monitoring/, so a stack runs from a checkout. `install` copies them and changes only
+addresses, the paths of secrets, and durations (`SPEEDUP`, with at most one scrape and one evaluation a second). An
+alert that takes minutes in production then takes seconds. Nothing leaves the machine: `txninsightd.tools.receivers`
+replaces PagerDuty and Slack.
 """
 
 import re
@@ -24,30 +24,30 @@ from txninsightd.tools.stack.time_scale import MIN_INTERVAL_MS, scale_duration, 
 COMMANDS = ("prometheus", alerting.PROGRAM)
 SHIPPED = Path(__file__).parents[3] / "monitoring"
 HOW_TO_ADD_GRAFANA = (
-    "not installed; to have it, follow https://grafana.com/docs/grafana/latest/setup-grafana/installation/ "
-    "and bring the stack up again"
+    "not installed; to get it, follow https://grafana.com/docs/grafana/latest/setup-grafana/installation/ "
+    "and run make up again"
 )
 SHIPPED_DAEMON = re.compile(r"\b(?:127\.0\.0\.1|localhost):9840\b")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A supervised program, and the address that answers once it is ready."""
+    """A supervised program, and the URL that answers once it is ready."""
 
     program: Program
     ready_url: str
 
 
 def services(settings: Settings) -> list[Service]:
-    """What runs beside the daemon, in the order in which it is started: those that are sent to come first."""
+    """The monitoring services, in start order: targets of alerts come first."""
     found = [_receivers(settings), _alertmanager(settings), _prometheus(settings)]
     return [*found, _grafana(settings)] if settings.has_grafana else found
 
 
 def install(settings: Settings) -> None:
-    """Write the files of all of them into the run directory; StackError when this is no checkout."""
+    """Write all files into the run directory; StackError when this is not a checkout."""
     if not SHIPPED.is_dir():
-        raise StackError(f"{SHIPPED} is not there: run the local stack from a checkout of txninsightd")
+        raise StackError(f"{SHIPPED} does not exist: run the local stack from a checkout of txninsightd")
     alerting.install(
         SHIPPED / "alertmanager", settings.monitoring_dir / "alertmanager", settings.receivers_url, settings.speedup
     )
@@ -57,7 +57,7 @@ def install(settings: Settings) -> None:
 
 
 def adapt_prometheus(document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A parsed prometheus.yml that scrapes the stack's daemon, sends to its Alertmanager, and does so at its pace."""
+    """Adapt a parsed prometheus.yml: it scrapes the stack's daemon, alerts its Alertmanager, and has its durations."""
     targets = [f"{machine.HOST}:{settings.http_port}"]
     jobs = [{**job, "static_configs": [{"targets": targets}]} for job in document["scrape_configs"]]
     alertmanagers = [{"static_configs": [{"targets": [f"{machine.HOST}:{settings.alertmanager_port}"]}]}]
@@ -66,14 +66,14 @@ def adapt_prometheus(document: Mapping[str, Any], settings: Settings) -> dict[st
 
 
 def adapt_datasources(document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A parsed provisioning file of Prometheus data sources, with the stack's addresses and its pace."""
+    """Adapt a parsed provisioning file of data sources: the stack's addresses and durations."""
     sources = [_adapt_datasource(source, settings) for source in document["datasources"]]
     adapted: dict[str, Any] = _replace_daemon({**document, "datasources": sources}, settings)
     return adapted
 
 
 def adapt_dashboards(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed provisioning file of dashboards, which are read from the checkout."""
+    """Adapt a parsed provisioning file of dashboards: they are read from the checkout."""
     options = {"path": str(SHIPPED / "grafana" / "dashboards")}
     providers = [{**each, "options": {**each.get("options", {}), **options}} for each in document["providers"]]
     return {**document, "providers": providers}
@@ -92,7 +92,7 @@ def _install_grafana(settings: Settings) -> None:
         _write(target / "provisioning" / "datasources" / path.name, adapt_datasources(_read(path), settings))
     for path in sorted((source / "dashboards").glob("*.yml")):
         _write(target / "provisioning" / "dashboards" / path.name, adapt_dashboards(_read(path)))
-    # A path may hold a %.
+    # A path may contain a %.
     config = ConfigParser(interpolation=None)
     config.read_dict(_grafana_ini(settings))
     with (target / "grafana.ini").open("w") as file:
@@ -100,7 +100,7 @@ def _install_grafana(settings: Settings) -> None:
 
 
 def _grafana_ini(settings: Settings) -> dict[str, dict[str, object]]:
-    """Whoever comes may look, nobody has to log in, and nothing is reported or fetched."""
+    """Anonymous viewers, no login, and no reports or downloads."""
     data = settings.data_dir / "grafana-data"
     quiet: dict[str, object] = {
         "reporting_enabled": "false",

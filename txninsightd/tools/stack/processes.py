@@ -1,6 +1,6 @@
-"""Finding and ending the processes of a stack by the mark in their environment, whoever their parent is by now.
+"""Finds and ends the processes of a stack by a marker variable in their environment, even if reparented.
 
-Linux only: it reads /proc, and waits for processes that are not its children through pidfds.
+Linux only: it reads /proc, and waits through pidfds for processes that are not its children.
 """
 
 import os
@@ -14,14 +14,14 @@ PROC = Path("/proc")
 
 
 def marked(variable: str, value: str) -> list[int]:
-    """The ids of all processes of this user (but ourselves) that carry `variable`=`value` in their environment."""
+    """The ids of all other processes of this user with `variable`=`value` in their environment."""
     wanted = f"{variable}={value}".encode()
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal() and _carries(entry, wanted)]
     return [pid for pid in pids if pid != os.getpid()]
 
 
 def end(pids: Iterable[int], *, grace_s: float) -> None:
-    """Ask each process to end, kill what is left after `grace_s`, and return once all are gone."""
+    """Terminate each process, kill the rest after `grace_s`, and return once all are gone."""
     handles = _open(pids)
     try:
         for handle in handles:
@@ -35,7 +35,7 @@ def end(pids: Iterable[int], *, grace_s: float) -> None:
 
 
 def await_end(pids: Iterable[int], timeout_s: float) -> bool:
-    """Whether all of the processes are gone, waiting for at most `timeout_s`."""
+    """Wait at most `timeout_s`; returns whether all processes are gone."""
     handles = _open(pids)
     try:
         return not _await(handles, timeout_s)
@@ -48,7 +48,7 @@ def _open(pids: Iterable[int]) -> list[int]:
     handles = []
     for pid in pids:
         try:
-            # From here on it is this process that is meant, even if its number is given away again.
+            # The handle refers to this process even if its number is reused.
             handles.append(os.pidfd_open(pid))
         except ProcessLookupError:
             continue
@@ -56,7 +56,7 @@ def _open(pids: Iterable[int]) -> list[int]:
 
 
 def _await(handles: list[int], timeout_s: float) -> list[int]:
-    """The processes that still live after at most `timeout_s`."""
+    """The processes that are alive after at most `timeout_s`."""
     poll = select.poll()
     for handle in handles:
         poll.register(handle, select.POLLIN)

@@ -1,7 +1,7 @@
-"""Where the local stack listens and keeps its files: read from the environment that the Makefile sets.
+"""The local stack's ports and paths, read from the environment that the Makefile sets.
 
-`make up` keeps what Kafka, the daemon, Prometheus and Alertmanager store over `make down`; the demo has its own, empty
-at each start.
+`make up` keeps the data of Kafka, the daemon, Prometheus and Alertmanager over `make down`. The demo has its own data,
+empty at each start.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from txninsightd.tools.stack.broker import Broker
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that tells one local stack from another; `run_dir` is absolute."""
+    """All settings of a local stack; `run_dir` is absolute."""
 
     run_dir: Path
     scenario: Path
@@ -33,7 +33,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], *, is_demo: bool = False) -> Self:
-        """Read the variables that the Makefile exports; all may be absent. Grafana is taken when it is installed."""
+        """Read the variables that the Makefile exports; all are optional. Grafana is used if it is installed."""
         return cls(
             run_dir=Path(environment.get("RUN_DIR", ".run")).absolute(),
             scenario=Path(environment.get("SCENARIO", "scenarios/demo.yaml")).absolute(),
@@ -52,7 +52,7 @@ class Settings:
 
     @property
     def ports(self) -> dict[str, int]:
-        """Every port of the stack, by the variable that sets it."""
+        """All ports of the stack, by the variable that sets them."""
         return {
             "KAFKA_PORT": self.kafka_port,
             "KAFKA_CONTROLLER_PORT": self.controller_port,
@@ -85,7 +85,7 @@ class Settings:
 
     @property
     def receivers_url(self) -> str:
-        """The base URL of what stands in place of PagerDuty and Slack."""
+        """The base URL of the local receivers for PagerDuty and Slack."""
         return f"http://{machine.HOST}:{self.receivers_port}"
 
     @property
@@ -95,32 +95,32 @@ class Settings:
 
     @property
     def log_dir(self) -> Path:
-        """One log file for each supervised program."""
+        """The log files, one per supervised program."""
         return self.run_dir / "log"
 
     @property
     def record(self) -> Path:
-        """What arrived at the local receivers since the stack was brought up."""
+        """The alerts that the local receivers got since the stack started."""
         return self.log_dir / "alerts.jsonl"
 
     @property
     def demo_dir(self) -> Path:
-        """What the demo makes: events, truth, and the data of all programs."""
+        """The demo's files: events, truth, and the data of all programs."""
         return self.run_dir / "demo"
 
     @property
     def data_dir(self) -> Path:
-        """Where the programs keep their data."""
+        """The programs' data."""
         return self.demo_dir if self.is_demo else self.run_dir
 
     @property
     def state_dir(self) -> Path:
-        """The daemon's checkpoints: kept as long as the records that they are about."""
+        """The daemon's checkpoints, kept as long as Kafka's data."""
         return self.data_dir / "state"
 
     @property
     def monitoring_dir(self) -> Path:
-        """The files of Prometheus, Alertmanager and Grafana, made from those that ship."""
+        """The adapted files of Prometheus, Alertmanager and Grafana."""
         return self.run_dir / "monitoring"
 
     @property
@@ -129,7 +129,7 @@ class Settings:
         return self.run_dir / "txninsight.yaml"
 
     def broker(self) -> Broker:
-        """The stack's broker; fetches its jars if they are not there yet."""
+        """The stack's broker; fetches its jars if needed."""
         libs = jars.ensure_jars(self.run_dir / "kafka")
         return Broker(self.data_dir / "kafka-data", libs, self.kafka_port, self.controller_port, heap=self.heap)
 
@@ -144,5 +144,5 @@ def _port(environment: Mapping[str, str], variable: str, default: int) -> int:
 def _speedup(environment: Mapping[str, str], default: int) -> int:
     text = environment.get("SPEEDUP", str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise StackError(f"SPEEDUP={text} is not a whole number from 1: 30 makes alerts 30 times as fast as shipped")
+        raise StackError(f"SPEEDUP={text} is not a whole number from 1 up: 30 makes alerts 30 times as fast as shipped")
     return int(text)

@@ -1,8 +1,8 @@
-"""The stack under supervisor: its supervisord.conf, and a client for the daemon that obeys it.
+"""The stack under supervisor: its supervisord.conf, and a client for supervisord.
 
-supervisord runs detached, listens on a unix socket in the run directory and writes one log a program beside it. All
-processes of a stack carry the environment variable `MARK` with the run directory, so that `make down` finds them even
-when supervisord itself was killed.
+supervisord runs detached, listens on a Unix socket in the run directory and writes one log per program. All processes
+of a stack have the environment variable `MARK` with the run directory. So `make down` finds them even if supervisord
+was killed.
 """
 
 import os
@@ -22,12 +22,12 @@ from supervisor.xmlrpc import Faults, SupervisorTransport  # type: ignore[import
 from txninsightd.tools.stack import StackError, machine
 
 MARK = "TXNINSIGHTD_STACK"
-MAX_SOCKET_PATH_BYTES = 107 - len(".4194304")  # supervisord first binds to the path with its pid added
+MAX_SOCKET_PATH_BYTES = 107 - len(".4194304")  # supervisord first binds to the path with its pid appended
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """One supervised program. All start when told to; `is_service` ones are started again when they die."""
+    """A supervised program, started on command; supervisor restarts it when it dies if `is_service`."""
 
     name: str
     command: Sequence[str]
@@ -35,7 +35,7 @@ class Program:
 
 
 def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
-    """The text of supervisord.conf. What comes last in `programs` is stopped first."""
+    """The text of supervisord.conf. The last program is stopped first."""
     main: dict[str, Mapping[str, object]] = {
         "unix_http_server": {"file": socket_path(run_dir), "chmod": "0700"},
         "rpcinterface:supervisor": {
@@ -58,7 +58,7 @@ def render(run_dir: Path, log_dir: Path, programs: Sequence[Program]) -> str:
 
 
 def socket_path(run_dir: Path) -> Path:
-    """Where supervisord listens; StackError when the kernel would not take so long a path."""
+    """supervisord's socket; StackError when the path is too long for the kernel."""
     path = run_dir / "supervisor.sock"
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise StackError(f"{path} is too long for a unix socket: set RUN_DIR to a directory with a shorter path")
@@ -77,11 +77,11 @@ def _escaped(value: object) -> str:
 def _program(program: Program, log_dir: Path) -> dict[str, object]:
     return {
         "command": shlex.join(program.command),
-        # `up` starts them, one after the other.
+        # `up` starts them one by one.
         "autostart": "false",
         "autorestart": "unexpected" if program.is_service else "false",
         "exitcodes": "0",
-        # What is no service may be done within the second.
+        # A program that is not a service may end within a second.
         "startsecs": "1" if program.is_service else "0",
         "startretries": "3" if program.is_service else "0",
         "stopsignal": "TERM",
@@ -95,7 +95,7 @@ def _program(program: Program, log_dir: Path) -> dict[str, object]:
 
 
 class Supervisor:
-    """Talks to the supervisord of one run directory."""
+    """A client for the supervisord of one run directory."""
 
     def __init__(self, run_dir: Path, log_dir: Path) -> None:
         self.run_dir = run_dir
@@ -112,7 +112,7 @@ class Supervisor:
         return True
 
     def launch(self, config: str) -> None:
-        """Write the configuration and start supervisord, which detaches itself once it listens; old logs go."""
+        """Delete old logs, write the configuration and start supervisord, which detaches once it listens."""
         rmtree(self.log_dir, ignore_errors=True)
         self.log_dir.mkdir(parents=True)
         self.config.write_text(config)
@@ -125,19 +125,19 @@ class Supervisor:
             raise StackError(f"supervisord did not start:\n{machine.last_lines(done.stdout + done.stderr)}")
 
     def state(self, program: str) -> str:
-        """RUNNING, STARTING, EXITED, FATAL and so on, as supervisor names them."""
+        """The state by supervisor's names: RUNNING, STARTING, EXITED, FATAL and so on."""
         return str(self._call("getProcessInfo", program)["statename"])
 
     def pid(self, program: str) -> int:
-        """Its process id; 0 when it does not run. Another one than before: it died and was started again."""
+        """The process id; 0 when it is not running. A change means that it died and was restarted."""
         return int(self._call("getProcessInfo", program)["pid"])
 
     def exit_code(self, program: str) -> int:
-        """The code with which the program last ended."""
+        """The program's last exit code."""
         return int(self._call("getProcessInfo", program)["exitstatus"])
 
     def start(self, program: str) -> None:
-        """Start the program, without waiting for more than its process; nothing happens when it runs."""
+        """Start the program without waiting until it is ready; does nothing when it runs."""
         try:
             self._call("startProcess", program, False)
         except Fault as fault:
@@ -146,21 +146,21 @@ class Supervisor:
             raise StackError(f"{program} could not be started ({fault.faultString}){self._tail(program)}") from fault
 
     def require_alive(self, program: str) -> None:
-        """Raise StackError with the end of its log unless the program runs or is being started."""
+        """Raise StackError with the end of its log unless the program is running or starting."""
         state = self.state(program)
         if state not in ("RUNNING", "STARTING"):
-            raise StackError(f"{program} does not run ({state}){self._tail(program)}")
+            raise StackError(f"{program} is not running ({state}){self._tail(program)}")
 
     def shut_down(self) -> None:
         """Tell supervisord to stop all programs and itself; returns at once."""
         self._call("shutdown")
 
     def running(self) -> list[str]:
-        """The names of the programs that run now."""
+        """The names of the running programs."""
         return [info["name"] for info in self._call("getAllProcessInfo") if info["pid"]]
 
     def log_file(self, program: str) -> Path:
-        """Where the program's output goes."""
+        """The program's log file."""
         return self.log_dir / f"{program}.log"
 
     def _tail(self, program: str) -> str:

@@ -1,13 +1,13 @@
-"""Monitoring files made faster: every length of time in them divided by one factor, and nothing else changed.
+"""Speeds up monitoring files: divides all their durations by a factor and changes nothing else.
 
-Waits of minutes are right for a person on call and too long for a demo or a test. These functions take the parsed YAML
-of the files that ship, and return a faster copy, so that what is shown and what is proven are those very files.
+Waits of minutes suit an on-call engineer and are too long for a demo or a test. These functions take the parsed YAML of
+the shipped files and return a faster copy. So the demo and the tests exercise the files that operators install.
 
-In an expression, the lengths of time are those that PromQL marks as such (`[5m]`, `[1h:30s]`, `offset 1d`) and the
-numbers of seconds that a metric is compared with: a number directly behind a comparison, where what stands before it
-on the same line is a metric whose name ends in `_seconds`, by itself or within functions that leave it seconds
-(`max by (instance) (x_seconds) > 60`). A ratio (`a_seconds / b_seconds > 2`), a factor (`> 6 * b_seconds`) and a count
-stay as they are, and so do names, strings and comments.
+The durations in an expression are those with PromQL's syntax (`[5m]`, `[1h:30s]`, `offset 1d`) and numbers of seconds
+that a metric is compared with. Such a number stands directly behind a comparison. Before the comparison, on the same
+line, stands a metric with a name in `_seconds`, alone or within functions that keep seconds (`max by (instance)
+(x_seconds) > 60`). Ratios (`a_seconds / b_seconds > 2`), factors (`> 6 * b_seconds`), counts, names, strings and
+comments stay unchanged.
 """
 
 import re
@@ -26,7 +26,7 @@ UNITS_MS = {
 MIN_INTERVAL_MS = 1000
 MIN_RANGE_MS = 1
 
-# What the programs take where the file says nothing
+# The programs' defaults
 PROMETHEUS_DEFAULTS = {"scrape_interval": "1m", "evaluation_interval": "1m"}
 ROUTE_DEFAULTS = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
 ALERTMANAGER_DEFAULTS = {"resolve_timeout": "5m"}
@@ -36,7 +36,7 @@ ALERTMANAGER_KEYS = (*ROUTE_DEFAULTS, *ALERTMANAGER_DEFAULTS)
 GROUP_KEYS = ("interval",)
 RULE_KEYS = ("for", "keep_firing_for")
 
-# Functions and clauses that leave seconds seconds
+# Functions and clauses that keep seconds
 KEEP_SECONDS = {
     *("max", "min", "avg", "sum", "quantile", "topk", "bottomk", "abs", "time", "timestamp"),
     *("max_over_time", "min_over_time", "avg_over_time", "last_over_time", "quantile_over_time"),
@@ -59,7 +59,7 @@ _CALLED = re.compile(r"([a-zA-Z_]\w*)\s*\(")
 
 
 def scale_rules(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """A rule file: intervals (at least 1 s), `for`, `keep_firing_for`, and the lengths of time in expressions.
+    """Scale a rule file: intervals (at least 1 s), `for`, `keep_firing_for`, and durations in expressions.
 
     Raises ValueError when a duration is not in Prometheus' syntax.
     """
@@ -67,7 +67,7 @@ def scale_rules(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def scale_prometheus(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """A prometheus.yml: scrape and evaluation intervals, at least 1 s; defaults that the file leaves out stand in it.
+    """Scale a prometheus.yml: scrape and evaluation intervals, at least 1 s; missing defaults are written out.
 
     Raises ValueError when a duration is not in Prometheus' syntax.
     """
@@ -77,7 +77,7 @@ def scale_prometheus(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def scale_alertmanager(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """An alertmanager.yml: its waits, at least 1 s unless 0; defaults that the file leaves out stand in it.
+    """Scale an alertmanager.yml: its waits, at least 1 s unless 0; missing defaults are written out.
 
     Raises ValueError when a duration is not in Prometheus' syntax.
     """
@@ -91,8 +91,8 @@ def scale_alertmanager(doc: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def scale_expression(expression: str, factor: float) -> str:
-    """A PromQL expression with its lengths of time divided."""
-    # Strings and comments are cut out, with a NUL in the place of each, so that nothing in them is taken for a time.
+    """Scale the durations of a PromQL expression."""
+    # A NUL replaces each string and comment, so nothing in them counts as a duration.
     pieces = _OPAQUE.split(expression)
     kept = _OPAQUE.findall(expression)
     hidden = "\0".join(_RANGE.sub(lambda found: _scale_durations(found[0], factor), piece) for piece in pieces)
@@ -101,7 +101,7 @@ def scale_expression(expression: str, factor: float) -> str:
 
 
 def scale_duration(text: str, factor: float, minimum_ms: int = 0) -> str:
-    """A duration such as 1h30m, divided; 0 stays 0. Raises ValueError when it is none."""
+    """Scale a duration such as 1h30m; 0 stays 0. Raises ValueError when it is invalid."""
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration: write it as 90s, 5m or 1h30m")
     length_ms = sum(int(number) * UNITS_MS[unit] for number, unit in _PART.findall(text))
@@ -138,7 +138,7 @@ def _scale_durations(text: str, factor: float) -> str:
 
 
 def _scale_line(line: str, factor: float) -> str:
-    """A line without strings and comments: the numbers of seconds in it that a metric is compared with."""
+    """Scale the seconds that a metric is compared with, in a line without strings and comments."""
 
     def scaled(found: re.Match[str]) -> str:
         if not _is_seconds(_operand(line[: found.start()])):
@@ -149,9 +149,9 @@ def _scale_line(line: str, factor: float) -> str:
 
 
 def _operand(before: str) -> str:
-    """The left side of a comparison: back to the bracket, comparison or set operator that it is not enclosed by."""
+    """The left side of a comparison, back to the enclosing bracket, comparison or set operator."""
     depth = 0
-    # From right to left: brackets closed on the way belong to the operand, an open one encloses it.
+    # From right to left: closed brackets belong to the operand, an open one encloses it.
     for token in reversed(list(_TOKEN.finditer(before))):
         depth += (token[0] in ")]}") - (token[0] in "([{")
         if depth < 0 or (depth == 0 and token[0] not in "([{"):
@@ -160,7 +160,7 @@ def _operand(before: str) -> str:
 
 
 def _is_seconds(operand: str) -> bool:
-    """Whether the left side of a comparison, as far as it is on its line, is a number of seconds."""
+    """Whether the left side of a comparison, within its line, is a number of seconds."""
     if not _SECONDS.search(operand) or re.search(r"[*/%^]", operand):
         return False
     return set(_CALLED.findall(operand)) <= KEEP_SECONDS

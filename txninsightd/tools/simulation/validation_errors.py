@@ -1,7 +1,7 @@
-"""What is wrong with a scenario file, by line and key: `file:line: key: what was expected`.
+"""Validation errors of a scenario file, with line and key: `file:line: key: what was expected`.
 
-YAML's own parser says on which line each key stands, and jsonschema what is wrong with it; here both are put into one
-sentence. A schema's `description` is how it is named to people.
+The YAML parser gives the line of each key, and jsonschema gives the error. This module joins both into one sentence.
+The sentence uses a schema's `description` to name what was expected.
 """
 
 import json
@@ -15,17 +15,17 @@ KeyPath = tuple[str | int, ...]
 
 
 class BadScenario(ValueError):
-    """A scenario that cannot be played. `problems` are lines `file:line: key: what was expected`."""
+    """An invalid scenario. `problems` are lines `file:line: key: what was expected`."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
 
 
-def complaint(name: str, lines: dict[KeyPath, int], path: KeyPath, words: str) -> str:
-    """One fault of the file `name`; a key that has no line of its own is found on that of what holds it."""
+def error_line(name: str, lines: dict[KeyPath, int], path: KeyPath, words: str) -> str:
+    """One error of the file `name`. A key without a line gets the line of its parent."""
     known = path
-    # It ends at (), which has a line.
+    # The loop ends at (), which has a line.
     while known not in lines:
         known = known[:-1]
     key = ".".join(str(part) for part in path) or "scenario"
@@ -33,7 +33,7 @@ def complaint(name: str, lines: dict[KeyPath, int], path: KeyPath, words: str) -
 
 
 def lines_of(text: str, name: str) -> tuple[dict[KeyPath, int], list[KeyPath]]:
-    """The line on which each key stands, and the keys that a mapping has twice. Raises BadScenario."""
+    """The line of each key, and the keys that occur twice in a mapping. Raises BadScenario."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -59,12 +59,12 @@ def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], repeated: l
         if below in lines:
             repeated.append(below)
         lines[below] = marked.start_mark.line + 1
-        # An anchor inside itself has no end: whoever parses takes the RecursionError.
+        # An anchor inside itself recurses for ever; the caller handles the RecursionError.
         _walk(child, below, lines, repeated)
 
 
-def in_words(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
-    """A schema's error as keys, and what was expected of each."""
+def describe_error(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """A schema error as keys, each with what was expected."""
     path: KeyPath = tuple(error.absolute_path)
     schema: Any = error.schema
     if error.validator == "additionalProperties":
@@ -74,7 +74,7 @@ def in_words(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
             if key not in known:
                 yield (*path, key), f"unknown key, expected one of: {', '.join(known)}"
     elif error.validator == "required":
-        # jsonschema names the missing key in its message alone: "'seed' is a required property".
+        # jsonschema names the missing key only in its message: "'seed' is a required property".
         missing = error.message.split("'")[1]
         yield path, f"expected the key {missing!r}, which is missing"
     else:
