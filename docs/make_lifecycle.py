@@ -30,7 +30,7 @@ CAUSES_HEAD = """
 
 A cause is laid over a state. Silence is judged only as far as everything was read (`as_of`), so neither lag nor a
 broker that does not answer can make a transaction stuck. Partial transactions (their beginning was not read) and
-replayed ones never are. `blocked` needs to know who holds the last stable offset back, which no part tells yet.
+replayed ones never are.
 
 """
 

@@ -66,7 +66,6 @@ class Cause(StrEnum):
     OVERDUE = "overdue"
     UNDECIDED = "undecided"
     COMMIT_PENDING = "commit_pending"
-    BLOCKED = "blocked"  # needs holders, which only a coordinator collector can name
     NEVER_COMMITTED = "never_committed"
 
 

@@ -217,7 +217,7 @@ def _type_column() -> Json:
 def stuck() -> Json:
     return time_series(
         "Stuck, by cause",
-        "idle: open, without an event for long. overdue: open for long. undecided, commit_pending, blocked: the close "
+        "idle: open, without an event for long. overdue: open for long. undecided, commit_pending: the close "
         "is written and not committed. never_committed: the close was aborted, and other events are committed.",
         "short",
         [

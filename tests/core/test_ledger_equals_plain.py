@@ -92,7 +92,7 @@ def test_very_many_worlds(style: str) -> None:
 @pytest.mark.slow
 def test_the_worlds_have_everything_in_them() -> None:
     """A property holds of what was tried: every outcome, cause, anomaly and way to settle turns up, and soon."""
-    wanted = {*Outcome, *Cause, *Anomaly, "timed out"} - {Cause.BLOCKED, Outcome.EVICTED, Outcome.FORGOTTEN}
+    wanted = {*Outcome, *Cause, *Anomaly, "timed out"} - {Outcome.EVICTED, Outcome.FORGOTTEN}
     for seed in range(100, 400):
         for style in ("plain", "impatient", "breached"):
             _, both = hold_equal(Seeded(seed), STYLES[style])

@@ -111,7 +111,7 @@ def test_the_default_limit_and_the_greatest() -> None:
     ("parameters", "said"),
     [
         ("state=shut", "'state' must be one of open, tentatively_closed, closed, aborted, unknown, stuck; not 'shut'"),
-        ("cause=bored", "'cause' must be one of idle, overdue, undecided, commit_pending, blocked, never_committed"),
+        ("cause=bored", "'cause' must be one of idle, overdue, undecided, commit_pending, never_committed"),
         ("limit=0", "'limit' must be a whole number from 1 to 10000; not '0'"),
         ("limit=10001", "'limit' must be a whole number from 1 to 10000"),
         ("limit=-1", "'limit' must be a whole number"),

@@ -365,7 +365,7 @@ def test_every_failure_and_every_cause_has_a_case() -> None:
     kinds = set(schema["properties"]["failures"]["additionalProperties"]["properties"]["kind"]["enum"])
     assert {failure["kind"] for _, _, failure, _ in CASES} == kinds
     causes = {cause for *_, expected in CASES for cause in expected["causes"]}
-    assert causes == set(Cause) - {Cause.BLOCKED}
+    assert causes == set(Cause)
     anomalies = {anomaly for *_, expected in CASES for anomaly in expected["anomalies"]}
     assert anomalies == set(Anomaly) - {Anomaly.NOT_COLOCATED, Anomaly.LATE_EVENT}
 

@@ -93,11 +93,6 @@ def _commit_pending(case: Case) -> str:
     )
 
 
-def _blocked(case: Case) -> str:
-    close = _pending_close(case, at_frontier=False)
-    return f"{case.since}: {_written(close)}, but waits behind another producer's open Kafka transaction"
-
-
 def _never_committed(case: Case) -> str:
     return f"{case.since}: {_aborted_close(case)}, and no retry came; {_left_behind(case.life)}"
 
@@ -107,7 +102,6 @@ BY_CAUSE: dict[Cause, Callable[[Case], str]] = {
     Cause.OVERDUE: _overdue,
     Cause.UNDECIDED: _undecided,
     Cause.COMMIT_PENDING: _commit_pending,
-    Cause.BLOCKED: _blocked,
     Cause.NEVER_COMMITTED: _never_committed,
 }
 
