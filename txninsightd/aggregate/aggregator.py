@@ -1,8 +1,8 @@
 """The aggregator: the only reader of all lines, and the owner of all business state.
 
-Whatever arrives on a line is applied to the ledger in the order in which it came; what the ledger says has happened is
-logged. It tells readers what to read: new partitions as they are found, and, when a reader was restarted, its share
-from the positions that were applied. It never waits for anyone: a reader that is slow or dead costs nothing here.
+It applies each message to the pipeline in the order of arrival: the ledger decides, and the sinks take the facts. It
+tells readers what to read: new partitions as they are found, and a restarted reader its share from the applied
+positions. It never waits for another process: a slow or dead reader costs nothing here.
 """
 
 import asyncio
@@ -54,9 +54,9 @@ class Aggregator:
 
     `store`: where checkpoints are kept; None: nowhere.
 
-    `fallbacks`: how many checkpoints were passed over for the one that `ledger` is from. `multiproc_dir`: where the
-    readers write how they are, for the metrics. `beat` tells the parent that the loop comes round; `heartbeat_ages_s`
-    gives how long ago each child did so.
+    `fallbacks`: how many checkpoints were passed over for the one that the pipeline is from. `multiproc_dir`: where the
+    readers write their health, for the metrics. `beat` tells the parent that the loop makes progress;
+    `heartbeat_ages_s` returns how long ago each child did so.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Aggregator:
         self._pause_or_resume(PartitionRef(message.topic, message.partition, message.incarnation))
 
     def _keep_outage(self, message: Sightings) -> None:
-        """Nobody else knows of an outage of the broker once it is over: a restart must not forget it."""
+        """Write a checkpoint after an outage of the broker: nothing else remembers it over a restart."""
         if message.outage_from and self._checkpoints is not None:
             self._checkpoints.request()
 
@@ -183,12 +183,12 @@ class Aggregator:
         if message.problems != self._problems:
             log.info("discovery_problems", problems=message.problems)
         self._problems = message.problems
-        # Half an answer says nothing of what is missing in it.
+        # An incomplete look says nothing of what is missing in it.
         if message.complete:
             self._discovered_at = max(self._discovered_at, message.asked_at)
         starts = [start for fact in facts if isinstance(fact, PartitionsFound) for start in fact.starts]
         new = {PartitionRef(s.topic, s.partition, s.incarnation) for s in starts}
-        # Those of the checkpoint; new ones wait until one that holds them is on disk.
+        # Those of the checkpoint that was restored; new ones wait until a checkpoint holds them.
         waiting = self._not_begun - self._not_durable
         self._begin({ref for ref in waiting if ref.partition in message.present.get(ref.topic, ())})
         if new:
@@ -196,7 +196,7 @@ class Aggregator:
             self._begin_once_durable(new)
 
     def _begin_once_durable(self, refs: set[PartitionRef]) -> None:
-        """Where a partition was begun must not be forgotten once something of it was read."""
+        """Let new partitions be read once a checkpoint says where they begin: a restart must not decide that again."""
         self._not_begun |= refs
         if self._checkpoints is None:
             self._begin(refs)
@@ -204,7 +204,7 @@ class Aggregator:
         self._not_durable |= refs
 
         def then(_: OSError | None) -> None:
-            # Also where it has failed: the daemon reads on, and says so (docs/decisions/checkpoint.md).
+            # Also if the checkpoint failed: the daemon reads on, and says so (docs/decisions/checkpoint.md).
             self._not_durable -= refs
             self._begin(refs)
 
@@ -261,11 +261,11 @@ class Aggregator:
 
     @property
     def checkpoints(self) -> CheckpointHealth:
-        """How checkpoints fare."""
+        """The state of checkpoints."""
         return self._checkpoints.health if self._checkpoints is not None else CheckpointHealth(0.0, 0, 0.0, 0, 0, 0.0)
 
     def forget(self, txn_id: str) -> bool:
-        """End a live transaction; says whether there was one. A failure in the midst of it ends the process."""
+        """End a live transaction; returns whether there was one. A failure half-way ends the process."""
         return bool(or_end(self._pipeline.forget, txn_id, self.now()))
 
     async def durable(self) -> None:
@@ -275,7 +275,7 @@ class Aggregator:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def then(failure: OSError | None) -> None:
-            # Who asked may have given up waiting.
+            # The caller may have given up waiting.
             if not done.done():
                 done.set_result(None) if failure is None else done.set_exception(failure)
 
@@ -356,7 +356,7 @@ class Aggregator:
         if self._checkpoints is not None and self._checkpoints.problem is not None:
             missing.append(self._checkpoints.problem)
         if self.warming_up():
-            missing.append("warming up: what was written while nobody read is being read")
+            missing.append("warming up: what was written while the daemon did not read is being read")
         return missing + self._blindness()
 
     def warming_up(self) -> bool:

@@ -1,9 +1,9 @@
-"""Deadlines for very many things, of which hardly any ever falls due: a wheel of one-second buckets.
+"""Deadlines of very many items, of which hardly any ever falls due: a wheel of one-second buckets.
 
 Moving a deadline later costs nothing: the item stays in its bucket and moves on when that bucket comes up. Removing one
 is a dictionary deletion. An item stands in one bucket of one wheel at a time and knows which, so that a million of them
-cost a million dictionary slots and no more. A bucket that nobody stands in any more is gone at once, so that what is
-given up leaves nothing behind, however odd its moments were.
+cost a million dictionary slots and no more. An empty bucket is dropped at once, so removed items leave nothing behind,
+whatever their deadlines were.
 """
 
 from heapq import heappop, heappush
@@ -11,7 +11,7 @@ from math import floor
 from typing import Any, Generic, Protocol, TypeVar
 
 MOST_STALE = 1000
-"""So many seconds of which the buckets are gone, beside as many as there are buckets, are kept in the order."""
+"""So many seconds without a bucket, beside as many as there are buckets, may stay in the heap."""
 
 
 class Bucket(dict[Any, None]):
@@ -31,7 +31,7 @@ class Bucket(dict[Any, None]):
 
     def pop_one(self) -> Any:
         """Take out any one item, likewise."""
-        # Who looks for an item to delete steps over the holes that all former ones have left.
+        # popitem, because iterating to find an item steps over the holes of all deleted ones.
         item, _ = self.popitem()
         self._go_if_empty()
         return item
@@ -80,7 +80,7 @@ T = TypeVar("T", bound=Timed)
 
 
 def drop(item: Timed) -> None:
-    """Let the item never fall due, whichever wheel it stands in."""
+    """Remove the item from its wheel, if it stands in one."""
     bucket = item.bucket
     if bucket is not None:
         item.bucket = None
@@ -101,7 +101,7 @@ class Deadlines(Wheel, Generic[T]):
         self._put(item, second)
 
     def due(self, now: float) -> list[T]:
-        """Take out, and give, all items whose deadline lies before `now` (strictly)."""
+        """Remove and return all items with a deadline before `now` (strictly)."""
         taken: list[T] = []
         later: list[T] = []
         while (bucket := self.earliest()) is not None and bucket.second <= now:
@@ -109,7 +109,7 @@ class Deadlines(Wheel, Generic[T]):
             for item in bucket:
                 item.bucket = None
                 (taken if item.due_at < now else later).append(item)
-        # Not within the loop: what is due later in the second of `now` would come up again and again.
+        # After the loop: an item due later in the second of `now` would otherwise come up again and again.
         for item in later:
             self._put(item, floor(item.due_at))
         return taken

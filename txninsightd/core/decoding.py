@@ -1,4 +1,4 @@
-"""One record's bytes become an event, or the name of what is wrong with them. Whatever arrives, nothing is raised.
+"""Decodes one record into an event, or into the name of what is wrong with it. Nothing is ever raised.
 
 A `Mapping` says where each field stands in other people's JSON. From it a msgspec Struct is made that has just those
 fields, so that everything else in a record is skipped without being built. Too large: `oversized`. Readable, but
@@ -39,7 +39,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Unreadable(Exception):
-    """A field is not what it must be."""
+    """A field has the wrong type or an impossible value."""
 
 
 class Decoder:
@@ -71,7 +71,7 @@ class Decoder:
             words = (word, step, txn_type, status, kept_time)
             signatures = self._signatures.get(words)
             if signatures is None:
-                # Before labels, ts and id are checked: what is no event of ours is foreign, not malformed.
+                # Checked before labels, ts and id: a record that is no event of ours is foreign, not malformed.
                 kind = self._kinds.get(word)
                 if kind is None:
                     return RecordResult.FOREIGN
@@ -81,16 +81,16 @@ class Decoder:
             if at > record_ts + self._future_tolerance_s:
                 return Decoded(txn_id, signatures[1], record_ts)
             return Decoded(txn_id, signatures[0], at)
-        # ValueError is the base of msgspec's errors and of bad UTF-8; RecursionError comes of deep nesting.
+        # ValueError is the base of msgspec's errors and of bad UTF-8; deep nesting raises RecursionError.
         except (_Unreadable, ValueError, RecursionError, OverflowError):
             return RecordResult.MALFORMED
 
     def _sign(self, kind: Kind, words: "Words") -> tuple[Signature, Signature]:
         """The signature of these words, and that of an event that has them but is stamped in the future."""
         _, step, txn_type, status, kept_time = words
-        # Labels are checked first: what is too long is refused before anything is kept of it.
+        # Labels are checked first, so that nothing is kept of one that is too long.
         said = (kind, _label(step), _label(txn_type), _label(status))
-        # Words without end would fill it; those in use are back with their next record.
+        # Bounded against ever new words; signatures in use are added again with their next record.
         if len(self._signatures) >= MOST_SIGNATURES:
             self._signatures.clear()
         self._signatures[words] = signatures = (Signature(*said, False, kept_time), Signature(*said, True, kept_time))
@@ -104,7 +104,7 @@ class Decoder:
         elif isinstance(source, FromKey):
             found = key.decode() if key is not None else None
         elif isinstance(source, FromHeader):
-            # A header may be there twice: the last counts, as with `Headers.lastHeader` of Kafka's own client.
+            # A header may occur twice: the last one counts, as with `Headers.lastHeader` of Kafka's own client.
             values = [value for name, value in headers or () if name == source.name and value is not None]
             found = values[-1].decode() if values else None
         txn_id = _text(found, MOST_ID_CHARS)
@@ -115,7 +115,7 @@ class Decoder:
     def _seconds(self, ts: float | str) -> float:
         if isinstance(ts, str):
             moment = msgspec.convert(ts, datetime)
-            # Without a zone it names no moment.
+            # Without a zone the text names no moment.
             if moment.tzinfo is None:
                 raise _Unreadable
             seconds = moment.timestamp()
@@ -181,7 +181,7 @@ class _Shape:
             names[attribute] = name
         for name, (attribute, branch) in self._branches.items():
             nested = branch.struct()
-            # A branch that is missing reads like one with nothing in it.
+            # A missing branch reads like an empty one.
             fields.append((attribute, nested, nested()))
             names[attribute] = name
         return msgspec.defstruct("Record", fields, rename=names, namespace=self._constants, frozen=True, gc=False)

@@ -30,7 +30,7 @@ event_order: Callable[[Event], tuple[float, PartitionRef, int]] = attrgetter("ts
 
 
 class Judged(NamedTuple):
-    """An event with its verdict. `decided_at` is the validator's clock; 0 while pending, or where nobody needs it."""
+    """An event with its verdict. `decided_at` is the validator's clock; 0 while pending, or where it is not needed."""
 
     event: Event
     verdict: Verdict

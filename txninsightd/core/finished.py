@@ -41,8 +41,8 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_plain(txn: Transaction, colocated: bool) -> bool:
-    """Whether a closed transaction went as it should: all committed (the caller knows), one close, and no more."""
-    # Of what is committed only closes have notes: more than one note, more than one close.
+    """Whether a closed transaction is the plain case: all committed (the caller knows), and one close at the end."""
+    # Of committed events only closes have notes, so two notes are two closes.
     if txn.doubtful or txn.future or txn.given_up_steps or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
         return False
     events = txn.events
@@ -66,9 +66,9 @@ def finish_plain(txn: Transaction, now: float) -> Finished:
 def finish(
     txn: Transaction, life: list[Judged], colocated: bool, start_at: float, retry_maybe_unread: bool, now: float
 ) -> Finished:
-    """Evaluate a transaction whose outcome is final. What lies beyond the close that ended it counts for nothing."""
+    """Evaluate a transaction whose outcome is final. Events beyond the close that ended it do not count."""
     counted = list(up_to_first_close(life)) if colocated else life
-    # All that the events beyond the close had a say in is worked out anew: they are late, sighted in time or not.
+    # The events beyond the close are late, even if sighted in time: what they have influenced is computed again.
     if len(counted) < len(life):
         txn.events = [j.event for j in counted]
         txn.txn_type = type_of(txn.events)
@@ -76,7 +76,7 @@ def finish(
         txn.early = any(event.ts < start_at for event in txn.events)
     partial = txn.partial
     outcome = outcome_of(counted, partial, retry_maybe_unread or txn.given_up_steps > 0)
-    # Where steps were not kept, the k-th open and the k-th done that are left need not belong together.
+    # If steps were dropped, the k-th open and the k-th done that are left need not belong together.
     measured = [j for j in counted if j.kind not in STEP_KINDS] if txn.given_up_steps else counted
     kpis = kpis_of(measured, partial) if outcome is Outcome.CLOSED else no_kpis()
     kpis.anomalies.update(common_anomalies(counted, colocated, txn.late_retry))
@@ -89,13 +89,13 @@ def finish(
 
 def give_up(txn: Transaction, life: list[Judged], outcome: Outcome, now: float) -> Finished:
     """End a transaction whose outcome will never be known: evicted, or forgotten. Nothing is measured of it."""
-    # It may have passed `settle_max_s` and then waited for a verdict: that is no settlement to be counted.
+    # It may have waited for `settle_max_s` and then for a verdict: it is not counted as settled by time-out.
     txn.overtime = False
     return Finished(txn, life, outcome, attempts_of(life), no_kpis(), None, 0, now)
 
 
 def no_kpis() -> Kpis:
-    """The figures of what did not close."""
+    """The figures of a transaction that did not close."""
     return Kpis(None, None, [], [], set())
 
 
@@ -103,6 +103,6 @@ def _commit_delay(txn: Transaction, life: list[Judged]) -> float | None:
     close = first_committed_close(life)
     if close is None:
         return None
-    # Each reader notes when it came by, and the validator may be the first of the two: hence not below 0.
+    # Each reader notes its own moment, and the validator may be first: hence not below 0.
     note = txn.notes[close.event.ref, close.event.offset]
     return max(0.0, note.decided_at - note.sighted_at)

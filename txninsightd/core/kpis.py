@@ -21,7 +21,7 @@ StepFigure = tuple[str | None, float]
 
 
 class Kpis(msgspec.Struct, frozen=True, gc=False):
-    """The figures of one closed transaction. `duration_s` is None where no honest one exists."""
+    """The figures of one closed transaction. `duration_s` is None where it cannot be measured."""
 
     duration_s: float | None
     status: str | None
@@ -105,7 +105,7 @@ def common_anomalies(life: Life, colocated: bool, late_retry: bool) -> set[Anoma
     found: set[Anomaly] = set()
     if any(j.event.signature.future for j in life):
         found.add(Anomaly.FUTURE_TIMESTAMP)
-    # Without the incarnation: a topic made anew is no other place for a key.
+    # Without the incarnation: a recreated topic keeps a key in the same partition.
     if colocated and len({(j.event.ref.topic, j.event.ref.partition) for j in life}) > 1:
         found.add(Anomaly.NOT_COLOCATED)
     if late_retry:

@@ -54,7 +54,7 @@ def retried_since(close: Judged, life: Life) -> bool:
 
 
 def is_aborted(life: Life) -> bool:
-    """Rule 4: nothing but aborted events, or an aborted close that nobody followed up."""
+    """Rule 4: nothing but aborted events, or an aborted close without a sign of a retry."""
     if life and all(j.verdict is Verdict.ABORTED for j in life):
         return True
     close = last_aborted_close(life)
@@ -94,12 +94,12 @@ class Outage(NamedTuple):
 
 
 def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_s: float) -> float:
-    """When a wait that began at `reference` is over. An outage that began while it ran adds its own length.
+    """When a wait that began at `reference` is over. An outage that began while the wait ran adds its own length.
 
-    Whoever could not write during the outage also gets `grace_s` after it.
+    The wait then ends no earlier than `grace_s` after the outage, since producers could not write during it.
     """
     due = reference + wait_s
-    # They come in the order of time: a wait that one has lengthened may run into the next.
+    # Outages are ascending: a wait that one of them has lengthened may run into the next.
     for outage in outages:
         if outage.began < due and outage.ended > reference:
             due = max(due + outage.ended - max(outage.began, reference), outage.ended + grace_s)
@@ -108,7 +108,7 @@ def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A transaction, and how far we have seen. Moments are seconds since the epoch.
+    """A transaction, and how far all was seen. Moments are seconds since the epoch.
 
     `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
     smaller of both views' there; `last_stable_offset(place)` is -1 while the validator is on its way to it.
@@ -182,7 +182,7 @@ def _late_closes(s: Situation, at_lso: bool) -> float | None:
 
 
 def _undecided(s: Situation) -> float | None:
-    # Who holds the last stable offset back is not known here, unless the close itself lies at it.
+    # The holder of the last stable offset is not known here, unless the close itself lies at that offset.
     return _late_closes(s, at_lso=False)
 
 
@@ -194,7 +194,7 @@ def _never_committed(s: Situation) -> float | None:
     if s.state is not State.ABORTED or s.maybe_unread or not any(j.stands for j in s.life):
         return None
     since = s.due_after(latest_abort(s.life), s.retry_grace_s)
-    # What still pends may turn out aborted too, and then nothing was left behind: the validator must have had its say.
+    # A pending event may turn out aborted too, and then no event stands: the validator must have passed it.
     seen = [s.both_as_of(j.event.ref) for j in s.life if j.verdict is Verdict.PENDING]
     return since if min([s.watermark, *seen]) > since else None
 
@@ -212,7 +212,8 @@ CAUSES = (
     CauseRule(Cause.OVERDUE, "Open for longer than `overdue_after_s` since the earliest standing open", _overdue),
     CauseRule(
         Cause.UNDECIDED,
-        "a close is pending for longer than `commit_pending_after_s`, and who holds it back is not known",
+        "a close is pending for longer than `commit_pending_after_s`, and the holder of the last stable offset is not "
+        "known",
         _undecided,
     ),
     CauseRule(
@@ -230,7 +231,7 @@ CAUSES = (
 
 
 def cause_of(situation: Situation) -> Stuck | None:
-    """Why the transaction is stuck, by the first cause that holds. Partial and replayed ones never are: ask before."""
+    """Why a transaction is stuck, by the first cause that holds. Partial and replayed ones never are: do not ask."""
     for rule in CAUSES:
         since = rule.since(situation)
         if since is not None:
@@ -266,12 +267,12 @@ def up_to_first_close(life: Life) -> Life:
     if not decided:
         return life
     first = min(decided, key=lambda j: (j.event.ref, j.event.offset)).event
-    # In other partitions (a breach) no offset tells before from after: all of theirs count.
+    # In other partitions (a breach of colocation) offsets do not tell before from after: all their events count.
     return [j for j in life if j.event.ref != first.ref or j.event.offset <= first.offset]
 
 
 def outcome_of(life: Life, partial: bool, maybe_unread: bool) -> Outcome:
-    """How a transaction that has come to its end ended.
+    """The outcome of a transaction whose end is final.
 
     Wholly aborted it is `aborted` only if we can know that: not when its beginning was never read, nor when a retry
     may lie where the monitor could not read.

@@ -82,7 +82,7 @@ class Cohorts:
         return self._cohorts.pop(heappop(self._moments)).waiting
 
     def take_before(self, moment: float) -> Iterator[tuple[Transaction, Ending]]:
-        """Take out all whose moment lies before this one."""
+        """Take out all with an earlier moment."""
         while (first := self.first()) is not None and first[0] < moment:
             yield from self.take_first()
 

@@ -27,7 +27,7 @@ class Note(msgspec.Struct, frozen=True, gc=False):
 class PendingClose:
     """A close that awaits its verdict; falls due when it has waited for too long.
 
-    `txn` is None once the transaction is over: then nobody waits any more.
+    `txn` is None once the transaction is finished: the verdict is not needed any more.
     """
 
     __slots__ = ("bucket", "due_at", "offset", "record_ts", "ref", "sighted_at", "txn")
@@ -54,14 +54,14 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     wholly_aborted: bool
 
 
-# Compared as tuples. That never comes to the last number, since no two closes share place and offset.
+# Compared as tuples, never down to the last number: no two closes share partition and offset.
 Deciding = tuple[float, PartitionRef, int, float]
 """Of the committed and unknown closes the smallest in (record timestamp, topic, partition, offset); its decided_at."""
 
 MOST_CAUSES = 100
-"""As many of the causes that a transaction was stuck for are kept, the latest."""
+"""So many of the causes that a transaction was stuck for are kept, the latest ones."""
 
-# Shared by all who have none, and never added to: whoever needs one gets its own first.
+# Shared by all transactions without any, and never changed: a transaction that needs one gets its own first.
 NO_NOTES: dict[tuple[PartitionRef, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 

@@ -44,7 +44,7 @@ def moments_or_never_of(data: bytes) -> "array[float]":
 
 def due_ats_of(data: bytes) -> "array[float]":
     due_ats = numbers_of("d", data)
-    # Who waits for no moment has what is not a number, and that lies beyond nothing.
+    # A transaction without a deadline has NaN here, for which no comparison holds.
     if any(abs(due_at) > LATEST_S for due_at in due_ats):
         raise ValueError("a moment that cannot be")
     return due_ats
