@@ -69,6 +69,7 @@ fix: venv ## fix lint and format as far as ruff can
 
 bench: venv ## measure CPU per event, throughput and memory on a preloaded topic, and the cost of a checkpoint
 	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench.core --out "$(RUN_DIR)/bench-core.json"
 	@$(BIN)/python -m tests.bench.checkpoint --out "$(RUN_DIR)/bench-checkpoint.json"
 
 soak: venv ## run a steady load (SOAK_MINUTES, SOAK_RATE) and report growth and delays
@@ -82,7 +83,7 @@ generated: venv ## generate the dashboards and the Kubernetes rules after a chan
 	@$(BIN)/python monitoring/kubernetes/render.py
 
 clean: down ## stop everything and remove generated files, except .venv/ and the fetched Kafka
-	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-checkpoint.json demo log monitoring kafka-data prometheus-data alertmanager-data grafana-data state supervisord.conf supervisord.pid txninsight.yaml || true
+	@cd "$(RUN_DIR)" 2>/dev/null && rm -rf bench bench-core.json bench-checkpoint.json demo log monitoring kafka-data prometheus-data alertmanager-data grafana-data state supervisord.conf supervisord.pid txninsight.yaml || true
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 lock: ## update .ci/requirements.lock to the newest versions that setup.cfg allows
