@@ -41,7 +41,7 @@ EXPECTED = {
     "TxninsightAbortRatioHigh": Expected(PAGERDUTY, ("100% of aborting aborted",)),
     "TxninsightObjectiveBurnFast": Expected(PAGERDUTY, ("100% of late too slow", "objective of 10s", "99% should")),
     "TxninsightObjectiveBurnSlow": Expected(SLACK, ("100% of late too slow", "objective of 10s", "99% should")),
-    "TxninsightOpenTransactionTooOld": Expected(SLACK, ("The oldest open old is 1h", "become older than 5s")),
+    "TxninsightOpenTransactionTooOld": Expected(SLACK, ("The oldest open old is 1h", "the objective is at most 5s")),
     "TxninsightStableOffsetStandsStill": Expected(PAGERDUTY, ("held-events: nothing committed for",)),
     "TxninsightViewBlind": Expected(PAGERDUTY, ("is blind: the ", "/readyz")),
     "TxninsightRecordsUnreadable": Expected(SLACK, ("1 malformed records in records-events",)),
