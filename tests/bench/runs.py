@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from tests.bench.processes import Usage, usage
 from tests.bench.workload import Variant
-from tests.broker.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon, Samples
+from tests.harness.processes import Usage, usage
 
 LOOK_EVERY_S = 1.0
 HANG_GUARD_S = 1800.0

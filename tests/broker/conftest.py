@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.broker.daemon import Daemon
+from tests.harness.daemon import Daemon
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 

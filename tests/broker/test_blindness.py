@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.broker.daemon import Daemon
-from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
-from tests.broker.traffic import Traffic, publish
+from tests.harness.daemon import Daemon
+from tests.harness.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
+from tests.harness.traffic import Traffic, publish
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import PartitionRef, Verdict

@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.broker.campaign.experiment import Experiment, Form, Told, table
-from tests.broker.campaign.faults import HANGS, KILLS, Fault
-from tests.broker.campaign.keeper import LogTail
-from tests.broker.campaign.load import LoadBroken
-from tests.broker.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
-from tests.broker.campaign.verdict import (
+from tests.broker.conftest import ROOT, MakeTopic
+from tests.harness.campaign.experiment import Experiment, Form, Told, table
+from tests.harness.campaign.faults import HANGS, KILLS, Fault
+from tests.harness.campaign.load import LoadBroken
+from tests.harness.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
+from tests.harness.campaign.verdict import (
     counter_differences,
     counts_of,
     event_differences,
     prometheus_differences,
     transaction_differences,
 )
-from tests.broker.conftest import ROOT, MakeTopic
-from tests.broker.daemon import Daemon
+from tests.harness.daemon import Daemon
+from tests.harness.service_manager import LogTail
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 

@@ -16,10 +16,10 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
-from tests.broker.traffic import publish, write_transactions
-from tests.unit.tmpfs import Tmpfs, tmpfs
+from tests.harness.daemon import Daemon
+from tests.harness.tmpfs import Tmpfs, tmpfs
+from tests.harness.traffic import publish, write_transactions
 from txninsightd.supervise.parent import EXIT_STATE
 from txninsightd.tools.stack.broker import Broker
 

@@ -16,10 +16,10 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.broker.conftest import OwnBroker
-from tests.broker.contract import QUIET, ask_until
-from tests.broker.daemon import Daemon
-from tests.broker.in_process import config_for, daemon_in_process
-from tests.broker.traffic import publish, write_transactions
+from tests.harness.daemon import Daemon
+from tests.harness.in_process import config_for, daemon_in_process
+from tests.harness.kafka import QUIET, ask_until
+from tests.harness.traffic import publish, write_transactions
 from txninsightd.ingest import assembly, client_watchdog
 from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, consumer_finds, newcomer_finds
 from txninsightd.ingest.settings import admin_settings, consumer_settings

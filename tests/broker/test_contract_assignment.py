@@ -6,7 +6,7 @@ import sys
 from confluent_kafka import TopicPartition
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.contract import HANG_GUARD_S, TransactionalWriter, Watched, Writer, end, groups_with_members, records
+from tests.harness.kafka import HANG_GUARD_S, TransactionalWriter, Watched, Writer, end, groups_with_members, records
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import View
 

@@ -12,7 +12,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
+from tests.harness.in_process import config_for, daemon_in_process
+from tests.harness.kafka import (
     TransactionalWriter,
     Writer,
     add_partitions,
@@ -21,7 +22,6 @@ from tests.broker.contract import (
     delete_topic,
     set_topic_config,
 )
-from tests.broker.in_process import config_for, daemon_in_process
 from txninsightd import clock
 from txninsightd.config import Topic
 from txninsightd.config.model import Start

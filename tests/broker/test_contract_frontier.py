@@ -11,7 +11,7 @@ from bisect import bisect_left
 import pytest
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
+from tests.harness.kafka import (
     HANG_GUARD_S,
     NEVER_READ,
     TransactionalWriter,
@@ -23,7 +23,7 @@ from tests.broker.contract import (
     last_stable_offset,
     records,
 )
-from tests.broker.oracle import read_logs
+from tests.harness.oracle import read_logs
 from txninsightd.ingest import settings
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, Verdict, View

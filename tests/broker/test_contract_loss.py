@@ -10,7 +10,8 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
+from tests.harness.in_process import InProcess, config_for, daemon_in_process
+from tests.harness.kafka import (
     HANG_GUARD_S,
     Seen,
     TransactionalWriter,
@@ -23,7 +24,6 @@ from tests.broker.contract import (
     records,
     segment_bytes,
 )
-from tests.broker.in_process import InProcess, config_for, daemon_in_process
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, PartitionStart, Verdict, View
 

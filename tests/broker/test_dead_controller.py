@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.cluster import Cluster
-from tests.broker.contract import HANG_GUARD_S, QUIET, ask_until
+from tests.harness.cluster import Cluster
+from tests.harness.kafka import HANG_GUARD_S, QUIET, ask_until
 from txninsightd import clock
 from txninsightd.ingest import client_watchdog
 from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, newcomer_finds

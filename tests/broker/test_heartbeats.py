@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
 from tests.broker.test_supervision import await_counted
-from tests.broker.traffic import publish, write_transactions
+from tests.harness.daemon import Daemon
+from tests.harness.traffic import publish, write_transactions
 from txninsightd.supervise.parent import EXIT_KILLED
 from txninsightd.tools.stack.broker import Broker
 

@@ -10,8 +10,8 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.broker.conftest import MakeTopic
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
+from tests.harness.daemon import Daemon
+from tests.harness.traffic import publish
 from txninsightd.tools.stack.broker import Broker
 
 Start = Callable[..., Daemon]

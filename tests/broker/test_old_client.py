@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from tests.broker.conftest import ROOT, MakeTopic
-from tests.broker.contract import HANG_GUARD_S, TransactionalWriter
+from tests.harness.kafka import HANG_GUARD_S, TransactionalWriter
 from txninsightd.tools.stack.broker import Broker
 
 OLD_VERSION = "2.13.0"

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import Written, publish, write_transactions
+from tests.harness.daemon import Daemon
+from tests.harness.traffic import Written, publish, write_transactions
 from txninsightd.tools.stack.broker import Broker
 
 PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000, "heartbeat_timeout_s": 3600}

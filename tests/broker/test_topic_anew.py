@@ -16,7 +16,8 @@ import pytest
 from confluent_kafka import Message
 
 from tests.broker.conftest import MakeTopic, OwnBroker
-from tests.broker.contract import (
+from tests.harness.in_process import InProcess, config_for, daemon_in_process
+from tests.harness.kafka import (
     HANG_GUARD_S,
     TransactionalWriter,
     Watched,
@@ -26,8 +27,7 @@ from tests.broker.contract import (
     make_anew,
     records,
 )
-from tests.broker.in_process import InProcess, config_for, daemon_in_process
-from tests.broker.oracle import read_logs
+from tests.harness.oracle import read_logs
 from txninsightd.config.model import DiscoveryConfig
 from txninsightd.expose.partitions import lag_records
 from txninsightd.tools.stack.broker import Broker, create_topics

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from tests.core.side_by_side import give, new_ledger
 from tests.core.test_ledger_equals_plain import STYLES
 from tests.core.worlds import ORDERS, Chooser, Message, Seeded, World, arrive, make_world, nows, read_world
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd.aggregate.resuming import resume
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
 from txninsightd.core.ledger import Ledger

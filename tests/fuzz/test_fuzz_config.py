@@ -15,8 +15,8 @@ import yaml
 from hypothesis import strategies as st
 
 from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import Edit, edited, mutated, some_edits
+from tests.harness.mutation import Edit, edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd import cli
 from txninsightd.config import Config, ConfigError, check_config, load_config, load_state_directory
 from txninsightd.config.reloading import merge

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import mutated
+from tests.harness.mutation import mutated
+from tests.harness.properties import choosers, fuzz
 from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger, Rules

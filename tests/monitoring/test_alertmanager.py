@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 import yaml
 
-from tests.monitoring.alertmanager import SHIPPED, Alertmanager, Annotations, Labels
+from tests.harness.alertmanager import SHIPPED, Alertmanager, Annotations, Labels
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message
 from txninsightd.tools.stack.alerting import adapt
 

@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.broker.daemon import HANG_GUARD_S, Daemon, http_status
-from tests.broker.scenarios import PROGRAMS, ROOT
-from tests.monitoring.asking import Prometheus, Series, one_of, substituted
-from tests.monitoring.dashboards import (
+from tests.harness.daemon import HANG_GUARD_S, Daemon, http_status
+from tests.harness.dashboards import (
     Target,
     annotations,
     dashboards,
@@ -33,6 +31,8 @@ from tests.monitoring.dashboards import (
     targets,
     variables,
 )
+from tests.harness.grafana import Prometheus, Series, one_of, substituted
+from tests.harness.scenarios import PROGRAMS, ROOT
 from tests.monitoring.filled import AT_ZERO, EMPTY, FILLED, MESSY, PAYMENTS, QUIET, SCENARIOS
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.dashboards import METRIC, ROOT, RULES, SUFFIXES, rules
+from tests.harness.dashboards import METRIC, ROOT, RULES, SUFFIXES, rules
 from txninsightd.expose.catalogue import CATALOGUE
 
 CASES = Path(__file__).parent / "rules"

@@ -20,8 +20,8 @@ from typing import IO, Any, NamedTuple
 
 from tests.bench.report import facts
 from tests.bench.runs import total
-from tests.broker.campaign.keeper import LogTail
-from tests.broker.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon, Samples
+from tests.harness.service_manager import LogTail
 from tests.soak.instruments import EVENTS_A_PROBE, PROBE_TYPE, Probes, Pulse, running
 from tests.soak.load import TOPICS, Written
 from tests.soak.processes import Look, look

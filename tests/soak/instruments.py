@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Producer
 
 from tests.bench.runs import total
-from tests.broker.daemon import Daemon
+from tests.harness.daemon import Daemon
 from tests.soak.load import new_producer, retried, value
 from tests.soak.processes import waited_for_cpu_s
 

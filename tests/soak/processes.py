@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench.processes import TICKS_A_SECOND, usage
+from tests.harness.processes import TICKS_A_SECOND, usage
 
 ENDED_CHILDREN_UTIME, ENDED_CHILDREN_STIME = 13, 14
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import UNIT, Machine, freeze, why_not
+from tests.harness.systemd import UNIT, Machine, freeze, why_not
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.broker.proxy import HOST, Proxy
+from tests.harness.proxy import HOST, Proxy
 from txninsightd.tools.stack import machine
 
 HANG_GUARD_S = 30.0

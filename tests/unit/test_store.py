@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tmpfs import tmpfs
+from tests.harness.tmpfs import tmpfs
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 
 VERSION = 3

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.daemon import HANG_GUARD_S, Daemon, free_port
+from tests.harness.daemon import HANG_GUARD_S, Daemon, free_port
 from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow

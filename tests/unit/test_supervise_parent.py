@@ -34,7 +34,7 @@ class Supervised:
         self._systemd.bind(str(directory / "notify"))
         self._systemd.setblocking(False)
         self._told: list[str] = []
-        command = [sys.executable, "-m", "tests.unit.supervised", fault]
+        command = [sys.executable, "-m", "tests.harness.dummy_children", fault]
         with self._notes.open("wb") as notes, self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,

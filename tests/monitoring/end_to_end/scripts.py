@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.broker.contract import TransactionalWriter, delete_before, high_watermark
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
-from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S, await_that, until
+from tests.harness.business_events import PULSE, closes, event, opens, wholes
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import TransactionalWriter, delete_before, high_watermark
+from tests.harness.programs import HANG_GUARD_S, LOOK_EVERY_S, await_that, until
+from tests.harness.traffic import publish
 from tests.monitoring.end_to_end.stage import ABSENT, Stage
-from tests.monitoring.end_to_end.traffic import PULSE, closes, event, opens, wholes
 from txninsightd.vocabulary import PartitionRef
 
 RECORDS = "txninsight_records_total"

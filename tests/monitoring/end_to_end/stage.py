@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.broker.cluster import Door, broker_with_doors
-from tests.broker.contract import Writer
-from tests.broker.daemon import Daemon
-from tests.broker.proxy import Proxy
-from tests.monitoring.end_to_end.notices import Inbox, Notice, unresolved
-from tests.monitoring.end_to_end.overload import Overload
-from tests.monitoring.end_to_end.programs import Alertmanager, Prometheus, Receivers, await_that
-from tests.monitoring.end_to_end.traffic import Pulse
+from tests.harness.business_events import Pulse
+from tests.harness.cluster import Door, broker_with_doors
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import Writer
+from tests.harness.notices import Inbox, Notice, unresolved
+from tests.harness.overload import Overload
+from tests.harness.programs import Alertmanager, Prometheus, Receivers, await_that
+from tests.harness.proxy import Proxy
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.monitoring.end_to_end.notices import Notice, by_group, unresolved
-from tests.monitoring.end_to_end.programs import RULES, await_that
+from tests.harness.notices import Notice, by_group, unresolved
+from tests.harness.programs import RULES, await_that
 from tests.monitoring.end_to_end.scripts import play
 from tests.monitoring.end_to_end.stage import Stage, Trouble, stage
 from txninsightd.tools.receivers import PAGERDUTY, SLACK

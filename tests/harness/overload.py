@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.monitoring.end_to_end.beside import Beside
+from tests.harness.background import Beside
 
 TICK_S = 0.2
 LATE_S = 1.0

@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.broker.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
-from tests.broker.campaign.keeper import Keeper, KeptDaemon
-from tests.broker.campaign.load import Load, Truth
-from tests.broker.campaign.verdict import Details, Scraped, scraped, with_validator
-from tests.broker.daemon import Samples
-from tests.broker.oracle import Log, read_logs
-from tests.broker.prometheus import SCRAPE_EVERY_S, Prometheus
+from tests.harness.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
+from tests.harness.campaign.load import Load, Truth
+from tests.harness.campaign.verdict import Details, Scraped, scraped, with_validator
+from tests.harness.daemon import Samples
+from tests.harness.oracle import Log, read_logs
+from tests.harness.prometheus import SCRAPE_EVERY_S, Prometheus
+from tests.harness.service_manager import Keeper, KeptDaemon
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 HEARTBEAT_TIMEOUT_S = 8

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tests.broker.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon, Samples
 from txninsightd.tools.stack.broker import create_topics
 
 ROOT = Path(__file__).parents[2]

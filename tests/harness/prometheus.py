@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 import yaml
 
-from tests.broker.daemon import free_port
+from tests.harness.daemon import free_port
 
 HANG_GUARD_S = 60.0
 LOOK_EVERY_S = 0.1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tests.monitoring.end_to_end.programs import AnyPrometheus
+from tests.harness.programs import AnyPrometheus
 from txninsightd.tools.stack import machine
 
 SHIPPED = Path(__file__).parents[2] / "monitoring" / "prometheus"

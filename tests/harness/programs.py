@@ -21,7 +21,7 @@ import yaml
 from txninsightd.tools.stack import alerting, machine
 from txninsightd.tools.stack.time_scale import scale_prometheus, scale_rules
 
-MONITORING = Path(__file__).parents[3] / "monitoring"
+MONITORING = Path(__file__).parents[2] / "monitoring"
 RULES = MONITORING / "prometheus" / "rules"
 FACTOR = 30.0
 """As fast as two busy cores bear: at 60, a hiccup of two seconds is a daemon that was down for two minutes."""

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.broker.daemon import Daemon
+from tests.harness.daemon import Daemon
 
 LOOK_EVERY_S = 0.05
 RESTART_AFTER_S = 0.1

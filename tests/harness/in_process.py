@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.broker.contract import HANG_GUARD_S, high_watermark, last_stable_offset
+from tests.harness.kafka import HANG_GUARD_S, high_watermark, last_stable_offset
 from txninsightd import clock
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config, Topic

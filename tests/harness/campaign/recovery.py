@@ -14,10 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.broker.campaign.faults import moment_of
-from tests.broker.campaign.keeper import LogTail
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
+from tests.harness.campaign.faults import moment_of
+from tests.harness.daemon import Daemon
+from tests.harness.service_manager import LogTail
+from tests.harness.traffic import publish
 
 LOOK_EVERY_S = 0.01
 HANG_GUARD_S = 50.0

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from tests.broker.daemon import free_port, http_status
+from tests.harness.daemon import free_port, http_status
 
 ROOT = Path(__file__).parents[2]
-BOOT = Path(__file__).with_name("boot")
+BOOT = Path(__file__).with_name("boot_systemd")
 UNIT = "txninsightd.service"
 HANG_GUARD_S = 120.0
 LOOK_EVERY_S = 0.05

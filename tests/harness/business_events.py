@@ -6,8 +6,8 @@ import threading
 import time
 from typing import Any
 
-from tests.broker.contract import Writer
-from tests.monitoring.end_to_end.beside import Beside
+from tests.harness.background import Beside
+from tests.harness.kafka import Writer
 from txninsightd.tools.stack.broker import Broker
 
 PULSE_EVERY_S = 1.0

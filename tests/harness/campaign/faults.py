@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from tests.broker.campaign.keeper import Keeper, LogTail, children
+from tests.harness.service_manager import Keeper, LogTail, children
 from txninsightd.tools.stack.broker import Broker, admin
 
 HANG_GUARD_S = 180.0

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.broker.campaign.load import LABELS, Counts, Truth
-from tests.broker.daemon import Samples
-from tests.broker.oracle import Log
-from tests.broker.prometheus import Prometheus, Series
+from tests.harness.campaign.load import LABELS, Counts, Truth
+from tests.harness.daemon import Samples
+from tests.harness.oracle import Log
+from tests.harness.prometheus import Prometheus, Series
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.vocabulary import Verdict
 

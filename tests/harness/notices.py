@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S
+from tests.harness.programs import HANG_GUARD_S, LOOK_EVERY_S
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message, read_record
 
 _FIGURE = re.compile(r"-?\d[\d.]*(?:e[+-]\d+)?(?:%|[a-zµ]{1,2})?[.,;:]?")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.broker.oracle import Log, facts_of
+from tests.harness.oracle import Log, facts_of
 from txninsightd.vocabulary import PartitionRef, Verdict
 
 MARGIN = 0.8

@@ -1,6 +1,6 @@
 """A parent over trivial children, as a program: what test_supervise_parent.py starts, signals and watches.
 
-    python -m tests.unit.supervised FAULT
+    python -m tests.harness.dummy_children FAULT
 
 The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
 not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the

@@ -12,8 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Self
 
-from tests.monitoring.end_to_end import programs
-from tests.monitoring.end_to_end.programs import HANG_GUARD_S
+from tests.harness import programs
+from tests.harness.programs import HANG_GUARD_S
 from txninsightd.tools.receivers import Message, Receivers, read_record
 from txninsightd.tools.stack import machine
 
