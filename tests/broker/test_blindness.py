@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.harness.daemon import Daemon
+from tests.harness.kafka import publish
 from tests.harness.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
-from tests.harness.traffic import Traffic, publish
+from tests.harness.traffic import Traffic
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import PartitionRef, Verdict

@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.harness.cluster import Cluster, Door, broker_with_doors
-from tests.harness.daemon import Daemon, Samples
-from tests.harness.kafka import TransactionalWriter, add_partitions
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import TransactionalWriter, add_partitions, publish
+from tests.harness.metrics import Samples
 from tests.harness.oracle import Fact, Log, differences, facts_of, read_logs, sayings_of
 from tests.harness.proxy import Proxy
 from tests.harness.timeliness import CLOCK_STEP_S, Outage, Patience, false_sights
-from tests.harness.traffic import Traffic, publish
+from tests.harness.traffic import Traffic
 from txninsightd.aggregate.aggregator import BLIND_AFTER_S
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.broker.conftest import ROOT, MakeTopic
 from tests.harness.campaign.experiment import Experiment, Form, Told, table
 from tests.harness.campaign.faults import HANGS, KILLS, Fault
 from tests.harness.campaign.load import LoadBroken
@@ -27,7 +26,9 @@ from tests.harness.campaign.verdict import (
     transaction_differences,
 )
 from tests.harness.daemon import Daemon
-from tests.harness.service_manager import LogTail
+from tests.harness.fixtures import MakeTopic
+from tests.harness.json_log import LogTail
+from tests.harness.paths import ROOT
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 
@@ -142,14 +143,14 @@ def test_counters_begin_at_0_before_the_first_event(ran: Ran) -> None:
 
 
 def test_nothing_outlived_its_parent(ran: Ran) -> None:
-    ended = ran.experiment.keeper.ended
+    ended = ran.experiment.service.ended
     assert sum(each.by_watchdog for each in ended) == ran.form.hangs
     assert len(ended) == ran.form.kills + ran.form.hangs
     assert [each.outlived for each in ended if each.outlived and not each.by_watchdog] == []
 
 
 def test_it_stops_in_order(ran: Ran) -> None:
-    assert ran.experiment.keeper.stop() == 0
+    assert ran.experiment.service.stop() == 0
 
 
 # --- How fast it comes back -------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.test_supervision import await_counted
 from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
 from tests.harness.tmpfs import Tmpfs, tmpfs
-from tests.harness.traffic import publish, write_transactions
+from tests.harness.transactions import await_counted, write_transactions
 from txninsightd.supervise.parent import EXIT_STATE
 from txninsightd.tools.stack.broker import Broker
 

@@ -15,13 +15,20 @@ import pytest
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.conftest import OwnBroker
 from tests.harness.daemon import Daemon
+from tests.harness.fixtures import OwnBroker
 from tests.harness.in_process import config_for, daemon_in_process
-from tests.harness.kafka import QUIET, ask_until
-from tests.harness.traffic import publish, write_transactions
+from tests.harness.kafka import QUIET, ask_until, publish
+from tests.harness.transactions import write_transactions
 from txninsightd.ingest import assembly, client_watchdog
-from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, consumer_finds, newcomer_finds
+from txninsightd.ingest.client_watchdog import (
+    IN_VAIN,
+    ClientWatchdog,
+    Finds,
+    admin_finds,
+    consumer_finds,
+    newcomer_finds,
+)
 from txninsightd.ingest.settings import admin_settings, consumer_settings
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import View
@@ -66,12 +73,12 @@ def given_up(make_client: Callable[[], Client]) -> Client:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not answer at once does not answer."""
+    """A client that does not answer within a second counts as silent."""
     monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -> None:
+def test_a_client_that_finds_no_broker_is_lost_when_a_new_one_does(fenced: Broker) -> None:
     settings = {"bootstrap.servers": fenced.bootstrap}
     admin = given_up(lambda: AdminClient(admin_settings({**settings, **GIVES_UP}), logger=QUIET))
     consumer = given_up(lambda: Consumer(consumer_settings({**settings, **GIVES_UP}, View.MONITOR), logger=QUIET))
@@ -88,7 +95,7 @@ def test_who_finds_no_broker_is_lost_when_a_newcomer_finds_one(fenced: Broker) -
 
 
 @pytest.mark.usefixtures("impatient")
-def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
+def test_in_an_outage_no_client_is_lost(own_broker: OwnBroker) -> None:
     broker = own_broker()
     settings = {"bootstrap.servers": broker.bootstrap}
     admin, consumer = (
@@ -105,24 +112,42 @@ def test_in_an_outage_nobody_is_lost(own_broker: OwnBroker) -> None:
         assert watching.lost == []
     assert not admin_finds(admin)
     broker.start()
-    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer, TOPIC), "they find it again")
+    ask_until(lambda: admin_finds(admin) and consumer_finds(consumer, TOPIC), "both find it again")
+
+
+class SteppedWatchdog(ClientWatchdog):
+    """One that the test steps. `finds`: how it asks each client, by name."""
+
+    def __init__(self, newcomer: Finds) -> None:
+        super().__init__(newcomer)
+        self.finds: dict[str, Finds] = {}
+
+    def watch(self, name: str, finds: Finds) -> None:
+        self.finds[name] = finds
+        super().watch(name, finds)
+
+    def start(self) -> None:
+        pass
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_consumer_is_asked_when_it_is_hungry(fenced: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = consumer_settings({"bootstrap.servers": fenced.bootstrap, **GIVES_UP}, View.MONITOR)
+def test_a_consumer_is_asked_when_it_is_starved(fenced: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = {"bootstrap.servers": fenced.bootstrap}
+    settings = consumer_settings({**fresh, **GIVES_UP}, View.MONITOR)
     consumer = given_up(lambda: Consumer(settings, logger=QUIET))
     mend(fenced)
     monkeypatch.setattr(assembly, "Consumer", lambda *_, **__: consumer)
+    watchdog = SteppedWatchdog(lambda: newcomer_finds(lambda: AdminClient(admin_settings(fresh), logger=QUIET)))
+    monkeypatch.setattr(assembly, "ClientWatchdog", lambda _: watchdog)
     with daemon_in_process(fenced, config_for(fenced, TOPIC), View.MONITOR) as running:
-        monitor = running.work[View.MONITOR].reader
+        finds = watchdog.finds["consumer"]
         running.until(lambda: running.found(TOPIC), "the partitions")
-        assert monitor._consumer_finds(), "there is nothing to read"
+        assert finds(), "there is nothing to read"
         publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
-        running.until(lambda: not monitor._consumer_finds(), "it is hungry, and nobody answers it")
+        running.until(lambda: not finds(), "it is starved, and no broker answers it")
         for _ in range(IN_VAIN):
-            monitor._client_watchdog.look()
-        assert monitor._client_watchdog.lost == ["consumer"]
+            watchdog.look()
+        assert watchdog.lost == ["consumer"]
 
 
 def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: Broker, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource
 
-from tests.broker.conftest import MakeTopic
+from tests.harness.fixtures import MakeTopic
 from tests.harness.in_process import config_for, daemon_in_process
 from tests.harness.kafka import (
     TransactionalWriter,

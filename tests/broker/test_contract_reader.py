@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.broker.conftest import MakeTopic
+from tests.harness.fixtures import MakeTopic
 from tests.harness.in_process import config_for, daemon_in_process
 from tests.harness.kafka import TransactionalWriter, Writer
 from txninsightd.config import Topic

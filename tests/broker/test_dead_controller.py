@@ -13,7 +13,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.harness.cluster import Cluster
-from tests.harness.kafka import HANG_GUARD_S, QUIET, ask_until
+from tests.harness.kafka import QUIET, ask_until
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd import clock
 from txninsightd.ingest import client_watchdog
 from txninsightd.ingest.client_watchdog import IN_VAIN, ClientWatchdog, admin_finds, newcomer_finds

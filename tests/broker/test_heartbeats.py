@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.test_supervision import await_counted
 from tests.harness.daemon import Daemon
-from tests.harness.traffic import publish, write_transactions
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
+from tests.harness.transactions import await_counted, write_transactions
 from txninsightd.supervise.parent import EXIT_KILLED
 from txninsightd.tools.stack.broker import Broker
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.broker.conftest import MakeTopic
 from tests.harness.daemon import Daemon
-from tests.harness.traffic import publish
+from tests.harness.fixtures import MakeTopic
+from tests.harness.kafka import publish
 from txninsightd.tools.stack.broker import Broker
 
 Start = Callable[..., Daemon]

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.harness.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon
+from tests.harness.metrics import Samples
 from tests.harness.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
-from tests.harness.scenarios import PROGRAMS, ROOT
+from tests.harness.paths import PROGRAMS, ROOT
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import Verdict
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from tests.broker.conftest import MakeTopic, Start
 from tests.harness.daemon import Daemon
-from tests.harness.traffic import publish
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
 from txninsightd.tools.stack.broker import Broker
 
 PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000}

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
-from tests.broker.conftest import MakeTopic
+from tests.harness.fixtures import MakeTopic
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import KEPT_TIME_HEADER
 

@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from tests.broker.conftest import MakeTopic, OwnBroker
+from tests.harness.fixtures import MakeTopic, OwnBroker
 from txninsightd.tools.stack import StackError
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.core.worlds import Chooser
 from tests.harness.mutation import Edit, edited, mutated, some_edits
+from tests.harness.paths import ROOT
 from tests.harness.properties import choosers, fuzz
 from txninsightd import cli
 from txninsightd.config import Config, ConfigError, check_config, load_config, load_state_directory
@@ -23,7 +24,6 @@ from txninsightd.config.reloading import merge
 from txninsightd.core.decoding import Decoder
 from txninsightd.core.figures import Figures
 
-ROOT = Path(__file__).parents[2]
 FOUND = Path(__file__).parent / "found"
 SECRET = "a-word-that-nobody-may-see"
 ENVIRON = {"SECRET": SECRET, "PORT": "9092", "EMPTY": "", "LINES": f"{SECRET}\n\x1b[31m", "OPEN": "${SECRET}"}

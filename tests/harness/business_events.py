@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from tests.harness.background import Beside
+from tests.harness.background import Background
 from tests.harness.kafka import Writer
 from txninsightd.tools.stack.broker import Broker
 
@@ -34,7 +34,7 @@ def wholes(txn_ids: list[str], txn_type: str, took_s: float = 0.0) -> list[str]:
     return opens(txn_ids, txn_type, took_s) + closes(txn_ids, txn_type)
 
 
-class Pulse(Beside):
+class Pulse(Background):
     """Ordinary business: a transaction of type `pulse` in each topic, again and again, until the topic is silenced."""
 
     def __init__(self, broker: Broker, topics: list[str]) -> None:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from confluent_kafka import ElectionType
 
-from tests.harness.kafka import HANG_GUARD_S, ask_until
+from tests.harness.kafka import ask_until
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, admin, new_cluster_id
 

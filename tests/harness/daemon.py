@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,30 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from txninsightd.tools.stack import machine
+from tests.harness.http import free_port, http_status
+from tests.harness.json_log import Line, children_started, parse_lines
+from tests.harness.metrics import Samples, parse_samples, total
+from tests.harness.paths import PROGRAMS
+from tests.harness.processes import living
+from tests.harness.waiting import HANG_GUARD_S, await_that
 
-HANG_GUARD_S = 120.0
-LOOK_EVERY_S = 0.1
-
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now, and that no outgoing connection gets while its daemon is down."""
-    return machine.free_ports(1)[0]
-
-
-def http_status(url: str) -> int:
-    """The HTTP status of a GET; 0 while nobody answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+PROGRAM = PROGRAMS / "txninsightd"
 
 
 class Daemon:
@@ -66,12 +49,14 @@ class Daemon:
 
     def start(self) -> "Daemon":
         """Start it; it may not be ready yet."""
-        program = Path(sys.executable).with_name("txninsightd")
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [program, "--config", self.config_file], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.launch()
         return self
+
+    def launch(self, **options: Any) -> None:
+        """Start its process; `options` are for Popen."""
+        line: list[str | Path] = [PROGRAM, "--config", self.config_file]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
 
     def await_ready(self) -> "Daemon":
         """Wait until /readyz says that nothing is missing."""
@@ -82,6 +67,11 @@ class Daemon:
         """SIGTERM, and its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
+        return self.await_exit()
+
+    def await_exit(self) -> int:
+        """Wait until it ends by itself; gives its exit code."""
+        assert self.process is not None
         return self.process.wait(HANG_GUARD_S)
 
     def kill(self) -> None:
@@ -100,13 +90,12 @@ class Daemon:
         self.process.send_signal(signal.SIGHUP)
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """A command of the operator's, beside the running daemon."""
-        program = Path(sys.executable).with_name("txninsightd")
-        line = [program, *arguments, "--config", self.config_file]
+        """Run a command of the operator's, beside the running daemon."""
+        line: list[str | Path] = [PROGRAM, *arguments, "--config", self.config_file]
         return subprocess.run(line, capture_output=True, text=True, timeout=HANG_GUARD_S, check=False)
 
     def end(self) -> None:
-        """Leave nothing running, whatever happened."""
+        """Leave nothing running, in whatever state it is."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -119,24 +108,21 @@ class Daemon:
 
     def pids(self) -> dict[str, int]:
         """The living children by name, as the log tells them."""
-        pids = {}
-        for line in self.log():
-            if line.get("event") == "child_started":
-                pids[line["child"]] = line["pid"]
-        return {name: pid for name, pid in pids.items() if Path(f"/proc/{pid}").exists()}
+        return {name: pid for name, pid in children_started(self.log()).items() if living([pid])}
 
-    def log(self) -> list[dict[str, Any]]:
-        """The structured lines of its log."""
-        lines = []
-        for line in self.log_file.read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-        return lines
+    def all_pids(self) -> dict[str, int]:
+        """The living children, and the parent under the name "parent"."""
+        assert self.process is not None
+        return {"parent": self.process.pid, **self.pids()}
+
+    def log(self, **wanted: Any) -> list[Line]:
+        """The structured lines of its log that have these values."""
+        return parse_lines(self.log_file.read_text(errors="replace").splitlines(), **wanted)
 
     # --- Questions ----------------------------------------------------------------------------------------------------
 
     def status(self, path: str) -> int:
-        """The HTTP status of a GET; 0 while nobody answers."""
+        """The HTTP status of a GET; 0 without an answer."""
         return http_status(f"http://127.0.0.1:{self.port}{path}")
 
     def missing(self) -> list[str]:
@@ -179,26 +165,22 @@ class Daemon:
     def metrics(self) -> Samples:
         """All samples of /metrics by name and sorted labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
-            text = answer.read().decode()
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for children_status in text_string_to_metric_families(text)
-            for sample in children_status.samples
-        }
+            return parse_samples(answer.read().decode())
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of a metric that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (n, found), value in self.metrics().items() if n == name and wanted <= set(found))
+        return total(self.metrics(), name, **labels)
 
-    def await_that(self, condition: Callable[[], bool], what: str, within_s: float = HANG_GUARD_S) -> None:
-        """Wait until something holds, as long as the daemon lives."""
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert self.process is not None
-            assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}: {self._tail()}"
-            assert time.monotonic() < deadline, f"never: {what}: {self._tail()}"
-            time.sleep(LOOK_EVERY_S)
+    # --- Waiting ------------------------------------------------------------------------------------------------------
+
+    def await_that(self, condition: Callable[[], object], what: str, within_s: float = HANG_GUARD_S) -> None:
+        """Wait until the condition holds, as long as the daemon lives."""
+        assert self.process is not None
+        await_that(condition, what, within_s, output=self._tail, process=self.process)
+
+    def await_total(self, count: float, name: str, **labels: str) -> None:
+        """Wait until the sum over these samples is at least `count`."""
+        self.await_that(lambda: self.total(name, **labels) >= count, f"{name} {labels} is {count}")
 
     def await_read(self, moment: float) -> None:
         """Wait until both views have seen all that was in the log at this moment (epoch seconds)."""
@@ -213,10 +195,8 @@ class Daemon:
 
     def await_gone(self, pids: Iterable[int], within_s: float = HANG_GUARD_S) -> None:
         """Wait until none of these processes lives."""
-        deadline = time.monotonic() + within_s
-        while living := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
-            assert time.monotonic() < deadline, f"still there: {living}: {self._tail()}"
-            time.sleep(LOOK_EVERY_S)
+        pids = list(pids)
+        await_that(lambda: not living(pids), f"none of {pids} lives", within_s, output=self._tail)
 
     def _tail(self) -> str:
         missing = []

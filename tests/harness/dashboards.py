@@ -6,17 +6,16 @@ Besides, what else is compared with them: the rules, and the names by which a me
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
 
+from tests.harness.paths import ROOT
+from tests.harness.prometheus import RULES
 from txninsightd.expose.catalogue import Definition, MetricType
 
-ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "monitoring" / "grafana"
-RULES = ROOT / "monitoring" / "prometheus" / "rules"
 
 METRIC = re.compile(r"(?<![\w:/.-])(?:\w+:)?txninsight_[a-z0-9_]*(?::\w+)?")
 _LABEL = re.compile(r"\$\{__(?:field\.labels|data\.fields)\.(\w+)(:percentencode)?\}")

@@ -1,12 +1,13 @@
-"""A parent over trivial children, as a program: what test_supervise_parent.py starts, signals and watches.
+"""A parent over trivial children, as a program: what supervised.py starts, signals and watches.
 
     python -m tests.harness.dummy_children FAULT
 
-The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says who is
-not well: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
+The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says what is
+wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
 beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
-line closes well before its process ends), or `not-serving` (the aggregator works, but does not listen).
+line closes well before its process ends), `not-serving` (the aggregator works, but does not listen), or `deaf-systemd`
+(the first READY=1 after a reload is not delivered).
 """
 
 import json
@@ -48,9 +49,9 @@ reloads: list[int] = []
 heartbeats = Heartbeats(child_names(COUNTS))
 
 
-def note(who: str, what: str, **more: Any) -> None:
+def note(process: str, what: str, **more: Any) -> None:
     """One line, in one write."""
-    line = json.dumps({"who": who, "pid": os.getpid(), "what": what, **more}) + "\n"
+    line = json.dumps({"process": process, "pid": os.getpid(), "what": what, **more}) + "\n"
     os.write(sys.stdout.fileno(), line.encode())
 
 
@@ -135,6 +136,22 @@ def reader(view: View, index: int, descriptor: int) -> None:
     note(name, "stopped" if stopping else "line ended")
 
 
+class DeafOnce(Notifier):
+    """Does not deliver the first READY=1 after a reload."""
+
+    misses = False
+
+    def reloading(self) -> None:
+        super().reloading()
+        self.misses = True
+
+    def ready(self) -> bool:
+        if self.misses:
+            self.misses = False
+            return False
+        return super().ready()
+
+
 def reload() -> bytes | None:
     """Every third one is refused; the others are too long for a message."""
     reloads.append(len(reloads))
@@ -146,5 +163,5 @@ if __name__ == "__main__":
     if fault == "reader-undying":
         kill = BaseProcess.kill
         BaseProcess.kill = lambda self: None if self.name == "validator-0" else kill(self)  # type: ignore[method-assign]
-    notifier = Notifier.from_environment(os.environ)
+    notifier = (DeafOnce if fault == "deaf-systemd" else Notifier).from_environment(os.environ)
     sys.exit(Parent(Programs(aggregator, reader), COUNTS, LIMITS, heartbeats, notifier, time.monotonic, reload).run())

@@ -1,17 +1,18 @@
 """The daemon's readers and its aggregator in the test's own process, stepped by hand, against a real broker.
 
 Everything is what ships: readers, lines, ledger, the wiring of `daemon`; only the processes and the event loop are left
-out, so a test decides who works when (`steps`, `drains`) and looks into the ledger instead of asking over HTTP.
+out, so a test decides what works when (`until`, `drain`) and looks into the ledger instead of asking over HTTP.
 """
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.harness.kafka import HANG_GUARD_S, high_watermark, last_stable_offset
+from tests.harness import waiting
+from tests.harness.kafka import high_watermark, last_stable_offset
+from tests.harness.manual_loop import ManualLoop
 from txninsightd import clock
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config, Topic
@@ -33,19 +34,32 @@ def config_for(broker: Broker, *topics: str | Topic, **sections: Any) -> Config:
     return Config(kafka=kafka, topics=named, **{"discovery": DiscoveryConfig(every_s=0.2), **sections})
 
 
-class Work:
-    """One reader at work, and what its loop last said of itself."""
+class LastBeat:
+    """What a reader's loop last said of itself."""
 
-    def __init__(self, config: Config, view: View, line: Channel) -> None:
-        self.line = line
+    def __init__(self) -> None:
         self.paused = False
-        self.reader = make_reader(config, view, 0, line, self, clock.now)
 
     def beat(self, queue_depth: int, paused: bool) -> None:
         self.paused = paused
 
     def working(self) -> None:
         pass
+
+
+class Work:
+    """One reader at work. `line`: its end of the line to the aggregator; `orders`: the other end."""
+
+    def __init__(self, config: Config, view: View) -> None:
+        ours, theirs = descriptor_pair()
+        self.line, self.orders = Channel(theirs), Channel(ours)
+        self.health = LastBeat()
+        self.reader = make_reader(config, view, 0, self.line, self.health, clock.now)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the reader takes no records, since its line is full."""
+        return self.health.paused
 
     def narrow_the_line(self) -> None:
         """Let the line to the aggregator take little before it is full."""
@@ -65,34 +79,22 @@ class InProcess:
         self.broker = broker
         self.config = config
         self.work: dict[View, Work] = {}
-        self._callbacks: dict[int, Callable[[], object]] = {}
+        self.loop = ManualLoop()
         self.ledger = make_ledger(config, clock.now())
         self.started: dict[PartitionRef, int] = {}
         for found in starts:
             self.ledger.topics[found.topic] = Incarnation(found.topic_id, 0)
             self.ledger.add_partition(PartitionRef(found.topic, found.partition), found.start_offset)
         self._note_starts()
-        self.aggregator = Aggregator(self.ledger, self, reader_counts(config), clock.now, config.discovery.every_s)
-
-    # --- The event loop's part ----------------------------------------------------------------------------------------
-
-    def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
-        self._callbacks[fd] = lambda: callback(*args)
-
-    def remove_reader(self, fd: int) -> bool:
-        return self._callbacks.pop(fd, None) is not None
-
-    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
-        callback(*args)
+        self.aggregator = Aggregator(self.ledger, self.loop, reader_counts(config), clock.now, config.discovery.every_s)
 
     # --- Work ---------------------------------------------------------------------------------------------------------
 
     def start(self, *views: View) -> None:
         """Start these readers; the aggregator tells them what to read."""
         for view in views:
-            ours, theirs = descriptor_pair()
-            self.work[view] = Work(self.config, view, Channel(theirs))
-            self.aggregator.attach(view, 0, Channel(ours))
+            self.work[view] = Work(self.config, view)
+            self.aggregator.attach(view, 0, self.work[view].orders)
 
     def stop(self, view: View) -> None:
         """End a reader as a kill would: what it had not sent is lost; its line is drained."""
@@ -100,23 +102,20 @@ class InProcess:
         self.drain()
 
     def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
-        """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has heard."""
-        self.aggregator._lines[view, 0].send(Pause(ref.topic, ref.partition, held))
+        """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has obeyed."""
+        self.work[view].orders.send(Pause(ref.topic, ref.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:
         """The aggregator takes in what has arrived."""
-        for callback in list(self._callbacks.values()):
-            callback()
+        self.loop.run_once()
         self.aggregator.tick()
 
     def until(
         self, condition: Callable[[], object], what: str = "what the test waits for", drains: bool = True
     ) -> None:
-        """All that was started works until the condition holds; `drains` False: but for the aggregator."""
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come: {self.aggregator.missing()}"
+        """All readers work until the condition holds, and the aggregator too unless `drains` is False."""
+        for _ in waiting.until(condition, what, output=self.aggregator.missing):
             for work in self.work.values():
                 work.reader.step()
             if drains:
@@ -166,7 +165,7 @@ class InProcess:
         return {result: count for (of, named, result), count in records.items() if (of, named) == (view.value, topic)}
 
     def _note_starts(self) -> None:
-        """From now on, keep in mind where each partition was begun."""
+        """From now on, note where each partition was begun."""
         add = self.ledger.add_partition
 
         def noted(ref: PartitionRef, start_offset: int) -> PartitionState:

@@ -1,21 +1,17 @@
-"""What the contract tests stand on: producers, consumers whose every event is noted, and what is done to a broker.
+"""The test's own side of Kafka: producers, and what is asked of a broker or done to it by an admin client.
 
-The consumers have the settings that ship (`ingest.settings`), so it is those that the tests pin. Nothing sleeps: a test
-waits for an event, and where it must show that *nothing* comes, it waits until the consumer has asked the broker a few
-times more and was answered (`Watched.after_fetches`). Whatever waits gives up after `HANG_GUARD_S`.
+Nothing here sleeps: a call returns when what it says has happened on the broker, or fails after `HANG_GUARD_S`.
 """
 
 import itertools
-import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupState, IsolationLevel, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupState, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -26,22 +22,52 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from txninsightd.ingest.settings import consumer_settings
+from tests.harness.waiting import HANG_GUARD_S, until
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
-from txninsightd.vocabulary import PartitionRef, View
+from txninsightd.vocabulary import PartitionRef
 
-HANG_GUARD_S = 60.0
-POLL_S = 0.02
-NEVER_READ = -1001
 BATCH_HEADER_BYTES = 61
-
 _serial = itertools.count()
+
 QUIET = logging.getLogger("txninsightd.tests.kafka-clients")
+"""For clients whose broker is taken away on purpose."""
 QUIET.propagate = False
 QUIET.addHandler(logging.NullHandler())
 
 
 # --- Producers --------------------------------------------------------------------------------------------------------
+
+
+def retried(action: Callable[[], object]) -> None:
+    """Do it again as long as Kafka says that it can be retried. Raises KafkaException when it cannot."""
+    while True:
+        try:
+            action()
+            return
+        except KafkaException as failure:
+            if not failure.args[0].retriable():
+                raise
+
+
+def new_transactional_producer(bootstrap: str, transactional_id: str, **settings: Any) -> Producer:
+    """A transactional producer that is ready to begin."""
+    usual = {"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "linger.ms": 0}
+    producer = Producer({**usual, **settings}, logger=QUIET)
+    retried(lambda: producer.init_transactions(HANG_GUARD_S))
+    return producer
+
+
+def publish(bootstrap: str, topic: str, records: Iterable[tuple[str, str]], partition: int = -1) -> None:
+    """Write records (key, value) outside any Kafka transaction, and return when the broker has them all."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True}, logger=QUIET)
+    for key, value in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, partition)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    assert producer.flush(HANG_GUARD_S) == 0
 
 
 class Writer:
@@ -100,127 +126,13 @@ class TransactionalWriter(Writer):
         ask_until(lambda: all(high_watermark(self.broker, ref) > ends[ref] for ref in ends), f"markers behind {ends}")
 
 
-# --- Consumers --------------------------------------------------------------------------------------------------------
-
-
-class Seen(NamedTuple):
-    """One thing that a consumer handed out: a record, the end of the partition, or the name of an error."""
-
-    what: str
-    offset: int | None
-    partition: int = 0
-
-
-def records(*offsets: int, partition: int = 0) -> list[Seen]:
-    """Records of these offsets."""
-    return [Seen("record", offset, partition) for offset in offsets]
-
-
-def end(offset: int, partition: int = 0) -> list[Seen]:
-    """The end-of-partition event that carries this offset."""
-    return [Seen("_PARTITION_EOF", offset, partition)]
-
-
-class Watched:
-    """A consumer in one view, of a topic's partition 0 at first; `seen` is all that it ever handed out, in order."""
-
-    def __init__(self, broker: Broker, view: View, topic: str, start: int = 0, reset: str = "error") -> None:
-        self.partition = TopicPartition(topic, 0)
-        self.seen: list[Seen] = []
-        self.statistics: dict[str, Any] = {}
-        self.eof_offsets: dict[int, int] = {}
-        shipped = consumer_settings({"bootstrap.servers": broker.bootstrap}, view)
-        watching = {"statistics.interval.ms": 50, "stats_cb": self._note_statistics, "auto.offset.reset": reset}
-        self.consumer = Consumer({**shipped, **watching}, logger=QUIET)
-        self.consumer.assign([TopicPartition(topic, 0, start)])
-
-    @property
-    def position(self) -> int:
-        return self.consumer.position([self.partition])[0].offset
-
-    @property
-    def frontier(self) -> int:
-        """Below this the view has passed everything: what the verdicts rest on."""
-        return max(self.position, self.eof_offsets.get(0, -1))
-
-    @property
-    def delivered(self) -> list[int]:
-        """The offsets of the records so far."""
-        return [s.offset for s in self.seen if s.what == "record" and s.offset is not None]
-
-    def take(self, most: int = 1000) -> list[Seen]:
-        """Once `poll`, then what has been fetched already, as the reader does it; at most `most` events."""
-        first = self.consumer.poll(POLL_S)
-        if first is None:
-            return []
-        rest = self.consumer.consume(most - 1, 0) if most > 1 else []
-        taken = [self._note(message) for message in (first, *rest)]
-        self.seen += taken
-        return taken
-
-    def until(self, condition: Callable[[], object], what: str = "what is waited for", most: int = 1000) -> list[Seen]:
-        """Consume, at most `most` events at a time, until the condition holds; gives what came meanwhile."""
-        before = len(self.seen)
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come: {self.seen[-20:]}"
-            self.take(most)
-        return self.seen[before:]
-
-    def until_more(self, most: int) -> None:
-        """Consume until anything comes: one batch of at most `most` events."""
-        before = len(self.seen)
-        self.until(lambda: len(self.seen) > before, most=most)
-
-    def until_end(self, offset: int, partition: int = 0) -> list[Seen]:
-        """Consume until the end-of-partition event with this offset has come."""
-        return self.until(lambda: self.eof_offsets.get(partition, -1) >= offset, f"the end at {offset}")
-
-    def after_fetches(self, count: int = 4) -> list[Seen]:
-        """Consume until the broker has answered some fetches that were sent from now on; gives what came meanwhile."""
-        before, asked_at_us = len(self.seen), time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
-        self.until(lambda: self.statistics.get("ts", 0) > asked_at_us, "a statistics event")
-        first = self._fetches()
-        self.until(lambda: self._fetches() >= first + count, "a fetch")
-        self.take()
-        return self.seen[before:]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.consumer.close()
-
-    def _fetches(self) -> int:
-        return sum(each["req"].get("Fetch", 0) for each in self.statistics["brokers"].values())
-
-    def _note_statistics(self, text: str) -> None:
-        self.statistics = json.loads(text)
-
-    def _note(self, message: Any) -> Seen:
-        if message.error() is None:
-            return Seen("record", message.offset(), message.partition())
-        seen = Seen(message.error().name(), message.offset(), message.partition())
-        if seen.what == "_PARTITION_EOF":
-            self.eof_offsets[message.partition()] = message.offset()
-        return seen
-
-
-@contextmanager
-def both_views(broker: Broker, topic: str) -> Iterator[tuple[Watched, Watched]]:
-    """The monitor's and the validator's consumer of a topic's partition 0."""
-    with Watched(broker, View.MONITOR, topic) as monitor, Watched(broker, View.VALIDATOR, topic) as validator:
-        yield monitor, validator
-
-
 # --- The broker's side ------------------------------------------------------------------------------------------------
 
 
 def ask_until(condition: Callable[[], object], what: str) -> None:
-    """Ask the broker again until the condition, which asks it, holds."""
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come"
+    """Wait for a condition that asks the broker each time, and so needs no pause."""
+    for _ in until(condition, what):
+        pass
 
 
 @cache
@@ -240,7 +152,7 @@ def high_watermark(broker: Broker, ref: PartitionRef) -> int:
 
 
 def groups_with_members(broker: Broker) -> set[str]:
-    """The consumer groups that somebody has joined."""
+    """The consumer groups that have members."""
     found = admin_of(broker).list_consumer_groups().result(HANG_GUARD_S).valid
     return {group.group_id for group in found if group.state is not ConsumerGroupState.EMPTY}
 

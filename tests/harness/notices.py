@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.harness.programs import HANG_GUARD_S, LOOK_EVERY_S
+from tests.harness.waiting import await_that
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message, read_record
 
 _FIGURE = re.compile(r"-?\d[\d.]*(?:e[+-]\d+)?(?:%|[a-zµ]{1,2})?[.,;:]?")
@@ -54,10 +54,11 @@ class Notice(NamedTuple):
 
 
 class Inbox:
-    """The receivers' record."""
+    """The receivers' record. A wait gives up after `within_s`."""
 
-    def __init__(self, record: Path) -> None:
+    def __init__(self, record: Path, within_s: float) -> None:
         self._record = record
+        self._within_s = within_s
 
     def notices(self) -> list[Notice]:
         """All so far, oldest first."""
@@ -79,11 +80,16 @@ class Inbox:
         return self._await_first(is_it, f"the end of {fired.alert}", mark)
 
     def _await_first(self, is_it: Callable[[Notice], bool], what: str, mark: str) -> Notice:
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not (found := list(filter(is_it, self.notices()))):
-            came = "\n".join(map(str, self.notices()))
-            assert time.monotonic() < deadline, f"{what} with {mark!r} was never told; what came:\n{came}"
-            time.sleep(LOOK_EVERY_S)
+        found: list[Notice] = []
+
+        def has_come() -> bool:
+            found[:] = filter(is_it, self.notices())
+            return bool(found)
+
+        def what_came() -> str:
+            return "\n".join(["what came:", *map(str, self.notices())])
+
+        await_that(has_come, f"{what} with {mark!r} is told", self._within_s, output=what_came)
         return found[0]
 
 

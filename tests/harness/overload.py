@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.harness.background import Beside
+from tests.harness.background import Background
 
 TICK_S = 0.2
 LATE_S = 1.0
@@ -31,7 +31,7 @@ class Tick(NamedTuple):
         return self.late_s > LATE_S or self.load > LOAD_PER_CPU * (os.cpu_count() or 1)
 
 
-class Overload(Beside):
+class Overload(Background):
     """Watches within `with`."""
 
     def __init__(self) -> None:

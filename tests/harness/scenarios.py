@@ -2,18 +2,16 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from tests.harness.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon
+from tests.harness.metrics import Samples
+from tests.harness.paths import PROGRAMS, ROOT
 from txninsightd.tools.stack.broker import create_topics
-
-ROOT = Path(__file__).parents[2]
-PROGRAMS = Path(sys.executable).parent
 
 
 class Run(NamedTuple):

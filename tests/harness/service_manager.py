@@ -1,29 +1,27 @@
 """What systemd does for a daemon, on a small scale: its socket, its watchdog, and `Restart=always`.
 
 A service whose main process dies, or does not feed the watchdog, is killed to its last process, and once none is left
-it is started again. What its processes are, the session tells in which the main process was started.
+it is started again. The processes of a service are those of the session in which its main process was started.
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.harness.daemon import Daemon
+from tests.harness.processes import session
 
 LOOK_EVERY_S = 0.05
 RESTART_AFTER_S = 0.1
 """systemd's own default (RestartSec=)."""
 GRACE_S = 10.0
 STARTING_S = 120.0
-"""Until the service has said that it is ready, the watchdog is not wound up."""
+"""The watchdog's time-out until the service has said that it is ready."""
 
 
 class Ended(NamedTuple):
@@ -34,7 +32,7 @@ class Ended(NamedTuple):
     outlived: list[int]
 
 
-class KeptDaemon(Daemon):
+class ServiceDaemon(Daemon):
     """A daemon that is told where systemd listens, and leads a session of its own."""
 
     def __init__(self, directory: Path, bootstrap: str, sections: dict[str, Any], watchdog_s: float) -> None:
@@ -42,37 +40,28 @@ class KeptDaemon(Daemon):
         self.socket = directory / "notify"
         self.watchdog_s = watchdog_s
 
-    def start(self) -> "KeptDaemon":
+    def start(self) -> "ServiceDaemon":
         """Start it as systemd would."""
         told = {"NOTIFY_SOCKET": str(self.socket), "WATCHDOG_USEC": str(int(self.watchdog_s * 1e6))}
-        program = Path(sys.executable).with_name("txninsightd")
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [program, "--config", self.config_file],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **told},
-                start_new_session=True,
-            )
+        self.launch(env={**os.environ, **told}, start_new_session=True)
         return self
 
 
-class Keeper:
+class ServiceManager:
     """Keeps one daemon running, from a thread of its own, until `stop` or `kill`."""
 
-    def __init__(self, daemon: KeptDaemon) -> None:
+    def __init__(self, daemon: ServiceDaemon) -> None:
         self.daemon = daemon
         self.ended: list[Ended] = []
         self._fed_at: float | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="service-manager", daemon=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(daemon.socket))
         self._socket.settimeout(LOOK_EVERY_S)
 
     def start(self) -> None:
-        """Start the daemon, and look after it."""
+        """Start the daemon, and watch it."""
         self.daemon.start()
         self._thread.start()
 
@@ -82,7 +71,7 @@ class Keeper:
         return self.daemon.stop()
 
     def kill(self) -> None:
-        """End everything, whatever happened."""
+        """Kill everything."""
         self._leave()
         assert self.daemon.process is not None
         self._kill_session(self.daemon.process.pid)
@@ -119,7 +108,7 @@ class Keeper:
                 self._fed_at = time.monotonic()
 
     def _reap(self, *, by_watchdog: bool) -> None:
-        """Kill what is left; of a main process that died by itself, its children must have gone with it."""
+        """Kill what is left. The children of a main process that died by itself must be gone by then."""
         process = self.daemon.process
         assert process is not None
         if by_watchdog:
@@ -132,55 +121,9 @@ class Keeper:
         self._kill_session(process.pid)
         with contextlib.suppress(BlockingIOError, TimeoutError):
             while self._socket.recv(4096, socket.MSG_DONTWAIT):
-                """What the dead one said does not count for the next."""
+                """What the former process said does not count for the next one."""
 
     def _kill_session(self, leader: int) -> None:
         for pid in session(leader):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def session(leader: int) -> list[int]:
-    """The living processes of the session that this process began."""
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                state, _, _, of = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(of) == leader and state not in "ZX":
-                    pids.append(int(entry.name))
-    return pids
-
-
-def children(pid: int) -> list[int]:
-    """The living children of a process."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-class LogTail:
-    """The lines of the daemon's log, each parsed once."""
-
-    def __init__(self, file: Path) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self._file = file
-        self._read_bytes = 0
-
-    def look(self) -> list[dict[str, Any]]:
-        """All lines up to now."""
-        if self._file.exists():
-            with self._file.open("rb") as file:
-                file.seek(self._read_bytes)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._read_bytes += len(whole)
-            for line in whole.splitlines():
-                with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-                    self.lines.append(json.loads(line))
-        return self.lines
-
-    def pids(self) -> dict[str, int]:
-        """The child last started under each name."""
-        return {line["child"]: line["pid"] for line in self.look() if line.get("event") == "child_started"}

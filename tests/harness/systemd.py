@@ -4,28 +4,25 @@ The unit is the one that ships. A drop-in shortens its times; the program, its l
 into /opt of the machine, since the account that the unit makes up may read nothing of a home directory.
 """
 
-import contextlib
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.harness.daemon import free_port, http_status
+from tests.harness.http import free_port, http_status
+from tests.harness.json_log import Line, parse_lines
+from tests.harness.paths import ROOT
+from tests.harness.waiting import HANG_GUARD_S, await_that
 
-ROOT = Path(__file__).parents[2]
 BOOT = Path(__file__).with_name("boot_systemd")
 UNIT = "txninsightd.service"
-HANG_GUARD_S = 120.0
-LOOK_EVERY_S = 0.05
 
 QUICK = """[Service]
 WatchdogSec=4
@@ -48,7 +45,7 @@ def why_not() -> str:
 
 
 class Machine:
-    """`directory`: a new one of its own. Nobody listens where its broker should be."""
+    """`directory`: a new one of its own. Nothing listens at the broker's address."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -131,13 +128,9 @@ class Machine:
         """What the service and systemd said of it."""
         return self.run("journalctl", "--unit", UNIT, "--output", "cat", "--no-pager").stdout
 
-    def log(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The daemon's own lines."""
-        lines = []
-        for line in self.journal().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                lines.append(json.loads(line))
-        return [line for line in lines if isinstance(line, dict) and wanted.items() <= line.items()]
+    def log(self, **wanted: Any) -> list[Line]:
+        """The daemon's own lines that have these values."""
+        return parse_lines(self.journal().splitlines(), **wanted)
 
     def pids(self) -> dict[str, int]:
         """The service's processes by name (the parent's too), with the ids that the host knows them by."""
@@ -152,15 +145,12 @@ class Machine:
         return Path((self._state / "cgroup").read_text().strip(), "system.slice", UNIT)
 
     def http_status(self, path: str) -> int:
-        """The HTTP status of a GET; 0 while nobody answers."""
+        """The HTTP status of a GET; 0 without an answer."""
         return http_status(f"http://127.0.0.1:{self.port}{path}")
 
     def await_that(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until something holds."""
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not condition():
-            assert time.monotonic() < deadline, f"never: {what}: {self.journal()}"
-            time.sleep(LOOK_EVERY_S)
+        """Wait until the condition holds."""
+        await_that(condition, what, output=self.journal)
 
 
 def inner_pid(pid: int) -> int:

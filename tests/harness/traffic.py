@@ -4,23 +4,24 @@ Each is a thread with a transactional producer of its own, as an application wou
 tried again, what must be aborted is aborted and done anew, and a producer that can go on no more is replaced. A
 transaction takes about a second; gaps are drawn, so that at any moment some are open and others wait for their commit.
 When told to stop, each ends what it has begun, so that nothing is left open. What happened in the end is for the
-broker's log to say (oracle.py). For counting there is `write_transactions`, for mere volume `publish`.
+broker's log to say (oracle.py).
 """
 
 import itertools
 import json
-import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from tests.harness.kafka import new_transactional_producer, retried
+from tests.harness.waiting import HANG_GUARD_S
+
 SHORT_GAP_S = (0.05, 0.4)
 LONG_GAP_S = 1.0
-HANG_GUARD_S = 120.0
 
 WAYS = ("commit", "commit", "abort", "abort_then_commit", "steps_first", "close_aborted_then_commit")
 """What becomes of a transaction; each producer draws from them."""
@@ -29,69 +30,6 @@ Events = list[tuple[str, str | None]]
 """Kind and step of each."""
 
 _serial = itertools.count()
-_quiet = logging.getLogger("txninsightd.tests.traffic")
-_quiet.propagate = False
-_quiet.addHandler(logging.NullHandler())
-
-
-def publish(bootstrap: str, topic: str, records: Iterable[tuple[str, str]], partition: int = -1) -> None:
-    """Write records (key, value) outside any Kafka transaction, and return when the broker has them all."""
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True}, logger=_quiet)
-    for key, value in records:
-        while True:
-            try:
-                producer.produce(topic, value, key, partition)
-                break
-            except BufferError:
-                producer.poll(0.1)
-    assert producer.flush(HANG_GUARD_S) == 0
-
-
-class Written(NamedTuple):
-    """How much was written: records, those that were committed, transactions that were closed, and aborted."""
-
-    records: int = 0
-    committed: int = 0
-    closed: int = 0
-    aborted: int = 0
-
-    def plus(self, more: "Written") -> "Written":
-        """Both together."""
-        return Written(*(mine + theirs for mine, theirs in zip(self, more, strict=True)))
-
-
-def write_transactions(bootstrap: str, topic: str, name: str, kafka_transactions: int) -> Written:
-    """Whole business transactions (open, step, close), twenty in a Kafka transaction; every fourth of those aborts."""
-    settings = {"bootstrap.servers": bootstrap, "transactional.id": name, "linger.ms": 5}
-    producer = Producer(settings, logger=_quiet)
-    _until_done(lambda: producer.init_transactions(HANG_GUARD_S))
-    kinds = ("transaction_open", "step_open", "step_done", "transaction_close")
-    written = Written()
-    for i in range(kafka_transactions):
-        producer.begin_transaction()
-        txn_ids = [f"{name}-{i}-{j}" for j in range(20)]
-        for kind, txn_id in itertools.product(kinds, txn_ids):
-            step = {"step": "pay"} if kind.startswith("step") else {}
-            producer.produce(topic, json.dumps({"event": kind, "txn_id": txn_id, "ts": time.time(), **step}), txn_id)
-        assert producer.flush(HANG_GUARD_S) == 0
-        if i % 4 == 3:
-            _until_done(producer.abort_transaction)
-            written = written.plus(Written(records=80, aborted=20))
-        else:
-            _until_done(producer.commit_transaction)
-            written = written.plus(Written(records=80, committed=80, closed=20))
-    return written
-
-
-def _until_done(action: Callable[[], None]) -> None:
-    """Again, as long as it may be tried again; raises KafkaException when it may not."""
-    while True:
-        try:
-            action()
-            return
-        except KafkaException as failure:
-            if not failure.args[0].retriable():
-                raise
 
 
 class MustAbort(Exception):
@@ -196,7 +134,7 @@ class Writer(threading.Thread):
     def _retried(self, action: Callable[..., None]) -> None:
         """Until it is done; raises MustAbort when it cannot be."""
         try:
-            _until_done(action)
+            retried(action)
         except KafkaException as failure:
             raise MustAbort(str(failure)) from failure
 
@@ -207,12 +145,5 @@ class Writer(threading.Thread):
             self._producer = self._new_producer()
 
     def _new_producer(self) -> Producer:
-        settings: dict[str, Any] = {
-            "bootstrap.servers": self._servers,
-            "transactional.id": self.name,
-            "linger.ms": 0,
-            "reconnect.backoff.max.ms": 500,
-        }
-        producer = Producer(settings, logger=_quiet)
-        _until_done(lambda: producer.init_transactions(HANG_GUARD_S))
-        return producer
+        settings = {"reconnect.backoff.max.ms": 500}
+        return new_transactional_producer(self._servers, self.name, **settings)

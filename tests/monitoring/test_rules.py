@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.harness.dashboards import METRIC, ROOT, RULES, SUFFIXES, rules
+from tests.harness.dashboards import METRIC, SUFFIXES, rules
+from tests.harness.paths import ROOT
+from tests.harness.prometheus import RULES
 from txninsightd.expose.catalogue import CATALOGUE
 
 CASES = Path(__file__).parent / "rules"

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.harness.paths import ROOT
 from txninsightd.config import load_config
 from txninsightd.expose.listing import MOST_LISTED
 from txninsightd.tools.receivers import Message
@@ -18,8 +19,6 @@ from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Supervisor
 from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of, urls
 from txninsightd.tools.watch import Client, Seen
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness.daemon import HANG_GUARD_S, Daemon, free_port
+from tests.harness.daemon import Daemon
+from tests.harness.http import free_port
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.supervise.parent import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from tests.harness.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
 from tests.harness.campaign.load import Load, Truth
 from tests.harness.campaign.verdict import Details, Scraped, scraped, with_validator
-from tests.harness.daemon import Samples
+from tests.harness.metrics import Samples
 from tests.harness.oracle import Log, read_logs
-from tests.harness.prometheus import SCRAPE_EVERY_S, Prometheus
-from tests.harness.service_manager import Keeper, KeptDaemon
+from tests.harness.prometheus import SCRAPE_EVERY_S, TargetPrometheus
+from tests.harness.service_manager import ServiceDaemon, ServiceManager
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 HEARTBEAT_TIMEOUT_S = 8
@@ -69,17 +69,17 @@ class Experiment:
         self._load = Load(directory / "load", broker.bootstrap, seed)
         ends.callback(self._load.kill)
         self._topics = self._load.topics()
-        self.daemon = KeptDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
-        self.keeper = Keeper(self.daemon)
-        self.prometheus = Prometheus(directory / "prometheus", self.daemon.port)
-        self._striker = Striker(self.keeper, broker, self._topics, seed, self._load.require_sound)
+        self.daemon = ServiceDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
+        self.service = ServiceManager(self.daemon)
+        self.prometheus = TargetPrometheus(directory, self.daemon.port)
+        self._striker = Striker(self.service, broker, self._topics, seed, self._load.require_sound)
         self._ends = ends
 
     def run(self) -> Told:
         """All of it. Raises LoadBroken when a producer failed: then another one must be made."""
         create_topics(self.broker.bootstrap, self._topics)
-        self.keeper.start()
-        self._ends.callback(self.keeper.kill)
+        self.service.start()
+        self._ends.callback(self.service.kill)
         self.daemon.await_ready()
         self._ends.enter_context(self.prometheus)
         self.prometheus.await_scraped("txninsight_ready")

@@ -14,18 +14,19 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from tests.harness.service_manager import Keeper, LogTail, children
+from tests.harness.json_log import LogTail, moment_of
+from tests.harness.processes import children
+from tests.harness.service_manager import ServiceManager
+from tests.harness.waiting import await_that, until
 from txninsightd.tools.stack.broker import Broker, admin
 
 HANG_GUARD_S = 180.0
-LOOK_EVERY_S = 0.05
 WRITER_LOOK_EVERY_S = 0.002
 GROWTH_GUARD_S = 0.5
 BATCH = 5
@@ -38,7 +39,7 @@ Ends = dict[tuple[str, int], int]
 
 
 class Fault(StrEnum):
-    """What is done to whom."""
+    """What is done to which process."""
 
     KILL_MONITOR = "kill -9 monitor"
     KILL_VALIDATOR = "kill -9 validator"
@@ -91,11 +92,16 @@ class Striker:
     """
 
     def __init__(
-        self, keeper: Keeper, broker: Broker, topics: dict[str, int], seed: int, require_load: Callable[[], None]
+        self,
+        service: ServiceManager,
+        broker: Broker,
+        topics: dict[str, int],
+        seed: int,
+        require_load: Callable[[], None],
     ) -> None:
-        self.log = LogTail(keeper.daemon.log_file)
-        self._keeper = keeper
-        self._daemon = keeper.daemon
+        self.log = LogTail(service.daemon.log_file)
+        self._service = service
+        self._daemon = service.daemon
         self._broker = broker
         self._draw = random.Random(seed)
         self._require_load = require_load
@@ -107,7 +113,7 @@ class Striker:
         time.sleep(self._draw.uniform(*GAP_S))
         with contextlib.ExitStack() as held:
             in_flight, writer = self._in_flight(held, in_checkpoint or fault is Fault.KILL_WRITER)
-            before, ended = self.log.pids(), len(self._keeper.ended)
+            before, ended = self.log.pids(), len(self._service.ended)
             decided = self._ends(IsolationLevel.READ_COMMITTED)
             written = self._ends(IsolationLevel.READ_UNCOMMITTED)
             at = since = time.time()
@@ -130,18 +136,19 @@ class Striker:
 
     def _in_flight(self, held: contextlib.ExitStack, in_checkpoint: bool) -> tuple[InFlight, int | None]:
         """Hold the daemon in a moment in which something is; gives the checkpoint's writer, if there should be one."""
-        deadline = time.monotonic() + HANG_GUARD_S
-        while True:
+        found: list[tuple[InFlight, int | None]] = []
+        for _ in until(lambda: found, "something is in flight", HANG_GUARD_S):
             self._require_load()
-            assert time.monotonic() < deadline, "never was anything in flight"
             writer = self._await_writer() if in_checkpoint else None
             if writer is not None:
                 hold_still(writer, held)
-            found = self._await_in_flight(held)
-            if found is not None:
-                return found, writer
-            held.close()
-            time.sleep(GROWTH_GUARD_S)
+            in_flight = self._await_in_flight(held)
+            if in_flight is not None:
+                found.append((in_flight, writer))
+            else:
+                held.close()
+                time.sleep(GROWTH_GUARD_S)
+        return found[0]
 
     def _await_in_flight(self, held: contextlib.ExitStack) -> InFlight | None:
         """None when nothing was in flight this time."""
@@ -159,11 +166,11 @@ class Striker:
         return None
 
     def _await_writer(self) -> int:
-        deadline = time.monotonic() + HANG_GUARD_S
         aggregator = self.log.pids()["aggregator"]
-        while not (writers := children(aggregator)):
-            assert time.monotonic() < deadline, "never was a checkpoint written"
+        writers: list[int] = []
+        for _ in until(lambda: writers, "a checkpoint is written", HANG_GUARD_S):
             time.sleep(WRITER_LOOK_EVERY_S)
+            writers.extend(children(aggregator))
         return writers[0]
 
     def _ends(self, isolation: IsolationLevel) -> Ends:
@@ -187,7 +194,7 @@ class Striker:
         if fault is Fault.KILL_BROKER:
             self._broker.kill()
         elif fault in (Fault.KILL_PARENT, Fault.STOP_PARENT):
-            os.kill(self._keeper.pid(), number)
+            os.kill(self._service.pid(), number)
         elif fault is Fault.KILL_WRITER:
             assert writer is not None
             os.kill(writer, number)
@@ -198,16 +205,16 @@ class Striker:
     # --- Recovery -----------------------------------------------------------------------------------------------------
 
     def _await_replaced(self, fault: Fault, before: dict[str, int], at: float, ended: int) -> float | None:
-        """Wait for who takes the victim's place; of a hang, gives the moment at which it was called so."""
+        """Wait until the victim is replaced; of a hang, gives the moment at which it was called so."""
         if fault is Fault.KILL_WRITER:
             self._await(lambda: self._last("checkpoint_written") > at, "another checkpoint is written")
         elif fault in (Fault.KILL_PARENT, Fault.STOP_PARENT):
-            self._await(lambda: len(self._keeper.ended) > ended, "the keeper has noticed")
+            self._await(lambda: len(self._service.ended) > ended, "the service manager has noticed")
             noticed_at = time.time()
-            self._await(lambda: not self._same(before), "everybody is replaced")
+            self._await(lambda: not self._same(before), "every child is replaced")
             return noticed_at if fault in HANGS else None
         elif fault is Fault.STOP_AGGREGATOR or fault is Fault.KILL_AGGREGATOR:
-            self._await(lambda: not self._same(before), "everybody is replaced")
+            self._await(lambda: not self._same(before), "every child is replaced")
         elif fault is not Fault.KILL_BROKER:
             self._await(lambda: fault.child not in self._same(before), f"{fault.child} is replaced")
         return self._last("child_hung") if fault in HANGS else None
@@ -235,10 +242,7 @@ class Striker:
         return bool(partitions) and all(_reached(p, written, decided, seen_after) for p in partitions)
 
     def _await(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not condition():
-            assert time.monotonic() < deadline, f"never: {what}: {self._last_words()}"
-            time.sleep(LOOK_EVERY_S)
+        await_that(condition, what, HANG_GUARD_S, output=self._last_words)
 
     def _last_words(self) -> str:
         telling = [line for line in self.log.look() if line.get("level") != "debug"]
@@ -253,11 +257,6 @@ def _reached(partition: dict[str, Any], written: Ends, decided: Ends, seen_after
         and partition["validator_offset"] >= decided[ref]
         and as_of > seen_after
     )
-
-
-def moment_of(line: dict[str, Any]) -> float:
-    """When a line of the log was written, in epoch seconds."""
-    return datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
 def hold_still(pid: int, held: contextlib.ExitStack) -> None:

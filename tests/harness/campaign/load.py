@@ -7,7 +7,6 @@ not answer: then they overlap.
 
 import json
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from tests.harness.paths import PROGRAMS
+
 SCENARIO = Path(__file__).with_name("load.yaml")
-PROGRAMS = Path(sys.executable).parent
 MOST_AT_ONCE = 3
 HANG_GUARD_S = 600.0
 UNSPECIFIED = "unspecified"

@@ -11,13 +11,12 @@ import signal
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.harness.campaign.faults import moment_of
 from tests.harness.daemon import Daemon
-from tests.harness.service_manager import LogTail
-from tests.harness.traffic import publish
+from tests.harness.json_log import LogTail, moment_of
+from tests.harness.kafka import publish
+from tests.harness.processes import usage
 
 LOOK_EVERY_S = 0.01
 HANG_GUARD_S = 50.0
@@ -81,14 +80,8 @@ def kill_and_await_ready(daemon: Daemon, log: LogTail) -> Recovery:
     os.kill(victim, signal.SIGKILL)
     looks = list(_looks(daemon, killed_at))
     ready_at = looks[-1][0]
-    cpu_s = _cpu_s(log.pids()["aggregator"])
+    cpu_s = usage(log.pids()["aggregator"]).cpu_s
     return Recovery(ready_at - killed_at, cpu_s, _steps(killed_at, log.look()[known:], looks))
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _looks(daemon: Daemon, killed_at: float) -> Iterator[tuple[float, str]]:
@@ -99,7 +92,7 @@ def _looks(daemon: Daemon, killed_at: float) -> Iterator[tuple[float, str]]:
             missing = daemon.missing()
         except OSError:
             has_gone = True
-            missing = ["nobody answers"]
+            missing = ["an answer"]
         if has_gone:
             yield time.time(), missing[0] if missing else ""
             if not missing:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tests.harness.campaign.load import LABELS, Counts, Truth
-from tests.harness.daemon import Samples
+from tests.harness.metrics import Samples
 from tests.harness.oracle import Log
 from tests.harness.prometheus import Prometheus, Series
 from txninsightd.expose.catalogue import CATALOGUE
@@ -156,7 +156,7 @@ class Scraped(NamedTuple):
     def fallen(self, began: float = 0.0, ended: float = float("inf")) -> list[str]:
         """Each series that fell between these moments, by its raw samples."""
         return [
-            f"{series.name}{dict(series.labels)} fell from {before:g} to {after:g} at {moment:.1f}"
+            f"{series.labels} fell from {before:g} to {after:g} at {moment:.1f}"
             for series in self.series
             for (_, before), (moment, after) in pairwise(series.samples)
             if after < before and began <= moment <= ended
@@ -170,14 +170,14 @@ class Scraped(NamedTuple):
             if series.name in LABELS:
                 began_at, began_with = series.samples[0]
                 gained = series.samples[-1][1] - (began_with if began_at == first else 0.0)
-                counts[series.name][_labels(series)] = round(gained)
+                counts[series.name][_labels(series, series.name)] = round(gained)
         return counts
 
     def later_born(self) -> dict[tuple[str, tuple[str, ...]], float]:
         """Series that came later than the first scrape, and what they showed at once."""
         first = min(series.samples[0][0] for series in self.series)
         return {
-            (series.name, _labels(series)): series.samples[0][1]
+            (series.name, _labels(series, series.name)): series.samples[0][1]
             for series in self.series
             if series.name in LABELS and series.samples[0][0] > first
         }
@@ -197,16 +197,15 @@ def prometheus_differences(prometheus: Prometheus, seen: Scraped, truth: Counts)
     born = seen.later_born()
     for name in LABELS:
         for series in prometheus.query(f"increase({name}[{seen.window_s}s])", seen.until):
-            labels = _labels(series._replace(name=name))
-            increase, should = series.samples[0][1], truth[name][labels] - born.get((name, labels), 0.0)
+            labels = _labels(series, name)
+            increase, should = series.value, truth[name][labels] - born.get((name, labels), 0.0)
             if abs(increase - should) > max(1.0, EXTRAPOLATED * should):
                 found.append(f"increase of {name}{labels}: {increase:.1f}, should be {should:g}")
     for name in sorted({series.name for series in seen.series}):
         for series in prometheus.query(f"resets({name}[{seen.window_s}s]) > 0", seen.until):
-            found.append(f"{name}{dict(series.labels)} was reset {series.samples[0][1]:g} times")
+            found.append(f"{name}{series.labels} was reset {series.value:g} times")
     return found
 
 
-def _labels(series: Series) -> tuple[str, ...]:
-    by_label = dict(series.labels)
-    return tuple(by_label[label] for label in LABELS[series.name])
+def _labels(series: Series, metric: str) -> tuple[str, ...]:
+    return tuple(series.labels[label] for label in LABELS[metric])

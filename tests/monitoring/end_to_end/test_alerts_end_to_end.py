@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from tests.harness.notices import Notice, by_group, unresolved
-from tests.harness.programs import RULES, await_that
+from tests.harness.prometheus import RULES
+from tests.harness.waiting import await_that
 from tests.monitoring.end_to_end.scripts import play
-from tests.monitoring.end_to_end.stage import Stage, Trouble, stage
+from tests.monitoring.end_to_end.stage import ALERT_GUARD_S, Stage, Trouble, stage
 from txninsightd.tools.receivers import PAGERDUTY, SLACK
 
 ALERTS = [
@@ -74,7 +75,7 @@ def played(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Everything, when all is over and Alertmanager has nothing more to say."""
     with stage(tmp_path_factory.mktemp("alerts"), kafka_libs) as played:
         play(played)
-        await_that(lambda: not unresolved(played.notices()), "all that fired is resolved")
+        await_that(lambda: not unresolved(played.notices()), "all that fired is resolved", ALERT_GUARD_S)
         print(table(played.troubles))
         print(f"The machine was {played.overload.worst}.")
         yield played
