@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.core.by_hand import B_ANEW, B, cover, discover
+from tests.harness.manual_loop import ManualLoop
 from tests.unit.test_checkpoint import Gated
 from txninsightd.aggregate import aggregator as aggregator_module
 from txninsightd.aggregate.aggregator import Aggregator
@@ -19,11 +20,11 @@ from txninsightd.vocabulary import Coverage, Discovery, Pause, ToReader, View
 HANG_GUARD_S = 60.0
 
 
-async def told_at_attaching(aggregator: Aggregator, view: View, index: int) -> list[Any]:
+def attached(aggregator: Aggregator, view: View) -> Channel:
+    """A new reader of this view; gives the reader's end of its line."""
     ours, theirs = descriptor_pair()
-    aggregator.attach(view, index, Channel(ours))
-    decode = msgspec.msgpack.Decoder(ToReader).decode
-    return [decode(frame) for frame in Channel(theirs).receive()]
+    aggregator.attach(view, 0, Channel(ours))
+    return Channel(theirs)
 
 
 @pytest.mark.parametrize(
@@ -34,16 +35,16 @@ def test_a_new_validator_is_told_what_is_held_but_not_what_was_of_a_deleted_topi
 ) -> None:
     monkeypatch.setattr(aggregator_module, "MOST_WAITING_RUNS", 3)
 
-    async def main() -> list[Any]:
-        ledger = make_ledger(Config(), 0.0)
-        aggregator = Aggregator(ledger, asyncio.get_running_loop(), dict.fromkeys(View, 1), lambda: 100.0, 1.0)
-        ahead = [cover(B, i, i + 1, [i], 2.0) for i in range(4)]
-        messages: list[Discovery | Coverage] = [discover(1.0, B), *ahead, *and_then]
-        for message in messages:
-            aggregator._apply(message)
-        return await told_at_attaching(aggregator, View.VALIDATOR, 0)
-
-    told = asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
+    loop = ManualLoop()
+    aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), lambda: 100.0, 1.0)
+    former = attached(aggregator, View.VALIDATOR)
+    ahead = [cover(B, i, i + 1, [i], 2.0) for i in range(4)]
+    messages: list[Discovery | Coverage] = [discover(1.0, B), *ahead, *and_then]
+    for message in messages:
+        former.send(message)
+    loop.run_once()
+    decode = msgspec.msgpack.Decoder(ToReader).decode
+    told: list[Any] = [decode(frame) for frame in attached(aggregator, View.VALIDATOR).receive()]
     assert [message for message in told if isinstance(message, Pause)] == [Pause("b", 0, True)] * paused
     assert len(told) == 1 + paused
 
@@ -53,11 +54,11 @@ def test_nothing_is_read_before_it_is_on_disk_where_it_was_begun(tmp_path: Path)
         store = Gated(tmp_path)
         loop = asyncio.get_running_loop()
         aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), loop.time, 1.0, store)
-        ours, theirs = descriptor_pair()
-        aggregator.attach(View.VALIDATOR, 0, Channel(ours))
-        reader = Channel(theirs)
+        reader, monitor = attached(aggregator, View.VALIDATOR), attached(aggregator, View.MONITOR)
         for message in (discover(1.0, B), discover(2.0, B, found=())):
-            aggregator._apply(message)
+            monitor.send(message)
+            while aggregator.ledger.watermark.discovered_at < message.asked_at:
+                await asyncio.sleep(0)
             assert not reader.receive()
         store.open_gate()
         await aggregator.durable()

@@ -6,12 +6,15 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.core.by_hand import B, cover, discover
+from tests.harness.manual_loop import ManualLoop
+from tests.harness.waiting import until
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.config import Config
 from txninsightd.daemon import make_ledger
 from txninsightd.ingest.ends import EndQuestions
 from txninsightd.ingest.refresh import Refresh
 from txninsightd.ingest.topic_id_gate import TopicIdGate
+from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.vocabulary import PartitionRef, View
 
 HOUR_S = 3600.0
@@ -53,6 +56,12 @@ def _failed() -> "Future[Any]":
     return failed
 
 
+def await_refreshed(admin: Admin, refresh: Refresh, times: int) -> None:
+    """Wait until the metadata was fetched so often; a call is lost while the fetch before it still ends."""
+    for _ in until(lambda: admin.asked.get("list_topics") == times, f"{times} refreshes"):
+        refresh.begin()
+
+
 def test_the_readers_go_on_asking() -> None:
     clock = Clock()
     admin: Any = Admin()
@@ -60,13 +69,13 @@ def test_the_readers_go_on_asking() -> None:
     questions = EndQuestions(admin, refresh, View.MONITOR, clock.now)
     topic_id_gate = TopicIdGate(admin, refresh, clock.now)
     topic_id_gate.hold(cover(B, 0, 1, [0], 1.0))
-    asked = []
+    asked: list[dict[str, int]] = []
     for step_s in (0.0, HOUR_S, -HOUR_S):
         clock.time += step_s
         questions.poll([PartitionRef("b", 0)])
         topic_id_gate.poll([], at_once=False)
         questions.poll([PartitionRef("b", 0)])
-        refresh._beside.submit(lambda: None).result()
+        await_refreshed(admin, refresh, len(asked) + 1)
         asked.append(dict(admin.asked))
     assert [each["list_offsets"] for each in asked] == [1, 2, 3]
     assert [each["describe_topics"] for each in asked] == [1, 2, 3]
@@ -74,9 +83,11 @@ def test_the_readers_go_on_asking() -> None:
 
 def test_readiness_says_why_nothing_new_is_seen() -> None:
     clock = Clock()
-    loop: Any = None
+    loop, (ours, theirs) = ManualLoop(), descriptor_pair()
     aggregator = Aggregator(make_ledger(Config(), 0.0), loop, dict.fromkeys(View, 1), clock.now, 1.0)
-    aggregator._apply(discover(1.0, B))
+    aggregator.attach(View.MONITOR, 0, Channel(ours))
+    Channel(theirs).send(discover(1.0, B))
+    loop.run_once()
     (partition,) = aggregator.ledger.partitions.values()
     partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S
     assert [text for text in aggregator.missing() if "set back" in text] == [

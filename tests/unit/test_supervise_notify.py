@@ -4,14 +4,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from txninsightd.supervise.heartbeats import Heartbeats
 from txninsightd.supervise.notify import Notifier
-from txninsightd.supervise.parent import Limits, Parent
-from txninsightd.vocabulary import Report
 
 
 class Systemd:
@@ -93,7 +89,7 @@ def test_the_watchdog_is_fed_within_half_its_time(systemd: Systemd) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "8000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "?"}])
-def test_without_a_watchdog_nobody_is_fed(systemd: Systemd, environment: dict[str, str]) -> None:
+def test_without_a_watchdog_it_sends_nothing(systemd: Systemd, environment: dict[str, str]) -> None:
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": systemd.address, **environment})
     notifier.feed(1000.0)
     assert notifier.every_s == float("inf")
@@ -106,30 +102,3 @@ def test_without_systemd_it_is_silent(capfd: pytest.CaptureFixture[str]) -> None
     notifier.status("3 open")
     notifier.feed(1000.0)
     assert capfd.readouterr() == ("", "")
-
-
-def test_that_a_reload_is_over_is_said_again_until_it_is_heard() -> None:
-    heard: list[str] = []
-
-    class HardOfHearing(Notifier):
-        """Misses the first word after a reload."""
-
-        def reloading(self) -> None:
-            heard.append("reloading")
-
-        def ready(self) -> bool:
-            heard.append("ready")
-            return len(heard) > 2
-
-        def status(self, text: str) -> None:
-            pass
-
-    unused: Any = None
-    limits = Limits(1, 1, 1, 1, 1, 60)
-    parent = Parent(unused, {}, limits, Heartbeats(["aggregator"]), HardOfHearing(None, 0.0), lambda: 0.0, lambda: b"")
-    parent._ready, parent._report, parent._names = True, Report(True, "well"), []
-    parent._hangups.append(1)
-    parent._reload_if_asked()
-    parent._notify_systemd()
-    parent._notify_systemd()
-    assert heard == ["reloading", "ready", "ready"]
