@@ -1,4 +1,4 @@
-"""The broker and the way to it fail, and come back: nothing is lost, nothing false is said, and nobody need help.
+"""The broker and the way to it fail, and come back: nothing is lost, nothing false is said, and no process needs help.
 
 One experiment, in which traffic runs all the while and some transactions get stuck on purpose. Three daemons watch one
 broker, each through a proxy of its own, while the producers go to the broker directly; a fourth watches a cluster.
@@ -28,7 +28,7 @@ import pytest
 from tests.harness.cluster import Cluster, Door, broker_with_doors
 from tests.harness.daemon import Daemon
 from tests.harness.kafka import TransactionalWriter, add_partitions, publish
-from tests.harness.metrics import Samples
+from tests.harness.metrics import Samples, total
 from tests.harness.oracle import Fact, Log, differences, facts_of, read_logs, sayings_of
 from tests.harness.proxy import Proxy
 from tests.harness.timeliness import CLOCK_STEP_S, Outage, Patience, false_sights
@@ -52,7 +52,7 @@ DELAY_S = 0.1
 ASKED_NODE = 1
 """The node of the cluster that the test itself talks to: it is not killed."""
 UNREPLICATED_S = 6.0
-"""In a cluster nobody can read a record before all that are in sync have it: those that died are, for a few seconds."""
+"""A consumer can read a record once all nodes in sync have it, and a dead node counts as in sync for seconds."""
 VIEWS = ("monitor", "validator")
 
 
@@ -77,7 +77,7 @@ def event(kind: str, txn_id: str) -> str:
 
 
 class Site:
-    """A broker, or one of a cluster, and what is written there. `planned`: who must get stuck, and why."""
+    """A broker, or one of a cluster, and what is written there. `planned`: what must get stuck, and why."""
 
     def __init__(self, name: str, broker: Broker, bootstrap: str) -> None:
         self.name = name
@@ -94,7 +94,7 @@ class Site:
         self._traffic = Traffic(self.bootstrap, [MAIN, STEPS], producers=4).start()
 
     def leave_stuck(self) -> None:
-        """One that nobody goes on with, and one whose close is aborted and not tried again."""
+        """One that gets no further event, and one whose close is aborted and not tried again."""
         idle, given_up = (f"{what}-{len(self.planned)}" for what in ("idle", "given-up"))
         publish(self.bootstrap, MAIN, [(idle, event("open", idle))])
         writer = self._new_writer()
@@ -166,7 +166,7 @@ def _state(life: list[Fact], opens: list[Verdict], closes: list[Verdict]) -> str
     return "aborted" if Verdict.ABORTED in closes else "open"
 
 
-# --- Who watches ------------------------------------------------------------------------------------------------------
+# --- What watches -----------------------------------------------------------------------------------------------------
 
 
 class Watch:
@@ -215,14 +215,14 @@ class Watch:
         self.outages.append(Outage(self.blind_since, time.time()))
         self.blind_since = float("inf")
 
-    def await_nobody(self) -> None:
-        """Wait until it says that nobody answers."""
+    def await_no_answer(self) -> None:
+        """Wait until it says that no broker answers."""
         self.daemon.await_that(
             lambda: (
                 self.daemon.status("/readyz") == 503
                 and any("does not answer" in text for text in self.daemon.missing())
             ),
-            "it says that nobody answers",
+            "it says that no broker answers",
         )
 
     def await_missing(self, *expected: str) -> None:
@@ -249,13 +249,12 @@ class Watch:
         self.metrics = self.daemon.metrics()
 
     def slow(self) -> set[str]:
-        """Of those that should not get stuck, whose producer really was slow."""
+        """The transactions that should not get stuck, but really were slow."""
         return PATIENCE.slow(self.site.logs, self.outages) - self.site.planned.keys()
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of its last word that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (n, found), value in self.metrics.items() if n == name and wanted <= set(found))
+        return total(self.metrics, name, **labels)
 
 
 # --- The experiment ---------------------------------------------------------------------------------------------------
@@ -307,7 +306,7 @@ class Experiment:
             watch.daemon.start()
         self.alone.start()
         for watch in self.watches.values():
-            watch.await_nobody()
+            watch.await_no_answer()
         self.cluster.start()
         for proxy in (self.refusing, self.silent, self.resetting):
             proxy.pass_on()
@@ -479,7 +478,7 @@ def test_it_said_that_the_broker_was_not_there(watch: Watch) -> None:
     assert any("does not answer" in text for text in watch.missing_in["broker down"]) == (watch.name != "moved")
 
 
-def test_nobody_was_restarted(watch: Watch) -> None:
+def test_no_process_was_restarted(watch: Watch) -> None:
     assert watch.pids.keys() == {"monitor-0", "validator-0", "aggregator"}
     assert watch.daemon.pids() == watch.pids
 

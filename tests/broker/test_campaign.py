@@ -26,10 +26,9 @@ from tests.harness.campaign.verdict import (
     transaction_differences,
 )
 from tests.harness.daemon import Daemon
-from tests.harness.fixtures import MakeTopic
+from tests.harness.fixtures import MakeTopic, new_broker
 from tests.harness.json_log import LogTail
-from tests.harness.paths import ROOT
-from txninsightd.tools.stack import machine
+from tests.harness.paths import RUN_DIR
 from txninsightd.tools.stack.broker import Broker
 
 SEED = 4711
@@ -68,7 +67,7 @@ def ran(
     with ExitStack() as ends:
         for seed in range(SEED, SEED + MOST_TRIALS * APART, APART):
             directory = tmp_path_factory.mktemp("campaign")
-            broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
+            broker = ends.enter_context(new_broker(directory / "broker", kafka_libs))
             experiment = Experiment(request.param, broker, directory, seed, ends)
             try:
                 told = experiment.run()
@@ -91,7 +90,7 @@ def ran(
         differences = sum(map(len, (found.transactions, found.events, found.counters, found.prometheus)))
         result = table(experiment.struck, told, differences)
         print(result)
-        (ROOT / ".run" / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
+        (RUN_DIR / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
         yield found
 
 

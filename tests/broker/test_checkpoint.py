@@ -108,7 +108,7 @@ def test_what_was_is_as_it_was(broker: Broker, topic: MakeTopic, start: Start, e
     stop(daemon)
 
 
-def test_what_was_written_while_nobody_read_is_counted_once(broker: Broker, topic: MakeTopic, start: Start) -> None:
+def test_what_was_written_while_no_daemon_read_is_counted_once(broker: Broker, topic: MakeTopic, start: Start) -> None:
     """Begun at the latest records, and killed: not what is latest at the next start, but what was not read counts."""
     name = topic(2)
     write_transactions(broker.bootstrap, name, "before", 4)

@@ -234,7 +234,7 @@ def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, to
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])
 
 
-# --- Who is to blame --------------------------------------------------------------------------------------------------
+# --- What is to blame -------------------------------------------------------------------------------------------------
 
 
 class StoppedMeanwhile(AdminClient):
@@ -254,7 +254,7 @@ class StoppedMeanwhile(AdminClient):
 
 
 @pytest.mark.parametrize(("stops", "blamed"), [(1, False), (2, True)])
-def test_whoever_was_stopped_asks_again_before_the_cluster_is_blamed(
+def test_a_process_that_was_stopped_asks_again_before_the_cluster_is_blamed(
     broker: Broker, topic: MakeTopic, stops: int, blamed: bool
 ) -> None:
     name = topic()

@@ -133,7 +133,7 @@ def test_cached_watermarks_are_the_high_one_in_both_views_and_asked_ones_are_eac
     producer.abort()
 
 
-def test_list_offsets_gives_the_last_stable_offset_to_who_asks_for_committed_records(
+def test_list_offsets_gives_the_last_stable_offset_to_a_question_for_committed_records(
     broker: Broker, topic: MakeTopic
 ) -> None:
     name, producer = topic(), TransactionalWriter(broker)

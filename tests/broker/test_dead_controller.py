@@ -1,7 +1,7 @@
 """The broker dies that admin clients take for the controller; the others live.
 
-What goes to the controller (topics' ids, the question who is in the cluster) is then asked in vain until the client's
-metadata is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
+What goes to the controller (topics' ids, the brokers of the cluster) is then asked in vain until the client's metadata
+is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ def cluster(kafka_libs: Path, tmp_path: Path) -> Iterator[Cluster]:
         running.kill()
 
 
-def test_ids_are_told_again_and_nobody_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_told_again_and_no_client_is_lost(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_watchdog, "ANSWER_WITHIN_S", 1.0)
     create_topics(cluster.bootstrap, {NAME: 1})
     by_controller: dict[int, list[AdminClient]] = defaultdict(list)

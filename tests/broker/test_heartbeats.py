@@ -1,4 +1,4 @@
-"""Stop the daemon's processes dead (SIGSTOP): who falls silent is found and replaced, and nobody else is.
+"""Stop the daemon's processes dead (SIGSTOP): a silent process is found and replaced, and no other.
 
 Judged from outside, as in test_supervision.py: signals, process ids, the log, and the daemon's figures against what
 was written.
@@ -33,7 +33,7 @@ SECTIONS = {"supervise": SUPERVISE, "state": {"retry_grace_s": 0.5}}
 
 
 def hung(daemon: Daemon) -> list[str]:
-    """Who was found hung, in order."""
+    """The children that were found hung, in order."""
     return [line["child"] for line in daemon.log() if line["event"] == "child_hung"]
 
 
@@ -79,8 +79,8 @@ def test_a_whole_daemon_that_was_stopped_for_long_goes_on_as_it_was(
     daemon = start(name).await_ready()
     assert daemon.process is not None
     before = daemon.pids()
-    everybody = [daemon.process.pid, *before.values()]
-    for pid in everybody:
+    every_pid = [daemon.process.pid, *before.values()]
+    for pid in every_pid:
         os.kill(pid, signal.SIGSTOP)
     clock_s = os.times().elapsed
     written = write_transactions(broker.bootstrap, name, "meanwhile", 20)
@@ -88,7 +88,7 @@ def test_a_whole_daemon_that_was_stopped_for_long_goes_on_as_it_was(
         written = written.plus(write_transactions(broker.bootstrap, name, f"at-{os.times().elapsed}", 1))
     slept = voluntary_switches(daemon.process.pid)
     daemon.process.send_signal(signal.SIGCONT)
-    daemon.await_that(lambda: voluntary_switches(everybody[0]) > slept, "the parent has looked, and waits again")
+    daemon.await_that(lambda: voluntary_switches(every_pid[0]) > slept, "the parent has looked, and waits again")
     for pid in before.values():
         os.kill(pid, signal.SIGCONT)
     await_counted(daemon, name, written)
@@ -116,7 +116,7 @@ def test_one_that_works_hard_is_not_taken_for_dead(broker: Broker, topic: MakeTo
     assert daemon.stop() == 0
 
 
-def test_nobody_outlives_a_killed_parent_stopped_or_not(broker: Broker, topic: MakeTopic, start: Start) -> None:
+def test_no_child_outlives_a_killed_parent_stopped_or_not(broker: Broker, topic: MakeTopic, start: Start) -> None:
     daemon = start(topic(1)).await_ready()
     assert daemon.process is not None
     pids = daemon.pids()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.harness.daemon import Daemon
-from tests.harness.metrics import Samples
+from tests.harness.metrics import Samples, total
 from tests.harness.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
 from tests.harness.paths import PROGRAMS, ROOT
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -53,8 +53,7 @@ class Pass(NamedTuple):
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of a metric that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (n, found), value in self.metrics.items() if n == name and wanted <= set(found))
+        return total(self.metrics, name, **labels)
 
 
 class Run(NamedTuple):
@@ -127,7 +126,7 @@ def finish(daemon: Daemon, facts: dict[Spot, Fact], published_at: float) -> Pass
         lambda: daemon.total("txninsight_transactions_finished_total") >= expected, f"{expected} transactions settled"
     )
     daemon.await_that(
-        lambda: daemon.total("txninsight_transactions", state="aborted") == 0, "nobody may still be tried again"
+        lambda: daemon.total("txninsight_transactions", state="aborted") == 0, "no transaction may still be tried again"
     )
     details = daemon.details({fact.txn_id for fact in facts.values()})
     return Pass(details, daemon.metrics(), daemon.stop())

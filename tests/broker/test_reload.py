@@ -40,7 +40,7 @@ def write(broker: Broker, topic: str) -> None:
 
 
 def stuck(daemon: Daemon) -> dict[str, str]:
-    """Who is stuck, and why."""
+    """Which transactions are stuck, and why."""
     return {txn_id: t["cause"] for txn_id, t in daemon.transactions(state="stuck").items()}
 
 
@@ -180,8 +180,8 @@ def test_forget_ends_what_was_never_committed_for_good(broker: Broker, topic: Ma
     checkpoints = {"checkpoint_every_s": 3600, "retry_grace_s": 0.5}
     daemon = start(name, state=checkpoints).await_ready()
     daemon.await_that(lambda: stuck(daemon) == {"left": "never_committed"}, "one is stuck")
-    unknown = daemon.command("forget", "nobody")
-    assert (unknown.returncode, unknown.stderr) == (1, "no live transaction 'nobody' is known: check the id\n")
+    unknown = daemon.command("forget", "unknown")
+    assert (unknown.returncode, unknown.stderr) == (1, "no live transaction 'unknown' is known: check the id\n")
 
     done = daemon.command("forget", "left")
     pids = daemon.pids()

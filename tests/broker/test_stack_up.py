@@ -177,7 +177,7 @@ def test_up_twice_says_so_and_mends_what_died(settings: Settings, capsys: pytest
     assert supervisor.pid("txninsightd") not in (0, daemon)
 
 
-def test_up_with_other_settings_is_refused_and_harms_nobody(settings: Settings, environment: dict[str, str]) -> None:
+def test_up_with_other_settings_is_refused_and_harms_nothing(settings: Settings, environment: dict[str, str]) -> None:
     supervisor = up.up(settings)
     other = Settings.from_environment({**environment, "HTTP_PORT": str(machine.free_ports(1)[0])})
     with pytest.raises(StackError, match=rf"HTTP_PORT={settings.http_port} .*stop it first with make down"):

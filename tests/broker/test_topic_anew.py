@@ -190,7 +190,7 @@ def test_a_topic_made_anew_after_its_leader_epoch_rose_is_read(own_broker: OwnBr
         assert by_partition(judged(running, "beside")) == {0: dict.fromkeys(range(10), COMMITTED)}
 
 
-def test_a_topic_made_anew_while_nobody_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
+def test_a_topic_recreated_while_no_reader_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     Writer(broker).write(name, *events("new", 8))
     known = PartitionStart(name, 0, 5, topic_id="that of the old topic")

@@ -25,7 +25,7 @@ from txninsightd.core.decoding import Decoder
 from txninsightd.core.figures import Figures
 
 FOUND = Path(__file__).parent / "found"
-SECRET = "a-word-that-nobody-may-see"
+SECRET = "a-word-that-must-not-be-seen"
 ENVIRON = {"SECRET": SECRET, "PORT": "9092", "EMPTY": "", "LINES": f"{SECRET}\n\x1b[31m", "OPEN": "${SECRET}"}
 
 LARGE = """

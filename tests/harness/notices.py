@@ -1,4 +1,4 @@
-"""What the receivers got, read as a person would: which alert, firing or resolved, of whom, with which links."""
+"""What the receivers got, read as a person would: which alert, firing or resolved, of what, with which links."""
 
 import re
 import time
@@ -35,7 +35,7 @@ class Notice(NamedTuple):
 
     @property
     def news(self) -> tuple[int, frozenset[str], frozenset[str]]:
-        """What makes another message of the group worth sending: who fires, and who no longer does."""
+        """What makes another message of the group worth sending: which alerts fire, and which no longer do."""
         return self.firing, _without_figures(self.fires), _without_figures(self.over)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the machine itself was too busy for anybody to be in time, as opposed to a daemon that is at fault.
+"""Whether the machine itself was too busy for any process to be in time, as opposed to a daemon at fault.
 
 Everything runs 30 times as fast here, so three seconds in which a daemon gets no CPU, or no disk, are a daemon that was
 down for more than a minute, and to say so is right of it. Two signs tell such times: a thread that only sleeps wakes up
@@ -27,7 +27,7 @@ class Tick(NamedTuple):
 
     @property
     def is_overload(self) -> bool:
-        """Whether somebody else could not be in time either."""
+        """Whether other processes could not be in time either."""
         return self.late_s > LATE_S or self.load > LOAD_PER_CPU * (os.cpu_count() or 1)
 
 

@@ -1,4 +1,4 @@
-"""What the broker's log says of time: whose producer was really slow, and what a daemon could not have read yet.
+"""What the broker's log says of time: which transactions were really slow, and what a daemon could not have read yet.
 
 A machine may be so busy, or a broker away for so long, that a producer falls silent for longer than a threshold. Then
 to be called stuck is no false alarm; the log shows it. And when a daemon says that it has seen all up to a moment, no
@@ -18,7 +18,7 @@ CLOCK_STEP_S = 0.002
 
 
 class Outage(NamedTuple):
-    """Somebody could not reach the broker from then to then; epoch seconds."""
+    """The broker could not be reached from then to then; epoch seconds."""
 
     began: float
     ended: float
@@ -38,13 +38,13 @@ class Patience(NamedTuple):
         return {"state": {"retry_grace_s": stuck.pop("retry_grace_s")}, "stuck": stuck}
 
     def slow(self, logs: Iterable[Log], outages: Iterable[Outage]) -> set[str]:
-        """Whose producer came close to a threshold, by the log; outages and the grace after them are not its fault."""
+        """The transactions that came close to a threshold, by the log; outages and the grace after them are excused."""
         logs, outages = list(logs), list(outages)
         waits = [*self._silences(logs), *self._waits_for_commit(logs)]
         return {txn_id for txn_id, began, ended, most_s in waits if self._too_long(began, ended, most_s, outages)}
 
     def _silences(self, logs: list[Log]) -> Iterator[tuple[str, float, float, float]]:
-        """Between any two events of a transaction, and from its first to its last: who, from, to, threshold."""
+        """Between any two events of a transaction, and from its first to its last: txn_id, from, to, threshold."""
         stamps: dict[str, list[float]] = defaultdict(list)
         for fact in facts_of(logs).values():
             stamps[fact.txn_id].append(fact.record_ts)
@@ -75,7 +75,7 @@ def false_sights(
 ) -> list[str]:
     """In words, each `as_of` of the API's partitions before which something was there that it had not read.
 
-    `allowed_s`: for so long a record may be there before anybody can read it.
+    `allowed_s`: for so long a record may be there before a consumer can read it.
     """
     unread = {log.ref: Unread(log) for log in logs}
     found = []

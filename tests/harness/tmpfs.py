@@ -1,4 +1,4 @@
-"""A file system of a few kilobytes that really is full, or really read-only: for root and for anybody else alike.
+"""A file system of a few kilobytes that really is full, or really read-only, for root and for other users alike.
 
 It is mounted in a mount namespace of its own, so nothing of it is seen outside or left behind; the tests reach it as
 /proc/<pid>/root/... of the shell that holds the namespace. Its limits bind root too, as permission bits do not.
@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 WAYS_IN = (["unshare", "-r", "-m"], ["unshare", "-m"], ["sudo", "-n", "unshare", "-m"])
-"""As somebody who may make user namespaces; as root; as somebody who may become root."""
+"""By a user namespace; as root; with sudo."""
 SHELL = """
 mount -t tmpfs -o size="$2",nr_inodes=32,mode=777 none "$1" && echo $$ || exit
 while read -r mode; do mount -o remount,bind,"$mode" "$1"; echo $?; done
@@ -29,7 +29,7 @@ class Tmpfs:
         self._shell = shell
 
     def make_read_only(self) -> None:
-        """From now on nobody can write."""
+        """From now on no user can write."""
         self._remount("ro")
 
     def make_writable(self) -> None:
@@ -46,7 +46,7 @@ class Tmpfs:
 def tmpfs(mount_point: Path, size: str) -> Iterator[Tmpfs]:
     """One of `size` ("64k") and some thirty files, over the empty directory `mount_point`.
 
-    Skips the test where the machine lets nobody mount.
+    Skips the test where the machine allows no mount.
     """
     for way in WAYS_IN:
         if shutil.which(way[0]) is None:
@@ -57,7 +57,7 @@ def tmpfs(mount_point: Path, size: str) -> Iterator[Tmpfs]:
             if pid:
                 yield Tmpfs(shell, Path(f"/proc/{pid}/root{mount_point}"))
                 return
-    pytest.skip("nobody may mount a tmpfs here: allow user namespaces, or run the tests as root with CAP_SYS_ADMIN")
+    pytest.skip("no tmpfs can be mounted here: allow user namespaces, or run the tests as root with CAP_SYS_ADMIN")
 
 
 def _pipe(end: IO[str] | None) -> IO[str]:

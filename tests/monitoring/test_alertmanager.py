@@ -1,4 +1,4 @@
-"""The Alertmanager files that ship, run by the real Alertmanager: who is told, what it says, and what is held back.
+"""The Alertmanager files that ship, run by the real Alertmanager: where messages go, what they say, what is held back.
 
 Alerts are posted as a Prometheus does; what is looked at is what arrived at PagerDuty's and Slack's local stand-ins,
 which refuse what those would refuse or cut. Each test has its own transaction type or cluster, and so its own groups.
@@ -148,7 +148,7 @@ def test_only_addresses_secrets_and_waits_are_adapted(tmp_path: Path) -> None:
 
 def test_a_receiver_without_a_local_one_is_refused(tmp_path: Path) -> None:
     shipped = yaml.safe_load(CONFIG.read_text())
-    shipped["receivers"].append({"name": "mail", "email_configs": [{"to": "somebody@example.com"}]})
+    shipped["receivers"].append({"name": "mail", "email_configs": [{"to": "oncall@example.com"}]})
     with pytest.raises(ValueError, match="receiver mail has email_configs"):
         adapt(shipped, tmp_path, "http://127.0.0.1:1")
 
@@ -229,9 +229,9 @@ def test_a_page_without_annotations_names_its_labels(alertmanager: PostedAlertma
 
 @pytest.mark.slow
 def test_an_alert_without_severity_or_instance_pages(alertmanager: PostedAlertmanager) -> None:
-    alertmanager.fire(({"alertname": "Unheard", "cluster": "lonely"}, {"summary": "nobody knows"}))
+    alertmanager.fire(({"alertname": "Unheard", "cluster": "lonely"}, {"summary": "unknown"}))
     page = alertmanager.await_message(of_type(PAGERDUTY, "lonely")).body
-    assert page["payload"]["summary"] == "nobody knows [lonely]"
+    assert page["payload"]["summary"] == "unknown [lonely]"
     assert page["payload"]["severity"] == "error"
     assert (page["payload"]["source"], page["payload"]["component"]) == ("txninsightd", "txninsightd")
 

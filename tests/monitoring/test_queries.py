@@ -277,7 +277,7 @@ def test_each_recorded_series_is_there(watched: Watched, rule: dict[str, Any]) -
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 class TestAlert:
     def test_all_that_it_selects_exists(self, watched: Watched, alert: dict[str, Any]) -> None:
-        """An alert on a name or a label value that nobody exports could never fire."""
+        """An alert on a name or a label value that is not exported could never fire."""
         expression = re.sub(r"(?:ignoring|on|without|by) \([^)]*\)", "", alert["expr"])
         selectors = {name + matchers for name, matchers in SELECTOR.findall(expression)}
         assert selectors

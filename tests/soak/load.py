@@ -1,10 +1,10 @@
 """A steady load, in a process of its own: business transactions through transactional producers, a tenth written twice.
 
 Each producer writes its share of the rate, in Kafka transactions that last 0.2 s and overlap with those of the others.
-Every tenth is aborted and written again at once (its events are tried twice), and carries some transactions that nobody
-tries again, so that they end as aborted. The others close. They have 6 or 8 events (workload.py) over all topics, and
-many are open at a time. The rate counts every record, aborted ones too. Told to stop, the load ends all that it has
-begun.
+Every tenth is aborted and written again at once (its events are tried twice). It also carries some transactions that
+are not tried again, so that they end as aborted. The others close. They have 6 or 8 events (workload.py) over all
+topics, and many are open at a time. The rate counts every record, aborted ones too. Told to stop, the load ends all
+that it has begun.
 
     python -m tests.soak.load BOOTSTRAP NAME RATE OPEN TOPIC...
 

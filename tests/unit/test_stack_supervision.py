@@ -129,7 +129,7 @@ def test_down_finds_what_a_killed_supervisord_left_behind(settings: Settings) ->
     assert processes.await_end([orphan], 0.0)
 
 
-def test_who_ignores_the_request_to_end_is_killed() -> None:
+def test_a_process_that_ignores_the_request_to_end_is_killed() -> None:
     with subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"

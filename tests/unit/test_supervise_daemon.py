@@ -22,7 +22,7 @@ GIVES_UP = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 3}
 
 @pytest.fixture
 def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """Not started; nobody listens where its broker should be. The parameter: other sections of its configuration."""
+    """Not started; nothing listens at its broker's address. The parameter: other sections of its configuration."""
     sections: dict[str, Any] = {"topics": ["orders"], "supervise": GIVES_UP, **getattr(request, "param", {})}
     made = Daemon(tmp_path, f"127.0.0.1:{free_port()}", sections)
     yield made
@@ -36,7 +36,7 @@ def exit_code(daemon: Daemon) -> int:
 
 
 def deaths(daemon: Daemon) -> list[tuple[str, float]]:
-    """Who died, and after how many seconds it would have been started again."""
+    """Which child died, and after how many seconds it would have been started again."""
     return [(line["child"], line["restart_in_s"]) for line in daemon.log() if line["event"] == "child_died"]
 
 

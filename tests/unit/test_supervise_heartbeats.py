@@ -1,4 +1,4 @@
-"""Who has beaten, who is silent, and what is not held against anybody."""
+"""Which children have beaten, which are silent, and what does not count as silence."""
 
 import os
 
@@ -37,7 +37,7 @@ class Nursery:
                 self.heart.beat()
             self.watch.look()
 
-    def nobody_runs(self, seconds: float) -> None:
+    def nothing_runs(self, seconds: float) -> None:
         self.clock.time += seconds
         self.watch.look()
 
@@ -83,10 +83,10 @@ def test_its_successor_begins_anew(nursery: Nursery) -> None:
     assert nursery.watch.has_beaten("monitor-0")
 
 
-def test_a_machine_that_was_asleep_has_hung_nobody(nursery: Nursery) -> None:
+def test_a_machine_that_was_asleep_has_no_hung_child(nursery: Nursery) -> None:
     """All beats are old at once, and the parent did not run either."""
     nursery.pass_by(5, beating=True)
-    nursery.nobody_runs(3600)
+    nursery.nothing_runs(3600)
     assert not nursery.hung
     nursery.pass_by(TIMEOUT_S / 2)
     assert not nursery.hung
@@ -94,14 +94,14 @@ def test_a_machine_that_was_asleep_has_hung_nobody(nursery: Nursery) -> None:
 
 def test_one_that_stays_silent_after_the_sleep_is_hung_all_the_same(nursery: Nursery) -> None:
     nursery.pass_by(5, beating=True)
-    nursery.nobody_runs(3600)
+    nursery.nothing_runs(3600)
     nursery.pass_by(TIMEOUT_S)
     assert nursery.hung
 
 
 def test_a_parent_that_is_always_late_still_finds_the_hung(nursery: Nursery) -> None:
     for _ in range(int(TIMEOUT_S)):
-        nursery.nobody_runs(10 * nursery.watch.every_s)
+        nursery.nothing_runs(10 * nursery.watch.every_s)
     assert nursery.hung
 
 

@@ -1,4 +1,4 @@
-"""The parent over trivial children: who starts and stops when, who is restarted, and when it gives up."""
+"""The parent over dummy children: what starts and stops when, what is restarted, and when it gives up."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_receivers_start_first_and_stop_last(supervise: StartSupervised, number:
     assert parent.living() == []
 
 
-def test_the_aggregator_hears_how_the_family_is(supervise: StartSupervised) -> None:
+def test_the_aggregator_is_told_how_the_children_are(supervise: StartSupervised) -> None:
     parent = supervise("none").await_started()
     parent.await_that(lambda: bool(parent.notes(what="children_status")))
     children_status = parent.notes(what="children_status")[-1]
@@ -36,7 +36,7 @@ def test_the_aggregator_hears_how_the_family_is(supervise: StartSupervised) -> N
     parent.stop()
 
 
-def test_a_signal_before_anybody_is_ready_is_not_lost(supervise: StartSupervised) -> None:
+def test_a_signal_before_any_child_is_ready_is_not_lost(supervise: StartSupervised) -> None:
     parent = supervise("none")
     parent.await_that(lambda: bool(parent.log(event="child_started")))
     assert parent.stop() == 0
@@ -217,14 +217,14 @@ def test_it_stops_while_a_restart_is_due(supervise: StartSupervised) -> None:
     assert parent.living() == []
 
 
-def test_nobody_outlives_a_killed_parent(supervise: StartSupervised) -> None:
+def test_no_child_outlives_a_killed_parent(supervise: StartSupervised) -> None:
     parent = supervise("none").await_started()
     parent.process.kill()
     parent.process.wait()
     parent.await_that(lambda: parent.living() == [])
 
 
-def test_not_even_one_that_is_stopped_outlives_a_killed_parent(supervise: StartSupervised) -> None:
+def test_a_stopped_child_does_not_outlive_a_killed_parent(supervise: StartSupervised) -> None:
     """It cannot see that its line has ended; only the kernel can end it."""
     parent = supervise("none").await_started()
     for child in CHILDREN:
@@ -234,10 +234,10 @@ def test_not_even_one_that_is_stopped_outlives_a_killed_parent(supervise: StartS
     parent.await_that(lambda: parent.living() == [])
 
 
-def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> None:
+def test_a_child_whose_parent_died_before_it_set_the_death_signal_dies_too() -> None:
     pid = os.fork()
     if not pid:
-        kill_on_parent_exit(os.getpid())  # somebody who is not its parent
+        kill_on_parent_exit(os.getpid())  # not its parent
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 

@@ -1,1 +1,1 @@
-"""The fault campaign: what is written, who keeps the daemon alive, what is broken and what must be so afterwards."""
+"""The fault campaign: what is written, what is broken, and what must be so afterwards."""

@@ -242,7 +242,7 @@ def flooded(stage: Stage) -> Iterator[None]:
 
 
 def down(stage: Stage) -> None:
-    """The daemon is killed while one is stuck and many were aborted: who is told of the former is not told again."""
+    """The daemon is killed while one is stuck and many were aborted: the page for the former is not sent again."""
     aborting, parcels, instance = "TxninsightAbortRatioHigh", ["parcel"], stage.instance("down")
     daemon = stage.daemons["down"]
     stuck = stage.begin("TxninsightTransactionsStuck", "down", "parcels", frozenset(parcels))

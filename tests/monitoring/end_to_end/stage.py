@@ -83,7 +83,7 @@ class Stage:
 
     The events: the daemon that was cut off, the one that was killed, and the one that crashed again and again, are well
     again, and their pages over. Others that may cause such a page wait for it, since Alertmanager would make one of
-    both. `restarting` is held by whoever restarts a daemon of its own, for the same reason.
+    both. A script that restarts its daemon holds `restarting`, for the same reason.
     """
 
     broker: Broker

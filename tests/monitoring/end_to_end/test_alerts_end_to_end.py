@@ -30,7 +30,7 @@ ALERTS = [
 
 
 class Expected(NamedTuple):
-    """Whom an alert is for, and what it must say besides its runbook: of what, why, how much."""
+    """The receiver of an alert, and what its text must contain besides its runbook: of what, why, how much."""
 
     receiver: str
     says: tuple[str, ...]
@@ -82,7 +82,7 @@ def played(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def table(troubles: list[Trouble]) -> str:
-    """Who was told of which alert, how long after the cause began, and how long after it ended that it is over."""
+    """The receiver of each alert, how long after the cause it fired, and how long after the cause's end it cleared."""
     rows = ["", "| alert | receiver | fired, s | cleared, s |", "|---|---|---|---|"]
     for t in sorted(troubles, key=lambda t: ALERTS.index(t.alert)):
         assert t.fired is not None
