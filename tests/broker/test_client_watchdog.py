@@ -162,7 +162,7 @@ def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: B
         publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
         daemon.await_that(lambda: daemon.status("/healthz") == 200, "it serves")
         daemon.await_that(lambda: "T" in daemon.transactions(state="open"), "it sees what is open")
-        daemon.await_that(lambda: any(line["event"] == "discovery_failed" for line in daemon.log()), "it gives up")
+        daemon.await_that(lambda: daemon.log(event="discovery_failed"), "it gives up")
         mend(fenced)
         written = write_transactions(fenced.bootstrap, TOPIC, "after", 8)
         daemon.await_read(time.time())
@@ -170,7 +170,7 @@ def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: B
             lambda: daemon.total("txninsight_transactions_finished_total") == written.closed + written.aborted,
             "all end",
         )
-        lost = [line["process"] for line in daemon.log() if line["event"] == "kafka_client_lost"]
+        lost = [line["process"] for line in daemon.log(event="kafka_client_lost")]
         assert "monitor-0" in lost
         assert daemon.total("txninsight_child_restarts_total") == len(lost)
         assert daemon.transactions(state="open").keys() == {"T"}

@@ -34,7 +34,7 @@ SECTIONS = {"supervise": SUPERVISE, "state": {"retry_grace_s": 0.5}}
 
 def hung(daemon: Daemon) -> list[str]:
     """The children that were found hung, in order."""
-    return [line["child"] for line in daemon.log() if line["event"] == "child_hung"]
+    return [line["child"] for line in daemon.log(event="child_hung")]
 
 
 @pytest.mark.parametrize("child", ["monitor-0", "validator-0"])
@@ -135,5 +135,5 @@ def test_a_stopped_reader_does_not_keep_the_rest_from_stopping_in_order(
     daemon = start(topic(1), supervise={**SUPERVISE, "heartbeat_timeout_s": 3600, "stop_timeout_s": 8}).await_ready()
     os.kill(daemon.pids()["monitor-0"], signal.SIGSTOP)
     assert daemon.stop() == EXIT_KILLED
-    assert [line["child"] for line in daemon.log() if line["event"] == "child_did_not_stop"] == ["monitor-0"]
+    assert [line["child"] for line in daemon.log(event="child_did_not_stop")] == ["monitor-0"]
     assert daemon.pids() == {}
