@@ -24,7 +24,7 @@ import pytest
 from tests.harness.daemon import Daemon
 from tests.harness.fixtures import new_broker
 from tests.harness.kafka import publish
-from tests.harness.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
+from tests.harness.oracle import Log, LogEntry, RecordId, differences, log_entries, read_logs, reported_events
 from tests.harness.timeliness import Outage, Patience
 from tests.harness.traffic import Traffic
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -63,7 +63,7 @@ class Watch:
         self.missing: list[str] = []
         self.false_as_of: list[Any] = []
         self.logs: list[Log] = []
-        self.facts: dict[Spot, Fact] = {}
+        self.entries: dict[RecordId, LogEntry] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.stuck_total = -1.0
         self.late = -1.0
@@ -92,13 +92,13 @@ class Watch:
     def conclude(self, written_by: float) -> None:
         """When all was read: the daemon's last word on it, and the log's."""
         self.logs = read_logs(self.broker, self.topics)
-        self.facts = facts_of(self.logs)
+        self.entries = log_entries(self.logs)
         self.daemon.await_read(written_by)
-        settled = len({f.txn_id for f in self.facts.values()})
+        settled = len({f.txn_id for f in self.entries.values()})
         self.daemon.await_that(
             lambda: self.daemon.total("txninsight_transactions_finished_total") >= settled, f"{settled} are settled"
         )
-        self.details = self.daemon.details({f.txn_id for f in self.facts.values()})
+        self.details = self.daemon.details({f.txn_id for f in self.entries.values()})
         self.stuck_total = self.daemon.total("txninsight_stuck_total")
         self.late = sum(self.daemon.total("txninsight_anomalies_total", kind=k) for k in ("late_event", "late_retry"))
 
@@ -196,7 +196,7 @@ ALL = pytest.mark.parametrize("name", ["monitor", "validator", "aggregator", "br
 
 @ALL
 def test_traffic_ran_all_the_while(watches: dict[str, Watch], name: str) -> None:
-    verdicts = [fact.verdict for fact in watches[name].facts.values()]
+    verdicts = [entry.verdict for entry in watches[name].entries.values()]
     assert verdicts.count(Verdict.COMMITTED) > 200
     assert verdicts.count(Verdict.ABORTED) > 50
     assert verdicts.count(Verdict.PENDING) == 0
@@ -215,8 +215,8 @@ def test_no_false_stuck(watches: dict[str, Watch], name: str) -> None:
 @ALL
 def test_no_false_aborted(watches: dict[str, Watch], name: str) -> None:
     watch = watches[name]
-    ever_aborted = {f.txn_id for f in watch.facts.values() if f.verdict is Verdict.ABORTED}
-    standing = {f.txn_id for f in watch.facts.values() if f.verdict is not Verdict.ABORTED}
+    ever_aborted = {f.txn_id for f in watch.entries.values() if f.verdict is Verdict.ABORTED}
+    standing = {f.txn_id for f in watch.entries.values() if f.verdict is not Verdict.ABORTED}
     assert watch.ever_aborted <= ever_aborted
     assert {t for t, d in watch.details.items() if d["outcome"] == "aborted"} == ever_aborted - standing
     assert {t for t, d in watch.details.items() if d["outcome"] == "closed"} == standing
@@ -225,7 +225,7 @@ def test_no_false_aborted(watches: dict[str, Watch], name: str) -> None:
 
 @ALL
 def test_every_verdict_is_the_logs(watches: dict[str, Watch], name: str) -> None:
-    assert differences(watches[name].facts, sayings_of(watches[name].details.values())) == []
+    assert differences(watches[name].entries, reported_events(watches[name].details.values())) == []
 
 
 @ALL

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.harness.cluster import Cluster, Door, broker_with_doors
+from tests.harness.cluster import Cluster, ProxiedListener, broker_with_listeners
 from tests.harness.daemon import Daemon
 from tests.harness.kafka import TransactionalWriter, add_partitions, publish
 from tests.harness.metrics import Samples, total
-from tests.harness.oracle import Fact, Log, differences, facts_of, read_logs, sayings_of
+from tests.harness.oracle import Log, LogEntry, differences, log_entries, read_logs, reported_events
 from tests.harness.proxy import Proxy
 from tests.harness.timeliness import CLOCK_STEP_S, Outage, Patience, false_sights
 from tests.harness.traffic import Traffic
@@ -125,11 +125,11 @@ class Site:
             self._traffic.stop()
         self.logs = read_logs(self.broker, [MAIN, STEPS, HELD])
 
-    def lives(self) -> dict[str, list[Fact]]:
+    def lives(self) -> dict[str, list[LogEntry]]:
         """The records of each transaction, by the log."""
         lives = defaultdict(list)
-        for fact in facts_of(self.logs).values():
-            lives[fact.txn_id].append(fact)
+        for entry in log_entries(self.logs).values():
+            lives[entry.txn_id].append(entry)
         return lives
 
     def _new_writer(self) -> TransactionalWriter:
@@ -146,7 +146,7 @@ class Truth(NamedTuple):
     events: int
 
 
-def truth_of(life: list[Fact]) -> Truth:
+def truth_of(life: list[LogEntry]) -> Truth:
     """By the rules of docs/lifecycle.md, for those that are tried again as long as it takes or not at all.
 
     Of a Kafka transaction that ends in a fault, the open may never have come to the log.
@@ -156,12 +156,12 @@ def truth_of(life: list[Fact]) -> Truth:
     return Truth(_state(life, opens, closes), max(1, attempts), len(life))
 
 
-def _state(life: list[Fact], opens: list[Verdict], closes: list[Verdict]) -> str:
+def _state(life: list[LogEntry], opens: list[Verdict], closes: list[Verdict]) -> str:
     if Verdict.COMMITTED in closes:
         return "closed"
     if Verdict.PENDING in closes:
         return "tentatively_closed"
-    if all(fact.verdict is Verdict.ABORTED for fact in life):
+    if all(entry.verdict is Verdict.ABORTED for entry in life):
         return "aborted" if opens else "unknown"
     return "aborted" if Verdict.ABORTED in closes else "open"
 
@@ -266,10 +266,10 @@ class Experiment:
     def __init__(self, form: Form, libs: Path, directory: Path, ends: ExitStack) -> None:
         self.form = form
         ports = machine.free_ports(6)
-        doors = {f"DOOR{i}": Door(ports[i], ports[3 + i]) for i in range(3)}
-        proxies = [ends.enter_context(Proxy(door.advertised_port, door.port)) for door in doors.values()]
+        listeners = {f"PROXIED{i}": ProxiedListener(ports[i], ports[3 + i]) for i in range(3)}
+        proxies = [ends.enter_context(Proxy(each.advertised_port, each.port)) for each in listeners.values()]
         self.refusing, self.silent, self.resetting = proxies
-        self.alone = broker_with_doors(directory / "alone", libs, doors)
+        self.alone = broker_with_listeners(directory / "alone", libs, listeners)
         self.cluster = Cluster(directory / "cluster", libs)
         ends.callback(self.alone.kill)
         ends.callback(self.cluster.kill)
@@ -409,7 +409,7 @@ def watch(request: pytest.FixtureRequest, ran: Experiment) -> Watch:
 
 
 def test_traffic_ran_all_the_while(watch: Watch) -> None:
-    verdicts = Counter(fact.verdict for fact in facts_of(watch.site.logs).values())
+    verdicts = Counter(entry.verdict for entry in log_entries(watch.site.logs).values())
     assert verdicts[Verdict.COMMITTED] > 200
     assert verdicts[Verdict.ABORTED] > verdicts.total() / 10
     assert verdicts[Verdict.PENDING] == 1
@@ -417,7 +417,7 @@ def test_traffic_ran_all_the_while(watch: Watch) -> None:
 
 
 def test_every_verdict_is_the_logs(watch: Watch) -> None:
-    assert differences(facts_of(watch.site.logs), sayings_of(watch.details.values())) == []
+    assert differences(log_entries(watch.site.logs), reported_events(watch.details.values())) == []
 
 
 def test_every_transaction_is_what_the_log_says(watch: Watch) -> None:
@@ -435,7 +435,7 @@ def test_every_record_is_counted_once(watch: Watch) -> None:
         assert watch.total(records, view="monitor", topic=topic) == verdicts.total()
         assert watch.total(records, view="validator", topic=topic) == verdicts[Verdict.COMMITTED]
     lives = watch.site.lives()
-    opened = sum(any(fact.kind == "transaction_open" for fact in life) for life in lives.values())
+    opened = sum(any(entry.kind == "transaction_open" for entry in life) for life in lives.values())
     assert watch.total("txninsight_transactions_opened_total") == opened
     states = Counter(truth_of(life).state for txn_id, life in lives.items() if txn_id not in watch.site.planned)
     finished = "txninsight_transactions_finished_total"
@@ -453,7 +453,7 @@ def test_those_are_stuck_that_should_be(watch: Watch) -> None:
 
 
 def test_no_false_aborted_at_any_moment(watch: Watch) -> None:
-    aborted = {fact.txn_id for fact in facts_of(watch.site.logs).values() if fact.verdict is Verdict.ABORTED}
+    aborted = {entry.txn_id for entry in log_entries(watch.site.logs).values() if entry.verdict is Verdict.ABORTED}
     assert watch.ever_aborted <= aborted
 
 

@@ -88,23 +88,23 @@ def ran(
             prometheus_differences(experiment.prometheus, told.scraped, truth.counts),
         )
         differences = sum(map(len, (found.transactions, found.events, found.counters, found.prometheus)))
-        result = table(experiment.struck, told, differences)
+        result = table(experiment.injected, told, differences)
         print(result)
         (RUN_DIR / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
         yield found
 
 
 def test_every_fault_struck_as_often_as_planned(ran: Ran) -> None:
-    times = Counter(struck.fault for struck in ran.experiment.struck)
+    times = Counter(injected.fault for injected in ran.experiment.injected)
     assert times == dict.fromkeys(KILLS, ran.form.kills) | dict.fromkeys(HANGS, ran.form.hangs)
 
 
 def test_each_struck_with_work_in_flight_and_some_in_a_checkpoint(ran: Ran) -> None:
-    struck = ran.experiment.struck
-    assert min(s.in_flight.undecided for s in struck) > 0
-    assert min(s.in_flight.unapplied for s in struck) > 0
+    injected = ran.experiment.injected
+    assert min(s.in_flight.undecided for s in injected) > 0
+    assert min(s.in_flight.unapplied for s in injected) > 0
     for fault in Fault:
-        assert any(s.in_checkpoint for s in struck if s.fault is fault), fault
+        assert any(s.in_checkpoint for s in injected if s.fault is fault), fault
 
 
 def test_a_fifth_was_aborted_and_all_kinds_of_ends_came_to_be(ran: Ran) -> None:

@@ -1,8 +1,8 @@
-"""Brokers for tests that break more than one process: several as one cluster, or one with several doors.
+"""Brokers for tests that break more than one process: several as one cluster, or one with several listeners.
 
 The nodes of a cluster are each broker and controller, so that any one of them may die. Topics, offsets and transaction
-state have a copy on every node, and what two of three have is acknowledged. A door is one more listener of a broker
-whose clients are told to come by another port, where a proxy stands: all of their traffic takes that way.
+state have a copy on every node, and what two of three have is acknowledged. A proxied listener is one more listener of
+a broker, which advertises another port: a proxy listens there, so all traffic of its clients goes through the proxy.
 """
 
 import json
@@ -29,23 +29,23 @@ REPLICATED = {
 }
 
 
-class Door(NamedTuple):
+class ProxiedListener(NamedTuple):
     """The broker listens on `port`, and says that it listens on `advertised_port`."""
 
     port: int
     advertised_port: int
 
 
-def broker_with_doors(data_dir: Path, libs: Path, doors: Mapping[str, Door]) -> Broker:
+def broker_with_listeners(data_dir: Path, libs: Path, listeners: Mapping[str, ProxiedListener]) -> Broker:
     """A broker that has these listeners beside its own. Not started yet."""
     port, controller_port = machine.free_ports(2)
     own, controller = f"PLAINTEXT://{machine.HOST}:{port}", f"CONTROLLER://{machine.HOST}:{controller_port}"
-    listening = [f"{name}://{machine.HOST}:{door.port}" for name, door in doors.items()]
-    advertised = [f"{name}://{machine.HOST}:{door.advertised_port}" for name, door in doors.items()]
+    listening = [f"{name}://{machine.HOST}:{each.port}" for name, each in listeners.items()]
+    advertised = [f"{name}://{machine.HOST}:{each.advertised_port}" for name, each in listeners.items()]
     properties = {
         "listeners": ",".join([own, controller, *listening]),
         "advertised.listeners": ",".join([own, *advertised]),
-        "listener.security.protocol.map": ",".join(f"{n}:PLAINTEXT" for n in ("PLAINTEXT", "CONTROLLER", *doors)),
+        "listener.security.protocol.map": ",".join(f"{n}:PLAINTEXT" for n in ("PLAINTEXT", "CONTROLLER", *listeners)),
     }
     return Broker(data_dir, libs, port, controller_port, properties=properties)
 

@@ -11,7 +11,7 @@ _context = get_context("fork")
 JOIN_GUARD_S = 60
 
 
-class FakeReader:
+class DummyReader:
     """A forked process that beats whenever it is told to, until it is killed."""
 
     def __init__(self, slot: str, directory: Path) -> None:
@@ -35,7 +35,7 @@ class FakeReader:
 
 def beat_in_a_fork(slot: str, directory: Path, now: float, queue_depth: int, paused: bool) -> None:
     """One beat of a process that is gone afterwards."""
-    reader = FakeReader(slot, directory)
+    reader = DummyReader(slot, directory)
     reader.beat(now, queue_depth, paused)
     reader.kill()
 

@@ -19,17 +19,18 @@ BATCH = re.compile(r"producerId: (-?\d+) .* isTransactional: (true|false) isCont
 RECORD = re.compile(r"\| offset: (\d+) (?:CreateTime|LogAppendTime): (-?\d+) ")
 PAYLOAD = " payload: "
 MARKER = " endTxnMarker: "
+KINDS = ("transaction_open", "step_open", "step_done", "transaction_close")
 
 
-class Spot(NamedTuple):
-    """The identity of a record."""
+class RecordId(NamedTuple):
+    """Where a record lies."""
 
     topic: str
     partition: int
     offset: int
 
 
-class Fact(NamedTuple):
+class LogEntry(NamedTuple):
     """What is known of one record; `record_ts` in epoch seconds."""
 
     txn_id: str
@@ -90,15 +91,17 @@ class Log:
         """What a data record holds."""
         return self._records[offset][0]
 
-    def facts(self) -> dict[Spot, Fact]:
-        """All data records, each an event."""
-        facts = {}
+    def entries(self, events_only: bool = False) -> dict[RecordId, LogEntry]:
+        """All data records, each an event; with `events_only`, other records are left out."""
+        entries = {}
         for offset, verdict in self.verdicts().items():
             payload, record_ts = self._records[offset]
-            event = json.loads(payload)
-            spot = Spot(self.ref.topic, self.ref.partition, offset)
-            facts[spot] = Fact(event["txn_id"], event["event"], verdict, record_ts)
-        return facts
+            event = _event(payload) if events_only else json.loads(payload)
+            if event is None:
+                continue
+            record_id = RecordId(self.ref.topic, self.ref.partition, offset)
+            entries[record_id] = LogEntry(event["txn_id"], event["event"], verdict, record_ts)
+        return entries
 
 
 def read_logs(broker: Broker, topics: Iterable[str]) -> list[Log]:
@@ -108,9 +111,18 @@ def read_logs(broker: Broker, topics: Iterable[str]) -> list[Log]:
     return parse(dump.splitlines())
 
 
-def facts_of(logs: Iterable[Log]) -> dict[Spot, Fact]:
+def _event(payload: str) -> dict[str, Any] | None:
+    """The event in a record; None for any other record."""
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and event.get("event") in KINDS else None
+
+
+def log_entries(logs: Iterable[Log], events_only: bool = False) -> dict[RecordId, LogEntry]:
     """All records of all partitions."""
-    return {spot: fact for log in logs for spot, fact in log.facts().items()}
+    return {record_id: entry for log in logs for record_id, entry in log.entries(events_only).items()}
 
 
 def _of(file: Path, topic: str) -> bool:
@@ -146,7 +158,7 @@ def parse(lines: Iterable[str]) -> list[Log]:
 # --- What the daemon says ---------------------------------------------------------------------------------------------
 
 
-class Saying(NamedTuple):
+class ReportedEvent(NamedTuple):
     """What the daemon says of one record."""
 
     txn_id: str
@@ -154,26 +166,26 @@ class Saying(NamedTuple):
     verdict: str
 
 
-def sayings_of(details: Iterable[Mapping[str, Any]]) -> list[tuple[Spot, Saying]]:
+def reported_events(details: Iterable[Mapping[str, Any]]) -> list[tuple[RecordId, ReportedEvent]]:
     """All events of all timelines, as they come."""
     return [
-        (Spot(e["topic"], e["partition"], e["offset"]), Saying(detail["txn_id"], e["kind"], e["verdict"]))
+        (RecordId(e["topic"], e["partition"], e["offset"]), ReportedEvent(detail["txn_id"], e["kind"], e["verdict"]))
         for detail in details
         for e in detail["timeline"]
     ]
 
 
-def differences(facts: Mapping[Spot, Fact], sayings: Iterable[tuple[Spot, Saying]]) -> list[str]:
+def differences(entries: Mapping[RecordId, LogEntry], reported: Iterable[tuple[RecordId, ReportedEvent]]) -> list[str]:
     """In words, each record that is missing, told twice, not in the log, or told otherwise than the log has it."""
     found = []
-    told: set[Spot] = set()
-    for spot, saying in sayings:
-        fact = facts.get(spot)
-        if spot in told:
-            found.append(f"{spot} is told twice, the second time as {saying}")
-        elif fact is None:
-            found.append(f"{spot} is not in the log, but told as {saying}")
-        elif saying != (fact.txn_id, fact.kind, fact.verdict.value):
-            found.append(f"{spot} is {fact}, but told as {saying}")
-        told.add(spot)
-    return found + [f"{spot} is {facts[spot]}, but not told" for spot in facts.keys() - told]
+    told: set[RecordId] = set()
+    for record_id, event in reported:
+        entry = entries.get(record_id)
+        if record_id in told:
+            found.append(f"{record_id} is told twice, the second time as {event}")
+        elif entry is None:
+            found.append(f"{record_id} is not in the log, but told as {event}")
+        elif event != (entry.txn_id, entry.kind, entry.verdict.value):
+            found.append(f"{record_id} is {entry}, but told as {event}")
+        told.add(record_id)
+    return found + [f"{record_id} is {entries[record_id]}, but not told" for record_id in entries.keys() - told]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tests.harness.oracle import Log, facts_of
+from tests.harness.oracle import Log, log_entries
 from txninsightd.vocabulary import PartitionRef, Verdict
 
 MARGIN = 0.8
@@ -46,8 +46,8 @@ class Patience(NamedTuple):
     def _silences(self, logs: list[Log]) -> Iterator[tuple[str, float, float, float]]:
         """Between any two events of a transaction, and from its first to its last: txn_id, from, to, threshold."""
         stamps: dict[str, list[float]] = defaultdict(list)
-        for fact in facts_of(logs).values():
-            stamps[fact.txn_id].append(fact.record_ts)
+        for entry in log_entries(logs).values():
+            stamps[entry.txn_id].append(entry.record_ts)
         for txn_id, times in stamps.items():
             times.sort()
             yield txn_id, times[0], times[-1], self.overdue_after_s
@@ -57,9 +57,9 @@ class Patience(NamedTuple):
     def _waits_for_commit(self, logs: list[Log]) -> Iterator[tuple[str, float, float, float]]:
         """From each close until its verdict could be seen."""
         for log in logs:
-            for spot, fact in log.facts().items():
-                if fact.kind == "transaction_close":
-                    yield fact.txn_id, fact.record_ts, log.decided_at(spot.offset), self.commit_pending_after_s
+            for record_id, entry in log.entries().items():
+                if entry.kind == "transaction_close":
+                    yield entry.txn_id, entry.record_ts, log.decided_at(record_id.offset), self.commit_pending_after_s
 
     def _too_long(self, began: float, ended: float, most_s: float, outages: list[Outage]) -> bool:
         """Whether a wait was too long, not counting outages and what a producer needs to recover from one."""
@@ -93,12 +93,12 @@ class Unread:
     """From when on there was something in a partition that a view at an offset has not read."""
 
     def __init__(self, log: Log) -> None:
-        facts = {spot.offset: fact for spot, fact in log.facts().items()}
-        self._there = {offset: fact.record_ts for offset, fact in facts.items()}
+        entries = {record_id.offset: entry for record_id, entry in log.entries().items()}
+        self._there = {offset: entry.record_ts for offset, entry in entries.items()}
         self._decided = {
-            offset: max(fact.record_ts, log.decided_at(offset))
-            for offset, fact in facts.items()
-            if fact.verdict is not Verdict.PENDING
+            offset: max(entry.record_ts, log.decided_at(offset))
+            for offset, entry in entries.items()
+            if entry.verdict is not Verdict.PENDING
         }
 
     def since(self, view: str, offset: int) -> float:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.harness.campaign.faults import HANGS, KILLS, Fault, Striker, Struck
+from tests.harness.campaign.faults import HANGS, KILLS, Fault, FaultInjector, InjectedFault
 from tests.harness.campaign.load import Load, Truth
 from tests.harness.campaign.verdict import Details, Scraped, scraped, with_validator
 from tests.harness.metrics import Samples
@@ -61,7 +61,7 @@ class Experiment:
     """One campaign. The same seed gives the same load and the same order of faults."""
 
     def __init__(self, form: Form, broker: Broker, directory: Path, seed: int, ends: ExitStack) -> None:
-        self.struck: list[Struck] = []
+        self.injected: list[InjectedFault] = []
         self.broker = broker
         self._form = form
         self._draw = random.Random(seed)
@@ -72,7 +72,7 @@ class Experiment:
         self.daemon = ServiceDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
         self.service = ServiceManager(self.daemon)
         self.prometheus = TargetPrometheus(directory, self.daemon.port)
-        self._striker = Striker(self.service, broker, self._topics, seed, self._load.require_sound)
+        self._injector = FaultInjector(self.service, broker, self._topics, seed, self._load.require_sound)
         self._ends = ends
 
     def run(self) -> Told:
@@ -86,7 +86,7 @@ class Experiment:
         began = time.time()
         self._load.start()
         for fault, in_checkpoint in self._plan():
-            self.struck.append(self._striker.strike(fault, in_checkpoint))
+            self.injected.append(self._injector.inject(fault, in_checkpoint))
         self._load.stop()
         return self._conclude(began)
 
@@ -136,18 +136,18 @@ def merged(*sections: dict[str, Any]) -> dict[str, Any]:
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def table(struck: Iterable[Struck], told: Told, differences: int) -> str:
+def table(injected: Iterable[InjectedFault], told: Told, differences: int) -> str:
     """What was done, and what came of it, in Markdown."""
-    struck, seen = list(struck), told.scraped
+    injected, seen = list(injected), told.scraped
     lines = [
         "| fault | times | in a checkpoint | undecided, least | unapplied, least | noticed, s | "
         "recovered, s: median | max | counters fallen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(fault, [s for s in struck if s.fault is fault], seen) for fault in Fault]
+    lines += [_row(fault, [s for s in injected if s.fault is fault], seen) for fault in Fault]
     scrapes = max(len(series.samples) for series in seen.series)
     summary = (
-        f"{datetime.now():%Y-%m-%d}: {len(struck)} faults in {seen.until - seen.began:.0f} s, "
+        f"{datetime.now():%Y-%m-%d}: {len(injected)} faults in {seen.until - seen.began:.0f} s, "
         f"{len(told.truth.transactions):,} transactions of {sum(map(_records, told.logs)):,} records, "
         f"{len(seen.series):,} series of counters in up to {scrapes:,} scrapes; "
         f"load average at the end {os.getloadavg()[1]:.1f}. Differences to the truth: {differences}."
@@ -159,20 +159,20 @@ def _records(log: Log) -> int:
     return len(log.producers)
 
 
-def _row(fault: Fault, struck: list[Struck], seen: Scraped) -> str:
-    if not struck:
+def _row(fault: Fault, injected: list[InjectedFault], seen: Scraped) -> str:
+    if not injected:
         return f"| {fault} | 0 | | | | | | | |"
-    recovered = [s.recovered_s for s in struck]
-    noticed = [s.noticed_s for s in struck if s.noticed_s is not None]
+    recovered = [s.recovered_s for s in injected]
+    noticed = [s.noticed_s for s in injected if s.noticed_s is not None]
     cells = [
         fault,
-        len(struck),
-        sum(s.in_checkpoint for s in struck),
-        min(s.in_flight.undecided for s in struck),
-        min(s.in_flight.unapplied for s in struck),
+        len(injected),
+        sum(s.in_checkpoint for s in injected),
+        min(s.in_flight.undecided for s in injected),
+        min(s.in_flight.unapplied for s in injected),
         f"{max(noticed):.1f}" if noticed else "",
         f"{statistics.median(recovered):.1f}",
         f"{max(recovered):.1f}",
-        sum(len(seen.fallen(s.at, s.recovered_at)) for s in struck),
+        sum(len(seen.fallen(s.at, s.recovered_at)) for s in injected),
     ]
     return f"| {' | '.join(map(str, cells))} |"

@@ -70,7 +70,7 @@ class InFlight(NamedTuple):
     unapplied: int
 
 
-class Struck(NamedTuple):
+class InjectedFault(NamedTuple):
     """One fault. `at`: epoch seconds; `noticed_s`: of a hang, until it was called so.
 
     `recovered_s`: from `at` to `recovered_at`; for the broker, from when it answered again.
@@ -85,7 +85,7 @@ class Struck(NamedTuple):
     recovered_at: float
 
 
-class Striker:
+class FaultInjector:
     """Strikes one daemon and its broker. To be used from the main thread, which the broker dies with.
 
     `require_load` raises when no more is written, for which one would wait in vain.
@@ -108,7 +108,7 @@ class Striker:
         self._refs = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
         self._admin: AdminClient = admin(broker.bootstrap)
 
-    def strike(self, fault: Fault, in_checkpoint: bool) -> Struck:
+    def inject(self, fault: Fault, in_checkpoint: bool) -> InjectedFault:
         """At a random moment from now. Returns when all is well again."""
         time.sleep(self._draw.uniform(*GAP_S))
         with contextlib.ExitStack() as held:
@@ -130,7 +130,7 @@ class Striker:
         self._await_recovered(written, decided, since if fault is Fault.KILL_BROKER else 0.0)
         now = time.time()
         noticed_s = noticed_at - at if noticed_at is not None else None
-        return Struck(fault, at, in_flight, writer is not None, noticed_s, now - since, now)
+        return InjectedFault(fault, at, in_flight, writer is not None, noticed_s, now - since, now)
 
     # --- What is in flight --------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ what it has scraped through all the faults: no series of a counter may ever have
 the truth exactly, and what `increase()` makes of it must come close, since it extrapolates to the ends of its window.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -13,14 +12,13 @@ from typing import Any, NamedTuple
 
 from tests.harness.campaign.load import LABELS, Counts, Truth
 from tests.harness.metrics import Samples
-from tests.harness.oracle import Log
+from tests.harness.oracle import Log, differences, log_entries, reported_events
 from tests.harness.prometheus import Prometheus, Series
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.vocabulary import Verdict
 
 EXACT_S = 0.001
 EXTRAPOLATED = 0.02
-KINDS = ("transaction_open", "step_open", "step_done", "transaction_close")
 TOLD = {
     "state": "state",
     "cause": "stuck",
@@ -68,42 +66,9 @@ def _told_wrongly(txn_id: str, said: dict[str, Any], true: dict[str, Any]) -> li
     return found
 
 
-class EventFact(NamedTuple):
-    """An event by the broker's log, or as the daemon tells it."""
-
-    txn_id: str
-    kind: str
-    verdict: str
-
-
 def event_differences(details: Details, logs: Iterable[Log]) -> list[str]:
     """Each event that is missing, told twice, invented, or whose verdict is not that of the broker's log."""
-    facts = {(log.ref.topic, log.ref.partition, o): fact for log in logs for o, fact in _events(log).items()}
-    found = []
-    told = set()
-    for txn_id, detail in details.items():
-        for event in detail["timeline"]:
-            spot = event["topic"], event["partition"], event["offset"]
-            saying = EventFact(txn_id, event["kind"], event["verdict"])
-            if spot in told:
-                found.append(f"{spot} is told twice")
-            elif facts.get(spot) != saying:
-                found.append(f"{spot} is {facts.get(spot)}, but told as {saying}")
-            told.add(spot)
-    return found + [f"{spot} is {facts[spot]}, but not told" for spot in facts.keys() - told]
-
-
-def _events(log: Log) -> dict[int, EventFact]:
-    """By offset; records that are no events are left out."""
-    facts = {}
-    for offset, verdict in log.verdicts().items():
-        try:
-            event = json.loads(log.payload(offset))
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("event") in KINDS:
-            facts[offset] = EventFact(event["txn_id"], event["event"], verdict.value)
-    return facts
+    return differences(log_entries(logs, events_only=True), reported_events(details.values()))
 
 
 # --- Counters ---------------------------------------------------------------------------------------------------------

@@ -187,9 +187,9 @@ def kill_child(daemon: Daemon, child: str) -> None:
 def blind(stage: Stage) -> None:
     """The network between the daemon and Kafka is cut; later nothing is written any more."""
     gone = stage.begin("TxninsightViewBlind", "blind", stage.instance("blind"))
-    stage.door.refuse()
+    stage.proxy.refuse()
     stage.await_fired(gone)
-    stage.door.pass_on()
+    stage.proxy.pass_on()
     stage.end(gone)
     stage.await_cleared(gone)
     stage.sees_again.set()

@@ -1,6 +1,6 @@
 """Everything that runs, and the diary of what was done to it and which messages came of that.
 
-One Kafka, with a second door for the daemon that is to be cut off; seven daemons, each with a topic of its own; one
+One Kafka, with a second listener for the daemon that is to be cut off; seven daemons, each with a topic of its own; one
 Prometheus that scrapes them all, and one that has lost its target; one Alertmanager; the receivers. Ordinary business
 goes through every topic all the while, so that what fires has been told apart from it.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.harness.alertmanager import Alertmanager, Receivers
 from tests.harness.business_events import Pulse
-from tests.harness.cluster import Door, broker_with_doors
+from tests.harness.cluster import ProxiedListener, broker_with_listeners
 from tests.harness.daemon import Daemon
 from tests.harness.kafka import Writer
 from tests.harness.notices import Inbox, Notice, unresolved
@@ -87,7 +87,7 @@ class Stage:
     """
 
     broker: Broker
-    door: Proxy
+    proxy: Proxy
     daemons: dict[str, Daemon]
     topics: dict[str, str]
     pulse: Pulse
@@ -159,13 +159,13 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
     ports = machine.free_ports(6)
     with ExitStack() as ends:
         overload = ends.enter_context(Overload())
-        broker = broker_with_doors(directory / "broker", libs, {"CUT": Door(ports[0], ports[1])})
+        broker = broker_with_listeners(directory / "broker", libs, {"CUT": ProxiedListener(ports[0], ports[1])})
         ends.callback(broker.kill)
         broker.start()
-        door = ends.enter_context(Proxy(ports[1], ports[0]))
+        proxy = ends.enter_context(Proxy(ports[1], ports[0]))
         topics = {name: f"{name}-events" for name in DAEMONS}
         create_topics(broker.bootstrap, dict.fromkeys(topics.values(), 1))
-        daemons = _start_daemons(ends, directory, broker.bootstrap, f"{machine.HOST}:{door.port}", topics)
+        daemons = _start_daemons(ends, directory, broker.bootstrap, f"{machine.HOST}:{proxy.port}", topics)
         for daemon in daemons.values():
             daemon.await_ready()
         receivers = ends.enter_context(Receivers(directory, ports[2]))
@@ -176,7 +176,7 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
         ends.enter_context(prometheus)
         pulse = ends.enter_context(Pulse(broker, list(topics.values())))
         inbox, writer = Inbox(receivers.record, ALERT_GUARD_S), Writer(broker)
-        made = Stage(broker, door, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer, overload)
+        made = Stage(broker, proxy, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer, overload)
         for name in daemons:
             made.await_scraped(name)
         await_that(lambda: not unresolved(inbox.notices()), "what fired before all ran is resolved", ALERT_GUARD_S)
