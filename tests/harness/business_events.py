@@ -30,7 +30,7 @@ def closes(txn_ids: list[str], txn_type: str) -> list[str]:
 
 
 def wholes(txn_ids: list[str], txn_type: str, took_s: float = 0.0) -> list[str]:
-    """Opened so long ago and closed now, each."""
+    """Each transaction opened `took_s` ago, and closed now."""
     return opens(txn_ids, txn_type, took_s) + closes(txn_ids, txn_type)
 
 
@@ -44,12 +44,12 @@ class Pulse(Background):
         self._writer = Writer(broker)
 
     def silence(self, topic: str) -> None:
-        """From now on nothing comes in this topic."""
+        """Write nothing more to this topic."""
         with self._changing:
             self._topics.discard(topic)
 
     def resume(self, topic: str) -> None:
-        """It begins again."""
+        """Write to this topic again."""
         with self._changing:
             self._topics.add(topic)
 

@@ -1,4 +1,4 @@
-"""Reader processes that do nothing but tell how they fare."""
+"""Reader processes that do nothing but report their health."""
 
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -12,7 +12,7 @@ JOIN_GUARD_S = 60
 
 
 class DummyReader:
-    """A forked process that beats whenever it is told to, until it is killed."""
+    """A forked process that beats when it is told to, until it is killed."""
 
     def __init__(self, slot: str, directory: Path) -> None:
         self._line, other = _context.Pipe()

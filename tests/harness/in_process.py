@@ -35,7 +35,7 @@ def config_for(broker: Broker, *topics: str | Topic, **sections: Any) -> Config:
 
 
 class LastBeat:
-    """What a reader's loop last said of itself."""
+    """What a reader's loop last reported of itself."""
 
     def __init__(self) -> None:
         self.paused = False
@@ -102,19 +102,19 @@ class InProcess:
         self.drain()
 
     def hold(self, view: View, ref: PartitionRef, held: bool) -> None:
-        """Tell a reader, as the aggregator does, to leave a partition alone, or to go on with it; it has obeyed."""
+        """Tell a reader, as the aggregator does, to pause a partition or to resume it, and let it obey."""
         self.work[view].orders.send(Pause(ref.topic, ref.partition, held))
         self.work[view].reader.step()
 
     def drain(self) -> None:
-        """The aggregator takes in what has arrived."""
+        """Let the aggregator apply what has arrived."""
         self.loop.run_once()
         self.aggregator.tick()
 
     def until(
         self, condition: Callable[[], object], what: str = "what the test waits for", drains: bool = True
     ) -> None:
-        """All readers work until the condition holds, and the aggregator too unless `drains` is False."""
+        """Let all readers work until the condition holds, and the aggregator too unless `drains` is False."""
         for _ in waiting.until(condition, what, output=self.aggregator.missing):
             for work in self.work.values():
                 work.reader.step()
@@ -122,21 +122,21 @@ class InProcess:
                 self.drain()
 
     def until_decided(self, *topics: str) -> None:
-        """Until each record below the last stable offset that the topics now have is judged."""
+        """Work until each record below the present last stable offset of the topics has a verdict."""
         self.until(lambda: self.found(*topics), "the partitions")
         ends = {ref: last_stable_offset(self.broker, ref) for ref in self.refs(*topics)}
         partitions = self.ledger.partitions
         self.until(lambda: all(partitions[p].decided_offset >= ends[p] for p in ends), f"a verdict up to {ends}")
 
     def until_read(self, *topics: str) -> None:
-        """Until the monitor has read all that the topics now have."""
+        """Work until the monitor has read all that is in the topics now."""
         self.until(lambda: self.found(*topics), "the partitions")
         ends = {p: high_watermark(self.broker, p) for p in self.refs(*topics)}
         partitions = self.ledger.partitions
         self.until(lambda: all(partitions[p].monitor_offset >= ends[p] for p in ends), f"a monitor that is at {ends}")
 
     def until_missing(self, text: str) -> None:
-        """Until the daemon names this among what keeps it from being ready."""
+        """Work until the daemon names this among the reasons why it is not ready."""
         self.until(lambda: any(text in each for each in self.aggregator.missing()), text)
 
     # --- What it knows ------------------------------------------------------------------------------------------------
@@ -150,12 +150,12 @@ class InProcess:
         return [ref for ref, p in self.ledger.partitions.items() if ref.topic in topics and not p.void]
 
     def events(self, txn_id: str) -> list[Event]:
-        """The sightings that the ledger holds of a transaction, as they came; none when it is not live."""
+        """The events that the ledger holds of a transaction, in order of arrival; none when it is not live."""
         txn = self.ledger.live.get(txn_id)
         return list(txn.events) if txn is not None else []
 
     def verdicts(self, *txn_ids: str) -> dict[int, Verdict]:
-        """By offset, what the ledger says of the events of these live transactions."""
+        """By offset, the ledger's verdicts on the events of these live transactions."""
         lives = [self.ledger.life(self.ledger.live[txn_id]) for txn_id in txn_ids]
         return {judged.event.offset: judged.verdict for life in lives for judged in life}
 
@@ -165,7 +165,7 @@ class InProcess:
         return {result: count for (of, named, result), count in records.items() if (of, named) == (view.value, topic)}
 
     def _note_starts(self) -> None:
-        """From now on, note where each partition was begun."""
+        """Note from now on where each partition begins."""
         add = self.ledger.add_partition
 
         def noted(ref: PartitionRef, start_offset: int) -> PartitionState:

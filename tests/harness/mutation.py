@@ -61,7 +61,7 @@ def at(tree: Any, where: Where) -> Any:
 
 
 def edited(tree: Any, edits: list[Edit]) -> Any:
-    """A copy of the tree with these edits; those whose place is gone by then do nothing."""
+    """A copy of the tree with these edits. An edit whose place is gone by then does nothing."""
     tree = copy.deepcopy(tree)
     for edit in edits:
         *outer, last = edit.where

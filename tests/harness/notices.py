@@ -61,15 +61,15 @@ class Inbox:
         self._within_s = within_s
 
     def notices(self) -> list[Notice]:
-        """All so far, oldest first."""
+        """All messages so far, oldest first."""
         return [_read(message) for message in read_record(self._record)]
 
     def await_firing(self, alert: str, mark: str, since: float) -> Notice:
-        """The first that came after `since` (epoch seconds) and says that this alert fires, with `mark` in it."""
+        """The first message after `since` (epoch seconds) that says that this alert fires, with `mark` in its text."""
         return self._await_first(lambda n: n.alert == alert and n.at > since and mark in n.fires, alert, mark)
 
     def await_over(self, fired: Notice, mark: str) -> Notice:
-        """The first after `fired` by which what has `mark` is over, whether or not others of its group go on."""
+        """The first message after `fired` that says that the one with `mark` is over; others of its group may go on."""
 
         def is_it(notice: Notice) -> bool:
             if notice.alert != fired.alert or notice.at <= fired.at:
@@ -102,7 +102,7 @@ def by_group(notices: list[Notice]) -> dict[str, list[Notice]]:
 
 
 def unresolved(notices: list[Notice]) -> set[str]:
-    """The groups whose last message is that they fire."""
+    """The groups that fire according to their last message."""
     return {group for group, of_group in by_group(notices).items() if not of_group[-1].resolved}
 
 
@@ -133,5 +133,5 @@ def _read_ticket(message: Message) -> Notice:
 
 
 def _without_figures(text: str) -> frozenset[str]:
-    """The lines, without what may differ from one message on the same to the next."""
+    """The lines without figures, which may differ between two messages on the same alerts."""
     return frozenset(" ".join(w for w in line.split() if not _FIGURE.fullmatch(w)) for line in text.splitlines())

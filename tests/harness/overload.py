@@ -32,14 +32,14 @@ class Tick(NamedTuple):
 
 
 class Overload(Background):
-    """Watches within `with`."""
+    """Watches the machine within `with`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ticks: list[Tick] = []
 
     def between(self, since: float, until: float) -> bool:
-        """Whether there was a sign of it; epoch seconds."""
+        """Whether the machine showed a sign of overload between these moments (epoch seconds)."""
         return any(tick.is_overload for tick in self._ticks if since <= tick.at <= until)
 
     @property

@@ -1,4 +1,4 @@
-"""Each property is a test in two forms: short, the same on every machine, for CI; and long, another each time (`full`).
+"""Each property is a test in two forms: short, the same on every machine, for CI; and long, each time another (`full`).
 
 What the long form finds is printed with what reproduces it, and goes into `found/` as a seed or into an `@example`.
 """
@@ -23,7 +23,7 @@ LONG = settings(SHORT, derandomize=False, print_blob=True)
 
 
 def fuzz(short: int, long: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
-    """Make a test of a property: so many examples in each form."""
+    """Make a test of a property, with this number of examples in each form."""
 
     def made(check: Callable[..., None]) -> Any:
         def chosen(**arguments: Any) -> None:

@@ -25,7 +25,7 @@ STARTING_S = 120.0
 
 
 class Ended(NamedTuple):
-    """A life of the daemon that ended by itself. `outlived`: processes that were still there after the grace."""
+    """One run of the daemon that ended unasked. `outlived`: its processes that still lived after the grace period."""
 
     exit_code: int
     by_watchdog: bool
@@ -66,7 +66,7 @@ class ServiceManager:
         self._thread.start()
 
     def stop(self) -> int:
-        """An orderly stop; the exit code."""
+        """Stop the daemon in order; gives its exit code."""
         self._leave()
         return self.daemon.stop()
 
@@ -78,7 +78,7 @@ class ServiceManager:
         self.daemon.process.wait()
 
     def pid(self) -> int:
-        """The main process."""
+        """The process id of the main process."""
         assert self.daemon.process is not None
         return self.daemon.process.pid
 

@@ -1,4 +1,4 @@
-"""A booted systemd with txninsightd in it as an operator would install it, and the means to look at it and to hurt it.
+"""A booted systemd with txninsightd in it as an operator would install it, and the means to watch and to disturb it.
 
 The unit is the one that ships. A drop-in shortens its times; the program, its libraries and its interpreter are bound
 into /opt of the machine, since the account that the unit makes up may read nothing of a home directory.
@@ -39,7 +39,7 @@ SUPERVISE = {"heartbeat_timeout_s": 3, "backoff_initial_s": 0.05, "backoff_max_s
 
 
 def why_not() -> str:
-    """What this machine lacks for a systemd of our own; empty: nothing."""
+    """What this machine lacks to boot a second systemd; empty if nothing is lacking."""
     able = subprocess.run([BOOT, "able"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return able.stderr.strip() if able.returncode else ""
 
@@ -72,7 +72,7 @@ class Machine:
         (self.directory / "txninsight.yaml").write_text(yaml.safe_dump(config))
 
     def _write_prepare(self) -> None:
-        """What is done to the machine's root before it boots."""
+        """Write the script that prepares the machine's root before the boot."""
         libraries, interpreter = sysconfig.get_paths()["purelib"], Path(sys.base_prefix)
         bound = {ROOT / "txninsightd": "/opt/txninsightd/src/txninsightd", Path(libraries): "/opt/txninsightd/lib"}
         python = Path("/usr/bin", f"python3.{sys.version_info.minor}")
@@ -100,13 +100,13 @@ class Machine:
         prepare.chmod(0o755)
 
     def stop(self) -> None:
-        """Nothing of it is left."""
+        """Kill everything in it."""
         subprocess.run([BOOT, "stop", self._state], stdin=subprocess.DEVNULL, check=True)
 
     # --- Looking ------------------------------------------------------------------------------------------------------
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command in the machine."""
+        """Run a command in the machine."""
         return subprocess.run(
             [BOOT, "run", self._state, *command],
             stdin=subprocess.DEVNULL,
@@ -116,7 +116,7 @@ class Machine:
         )
 
     def systemctl(self, *arguments: str) -> None:
-        """It must succeed."""
+        """Run systemctl, which must succeed."""
         done = self.run("systemctl", *arguments)
         assert done.returncode == 0, f"{arguments}: {done.stderr}{self.journal()}"
 
@@ -125,7 +125,7 @@ class Machine:
         return self.run("systemctl", "show", "--value", "--property", name, UNIT).stdout.strip()
 
     def journal(self) -> str:
-        """What the service and systemd said of it."""
+        """What the service logged, and systemd about it."""
         return self.run("journalctl", "--unit", UNIT, "--output", "cat", "--no-pager").stdout
 
     def log(self, **wanted: Any) -> list[Line]:

@@ -33,7 +33,7 @@ class Tmpfs:
         self._remount("ro")
 
     def make_writable(self) -> None:
-        """As it was."""
+        """Undo make_read_only."""
         self._remount("rw")
 
     def _remount(self, mode: str) -> None:
@@ -44,7 +44,7 @@ class Tmpfs:
 
 @contextmanager
 def tmpfs(mount_point: Path, size: str) -> Iterator[Tmpfs]:
-    """One of `size` ("64k") and some thirty files, over the empty directory `mount_point`.
+    """A tmpfs of `size` ("64k") and some thirty files, over the empty directory `mount_point`.
 
     Skips the test where the machine allows no mount.
     """
