@@ -39,8 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
         machine.TEST_PORTS = range(ports.start + int(worker.removeprefix("gw")), ports.stop, count)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of those folders and files."""
+    """Mark all tests of those folders and files, before xdist looks at the groups."""
     for item in items:
         if _is_in(WITH_A_BROKER, item):
             item.add_marker("broker")
