@@ -161,8 +161,8 @@ def test_a_reader_whose_client_is_lost_is_replaced_and_nothing_is_lost(fenced: B
     try:
         publish(fenced.bootstrap, TOPIC, [("T", json.dumps({"event": "transaction_open", "txn_id": "T"}))])
         daemon.await_that(lambda: daemon.status("/healthz") == 200, "it serves")
-        daemon.await_that(lambda: "T" in daemon.transactions(state="open"), "it sees what is open")
-        daemon.await_that(lambda: daemon.log(event="discovery_failed"), "it gives up")
+        # It may give up before it has seen anything: then T, too, is for the reader that replaces it.
+        daemon.await_that(lambda: daemon.log(event="discovery_failed"), "a client gives up")
         mend(fenced)
         written = write_transactions(fenced.bootstrap, TOPIC, "after", 8)
         daemon.await_read(time.time())
