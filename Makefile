@@ -21,7 +21,7 @@ SOAK_MINUTES ?= 60
 SOAK_RATE ?= 5000
 
 # How `make test` shares tests among processors, at most four, since each worker has a Kafka broker of its own
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 PYTHON ?= python3
 BIN := .venv/bin

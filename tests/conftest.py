@@ -1,9 +1,8 @@
 """What tests of several folders share: the markers that say where and beside what a test may run, and Kafka's jars.
 
-`make test` runs in two parts. In the first, two or more workers share the tests. Those of one file stay together where
-they share something that takes long to make (a broker, a daemon's run), and each worker has a broker of its own. In the
-second part, the files in ALONE run one after the other: what they hold is true of an amount of time, and they would be
-at the mercy of what runs beside them.
+`make test` runs in two parts. In the first, two or more workers share the tests, file by file, since the tests of a file
+often share what takes long to make; each worker has a broker of its own. In the second part, the files in ALONE run one
+after the other: what they hold is true of an amount of time, and they would be at the mercy of what runs beside them.
 """
 
 import os
@@ -17,7 +16,6 @@ from txninsightd.tools.stack.jars import ensure_jars
 
 HERE = Path(__file__).parent
 WITH_A_BROKER = (HERE / "broker", HERE / "monitoring" / "end_to_end", HERE / "monitoring" / "test_queries.py")
-TOGETHER = (*WITH_A_BROKER, HERE / "monitoring" / "test_alertmanager.py", HERE / "unit" / "test_sim.py")
 ALONE = (
     HERE / "broker" / "test_blindness.py",
     HERE / "broker" / "test_broker_faults.py",
@@ -39,16 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
         machine.TEST_PORTS = range(ports.start + int(worker.removeprefix("gw")), ports.stop, count)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of those folders and files, before xdist looks at the groups."""
+    """Mark all tests of those folders and files."""
     for item in items:
         if _is_in(WITH_A_BROKER, item):
             item.add_marker("broker")
         if _is_in(ALONE, item):
             item.add_marker("alone")
-        if _is_in(TOGETHER, item):
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(HERE))))
 
 
 def _is_in(places: tuple[Path, ...], item: pytest.Item) -> bool:
