@@ -15,19 +15,12 @@ from typing import NamedTuple
 import pytest
 from confluent_kafka import Message
 
-from tests.broker.conftest import MakeTopic, OwnBroker
-from tests.broker.contract import (
-    HANG_GUARD_S,
-    TransactionalWriter,
-    Watched,
-    Writer,
-    add_partitions,
-    delete_topic,
-    make_anew,
-    records,
-)
-from tests.broker.in_process import InProcess, config_for, daemon_in_process
-from tests.broker.oracle import read_logs
+from tests.harness.fixtures import MakeTopic, OwnBroker
+from tests.harness.in_process import InProcess, config_for, daemon_in_process
+from tests.harness.kafka import TransactionalWriter, Writer, add_partitions, delete_topic, make_anew
+from tests.harness.oracle import read_logs
+from tests.harness.waiting import HANG_GUARD_S
+from tests.harness.watched_consumer import WatchedConsumer, records
 from txninsightd.config.model import DiscoveryConfig
 from txninsightd.expose.partitions import lag_records
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -98,7 +91,7 @@ def test_the_client_goes_on_in_the_new_topic_without_a_word(broker: Broker, topi
     """Which is why what was read is held back until the topic's id has been asked for."""
     name = topic()
     Writer(broker).write(name, *"abc")
-    with Watched(broker, View.MONITOR, name) as monitor:
+    with WatchedConsumer(broker, View.MONITOR, name) as monitor:
         monitor.until_end(3)
         make_anew(broker, name)
         Writer(broker).write(name, *"ABCDE")
@@ -112,11 +105,11 @@ def test_a_client_that_knows_a_later_leader_epoch_never_reads_the_new_topic(own_
     broker.stop()
     broker.start()
     Writer(broker).write("t", *"abc")
-    with Watched(broker, View.MONITOR, "t") as old:
+    with WatchedConsumer(broker, View.MONITOR, "t") as old:
         old.until_end(3)
         make_anew(broker, "t")
         Writer(broker).write("t", *"ABCDE")
-        with Watched(broker, View.MONITOR, "t", 3) as new:
+        with WatchedConsumer(broker, View.MONITOR, "t", 3) as new:
             new.until_end(5)
         assert old.after_fetches() == []
 
@@ -197,7 +190,7 @@ def test_a_topic_made_anew_after_its_leader_epoch_rose_is_read(own_broker: OwnBr
         assert by_partition(judged(running, "beside")) == {0: dict.fromkeys(range(10), COMMITTED)}
 
 
-def test_a_topic_made_anew_while_nobody_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
+def test_a_topic_recreated_while_no_reader_looked_is_noticed_by_its_id(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     Writer(broker).write(name, *events("new", 8))
     known = PartitionStart(name, 0, 5, topic_id="that of the old topic")

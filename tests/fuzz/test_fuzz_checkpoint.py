@@ -22,8 +22,8 @@ from tests.core.core import Core
 from tests.core.side_by_side import new_core
 from tests.core.test_ledger_equals_plain import STYLES
 from tests.core.worlds import ORDERS, Chooser, Message, Seeded, World, arrive, make_world, nows, read_world
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
 from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable

@@ -1,9 +1,8 @@
 """What the docs say of the code is drawn from the code."""
 
 import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.paths import ROOT
 
 
 def test_the_life_cycle_page_is_what_the_tables_give() -> None:

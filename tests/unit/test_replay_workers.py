@@ -89,7 +89,7 @@ class Stage:
         return conductor.progress
 
     def of(self, producer: str) -> list[str]:
-        return [what for who, what in self.log if who == producer]
+        return [what for name, what in self.log if name == producer]
 
 
 def record(at: float, key: str, producer: str = "p", **more: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_each_producer_does_its_lines_in_order(speed: float) -> None:
     assert (progress.line, progress.at) == (2000, 199.9)
 
 
-def test_a_producer_that_waits_delays_nobody_else() -> None:
+def test_a_producer_that_waits_delays_no_other() -> None:
     others_done = threading.Event()
 
     def before(life: Life, what: str) -> None:
@@ -238,7 +238,7 @@ def test_a_producer_that_is_refused_later_counts_its_lines_as_errors() -> None:
     assert sum_.reasons == {"no": 3}
 
 
-def test_an_unforeseen_failure_is_counted_and_holds_nobody_up() -> None:
+def test_an_unforeseen_failure_is_counted_and_holds_up_no_other() -> None:
     def before(_: Life, what: str) -> None:
         if what == "7":
             raise RuntimeError("boom")

@@ -64,7 +64,7 @@ def read(directory: Path) -> tuple[list[list[bytes]], list[str]]:
 
 
 def forged(chunks: int, body_bytes: int, body: bytes, version: int = VERSION) -> bytes:
-    """Somebody's file whose checksum fits, whatever the rest says."""
+    """A foreign file whose checksum fits, whatever the rest says."""
     header = HEADER.pack(MAGIC, version, 0.0, chunks, body_bytes)
     return header + CHECKSUM.pack(crc32(header, crc32(body))) + body
 
