@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.core.side_by_side", "tests.core.by_hand", "tests.core.orders")
+pytest.register_assert_rewrite(
+    "tests.harness.core.side_by_side", "tests.harness.core.by_hand", "tests.harness.core.orders"
+)
 
 settings.register_profile(
     "core",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.core.by_hand import (
+from tests.harness.core.by_hand import (
     B_ANEW,
     CLOSE,
     OPEN,

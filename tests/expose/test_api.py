@@ -7,9 +7,8 @@ from urllib.parse import quote
 import pytest
 import uvloop
 
+from tests.harness.expose_world import BEGIN, Ask, World, ask, serve
 from txninsightd.expose.server import HttpServer, ListenError
-
-from .world import BEGIN, Ask, World, ask, serve
 
 LISTING = "/api/v1/transactions"
 OFFSET = "at topic orders, partition 0, offset"

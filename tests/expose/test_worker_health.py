@@ -9,8 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from tests.harness.dummy_reader import DummyReader, beat_in_a_fork
-
-from .world import BEGIN, World, ask
+from tests.harness.expose_world import BEGIN, World, ask
 
 LAST_LOOP = "txninsight_child_last_loop_timestamp_seconds"
 DEPTH = "txninsight_queue_depth"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from tests.core.worlds import Chooser
+from tests.harness.core.worlds import Chooser
 from tests.harness.mutation import Edit, edited, mutated, some_edits
 from tests.harness.paths import ROOT
 from tests.harness.properties import choosers, fuzz

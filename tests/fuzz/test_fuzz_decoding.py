@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.core import Core
-from tests.core.worlds import Chooser
+from tests.harness.core.core import Core
+from tests.harness.core.worlds import Chooser
 from tests.harness.mutation import mutated
 from tests.harness.properties import choosers, fuzz
 from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.worlds import Chooser
+from tests.harness.core.worlds import Chooser
 from tests.harness.mutation import edited, mutated, some_edits
 from tests.harness.properties import choosers, fuzz
 from txninsightd.tools.events_file import BadLine, Control, Header, Line, PlainEvents, Record, parse_line, read_lines

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tests.core.worlds import Chooser, chance, pick
+from tests.harness.core.worlds import Chooser, chance, pick
 
 Where = tuple[str | int, ...]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.core.worlds import Drawn
+from tests.harness.core.worlds import Drawn
 
 SHORT = settings(
     deadline=None,

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.core.by_hand import B_ANEW, A, B, cover, discover
+from tests.harness.core.by_hand import B_ANEW, A, B, cover, discover
+from tests.harness.gated_store import GatedStore
 from tests.harness.manual_loop import ManualLoop
-from tests.unit.test_checkpoint import Gated
 from txninsightd.aggregate import aggregator as aggregator_module
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
@@ -63,7 +63,7 @@ def test_a_child_that_is_no_reader_is_heard_and_assigned_nothing() -> None:
 
 def test_nothing_is_read_before_it_is_on_disk_where_it_was_begun(tmp_path: Path) -> None:
     async def main() -> None:
-        store = Gated(tmp_path)
+        store = GatedStore(tmp_path)
         loop = asyncio.get_running_loop()
         pipeline = make_pipeline(Config(), 0.0)
         aggregator = Aggregator(pipeline, loop, reader_roles(Config()), SCOUT, loop.time, 1.0, store)

@@ -5,7 +5,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from tests.core.by_hand import B, cover, discover
+from tests.harness.core.by_hand import B, cover, discover
 from tests.harness.manual_loop import ManualLoop
 from tests.harness.waiting import until
 from txninsightd.aggregate.aggregator import Aggregator

@@ -15,7 +15,7 @@ import pytest
 import structlog
 import uvloop
 
-from tests.expose.world import World
+from tests.harness.expose_world import World
 from txninsightd import cli, logs
 from txninsightd.config import ConfigError, Secret, load_config, load_state_directory
 from txninsightd.expose.operator_socket import OperatorSocket

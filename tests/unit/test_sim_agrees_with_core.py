@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.core.core import Core
+from tests.harness.core.core import Core
 from tests.harness.paths import ROOT
 from txninsightd.config import Config, load_config
 from txninsightd.core.decoding import Decoded, Decoder

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 
-from tests.core.core import BOUNDS, Core
-from tests.core.reference import Ended, Life, Plain, last_activity, state_of
-from tests.core.worlds import IN_S, PAY_IN_S, Message, Sent, World, nows
+from tests.harness.core.core import BOUNDS, Core
+from tests.harness.core.reference import Ended, Life, Plain, last_activity, state_of
+from tests.harness.core.worlds import IN_S, PAY_IN_S, Message, Sent, World, nows
 from txninsightd.core.finished import Finished
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.transaction import Ending, PendingClose, Transaction

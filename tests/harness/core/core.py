@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tests.core.reference import UNSEEN
+from tests.harness.core.reference import UNSEEN
 from txninsightd.core.archive import Archive
 from txninsightd.core.events import Judged
 from txninsightd.core.eviction import Eviction

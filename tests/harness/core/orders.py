@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.core.core import Core
-from tests.core.reference import CLOSE, Ended, Partition, Seen, Sighting, deciding_close, of_kind
-from tests.core.side_by_side import end_of, new_core
-from tests.core.worlds import Sent, Streams, World, nows, ref_of
+from tests.harness.core.core import Core
+from tests.harness.core.reference import CLOSE, Ended, Partition, Seen, Sighting, deciding_close, of_kind
+from tests.harness.core.side_by_side import end_of, new_core
+from tests.harness.core.worlds import Sent, Streams, World, nows, ref_of
 from txninsightd.core.finished import Finished
 from txninsightd.vocabulary import Anomaly, Coverage, Outcome, PartitionRef, Sightings, Signature, Verdict
 

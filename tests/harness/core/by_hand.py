@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.core.side_by_side import SideBySide
-from tests.core.worlds import Message, Style, World, make_rules, runs
+from tests.harness.core.side_by_side import SideBySide
+from tests.harness.core.worlds import Message, Style, World, make_rules, runs
 from txninsightd.vocabulary import Coverage, Discovery, Kind, PartitionRef, PartitionStart, Sightings, Signature
 
 A, B, B_ANEW = PartitionRef("a", 0), PartitionRef("b", 0), PartitionRef("b", 0, 1)
