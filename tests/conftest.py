@@ -4,16 +4,32 @@
 file often share what takes long to make; each worker has a broker of its own. In the second part, the files in ALONE
 run one after the other: what they hold is true of an amount of time, and they would be at the mercy of what runs beside
 them.
+
+Hypothesis decides the same on every machine, and gives no example a deadline: a busy machine is slow now and then.
 """
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness.paths import RUN_DIR
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.jars import ensure_jars
+
+pytest.register_assert_rewrite(
+    "tests.harness.core.side_by_side", "tests.harness.core.by_hand", "tests.harness.core.orders"
+)
+
+settings.register_profile(
+    "txninsightd",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+settings.load_profile("txninsightd")
 
 HERE = Path(__file__).parent
 WITH_A_BROKER = (HERE / "broker", HERE / "monitoring" / "end_to_end", HERE / "monitoring" / "test_queries.py")

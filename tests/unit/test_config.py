@@ -791,7 +791,7 @@ def known(node: dict[str, Any]) -> st.SearchStrategy[Any]:
     return st.one_of(forms[::-1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(content=b"%YAML 1." + b"9" * 5000 + b"\n---\n")
 @example(content=b"&a [*a, *a]")
@@ -803,20 +803,20 @@ def test_any_bytes(scratch: Path, content: bytes) -> None:
     loads_or_tells(scratch, content)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(alphabet="abk:-[]{}&*!|>'\"%@`#?,.~<0197\n\t $\\", max_size=80))
 def test_any_punctuation(scratch: Path, text: str) -> None:
     loads_or_tells(scratch, text.encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tree=sections | known(schema()), flow=st.booleans())
 def test_any_structure(scratch: Path, tree: Any, flow: bool) -> None:
     text = yaml.safe_dump(tree, allow_unicode=True, default_flow_style=flow)
     loads_or_tells(scratch, text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_damage_to_the_shipped_file(scratch: Path, data: st.DataObject) -> None:
     content = SHIPPED.read_bytes()
