@@ -20,6 +20,9 @@ export DEMO_KEEP ?= 0
 SOAK_MINUTES ?= 60
 SOAK_RATE ?= 5000
 
+# How `make test` shares tests among processors, at most four, since each worker has a Kafka broker of its own
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 PYTHON ?= python3
 BIN := .venv/bin
 STACK := $(BIN)/python -m txninsightd.tools.stack
@@ -48,8 +51,11 @@ down: ## stop everything that up or demo started
 watch: venv ## show the live view of the running daemon
 	@$(BIN)/python -m txninsightd.tools.watch http://127.0.0.1:$(HTTP_PORT) --alerts "$(RUN_DIR)/log/alerts.jsonl"
 
-test: venv ## run all tests, also those on a real Kafka broker
-	@$(BIN)/pytest -m "not full"
+test: venv ## run all tests, also those on a real Kafka broker: first side by side, then those that must run alone
+	@failed=0; \
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not alone and not full" || failed=1; \
+	$(BIN)/pytest -m "alone and not full" || failed=1; \
+	exit $$failed
 
 test-fast: venv ## run the tests that need no broker, on all processors
 	@$(BIN)/pytest -n auto --dist worksteal -m "not broker and not slow and not full"

@@ -25,12 +25,11 @@ from tests.bench.preload import Advance, Preloaded
 from tests.bench.runs import Run, run_empty, run_over
 from tests.bench.workload import MAIN, NEVER_CLOSED, VARIANTS, Variant
 from tests.bench.yardsticks import YARDSTICKS
+from tests.harness.paths import ROOT, RUN_DIR
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.tools.stack.jars import ensure_jars
 
-ROOT = Path(__file__).parents[2]
-RUN_DIR = ROOT / ".run"
 DOCS = ROOT / "docs" / "performance.md"
 EMPTY = Variant("empty", "no events", 0)
 START_UPS = 5

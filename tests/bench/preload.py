@@ -2,7 +2,7 @@
 
 Each producer works on a thread of its own, so their Kafka transactions overlap as those of separate programs do. None
 of them runs ahead of the others by more than two batches, so that timestamps rise along every partition but for a
-second or two. What was filled to the end is noted in a file beside the broker's data; what was not is made anew.
+second or two. What was filled to the end is noted in a file beside the broker's data; what was not is filled again.
 """
 
 import json

@@ -12,9 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from tests.bench.processes import Usage, usage
 from tests.bench.workload import Variant
-from tests.broker.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon
+from tests.harness.metrics import Samples, total
+from tests.harness.processes import Usage, usage
 
 LOOK_EVERY_S = 1.0
 HANG_GUARD_S = 1800.0
@@ -58,12 +59,6 @@ def run_empty(bootstrap: str, topic: str) -> Run:
     return _run(bootstrap, [topic], False, lambda samples: total(samples, "txninsight_ready") == 1)
 
 
-def total(samples: Samples, name: str, **labels: str) -> float:
-    """The sum over a metric's samples that have these labels."""
-    wanted = set(labels.items())
-    return sum(value for (found, of), value in samples.items() if found == name and wanted <= set(of))
-
-
 def _run(bootstrap: str, topics: list[str], colocated: bool, is_done: Callable[[Samples], bool]) -> Run:
     sections: dict[str, Any] = {
         "topics": topics,
@@ -102,6 +97,4 @@ def _await(daemon: Daemon, is_done: Callable[[Samples], bool]) -> Samples:
 
 def _processes(daemon: Daemon) -> dict[str, int]:
     """By role; the benchmark runs one reader of each view."""
-    assert daemon.process is not None
-    children = {name.partition("-")[0]: pid for name, pid in daemon.pids().items()}
-    return {"parent": daemon.process.pid, **children}
+    return {name.partition("-")[0]: pid for name, pid in daemon.all_pids().items()}

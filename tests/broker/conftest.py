@@ -1,50 +1,25 @@
 """Real brokers for the tests below: one for the whole session, and own ones for tests that break theirs.
 
-Tests take fresh topics (`topic`) and so never see each other's records; whoever stops, kills or fills a broker takes
-one from `own_broker`.
+Tests take fresh topics (`topic`) and so never see each other's records. A test that stops, kills or fills a broker
+takes one from `own_broker`.
 """
 
-import itertools
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
-from tests.broker.daemon import Daemon
-from txninsightd.tools.stack import machine
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, OwnBroker, Start, fresh_name, new_broker
 from txninsightd.tools.stack.broker import Broker, create_topics
-
-ROOT = Path(__file__).parents[2]
-_serial = itertools.count()
-
-
-class OwnBroker(Protocol):
-    """Starts a broker for one test; `properties` are added to its server.properties."""
-
-    def __call__(self, *, heap: str = "512m", properties: Mapping[str, str] | None = None) -> Broker: ...
-
-
-class MakeTopic(Protocol):
-    """Creates a topic with a fresh name on the session's broker (or on `on`) and returns the name."""
-
-    def __call__(
-        self, partitions: int = 1, *, name: str = "t", config: Mapping[str, str] | None = None, on: Broker | None = None
-    ) -> str: ...
-
-
-class Start(Protocol):
-    """Starts a daemon on a topic; `sections` of its config come over the module's usual ones."""
-
-    def __call__(self, topic: str, **sections: Any) -> Daemon: ...
 
 
 @pytest.fixture(scope="session")
 def broker(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The broker that all tests share: do not stop it. It may stall without being fenced (test_client_watchdog.py)."""
     patient = {"broker.session.timeout.ms": "60000"}
-    with _new_broker(tmp_path_factory.mktemp("broker"), kafka_libs, properties=patient) as running:
+    with new_broker(tmp_path_factory.mktemp("broker"), kafka_libs, properties=patient) as running:
         yield running
 
 
@@ -54,7 +29,7 @@ def own_broker(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     made: list[Broker] = []
 
     def make(*, heap: str = "512m", properties: Mapping[str, str] | None = None) -> Broker:
-        made.append(_new_broker(tmp_path_factory.mktemp("own-broker"), kafka_libs, heap, properties))
+        made.append(new_broker(tmp_path_factory.mktemp("own-broker"), kafka_libs, heap=heap, properties=properties))
         made[-1].start()
         return made[-1]
 
@@ -71,7 +46,7 @@ def topic(request: pytest.FixtureRequest) -> MakeTopic:
         partitions: int = 1, *, name: str = "t", config: Mapping[str, str] | None = None, on: Broker | None = None
     ) -> str:
         where: Broker = on or request.getfixturevalue("broker")
-        fresh = f"{name}-{os.getpid()}-{next(_serial)}"
+        fresh = fresh_name(name)
         create_topics(where.bootstrap, {fresh: partitions}, config)
         return fresh
 
@@ -93,8 +68,3 @@ def start(request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pyte
     yield make
     for daemon in started:
         daemon.end()
-
-
-def _new_broker(data_dir: Path, libs: Path, heap: str = "512m", properties: Mapping[str, str] | None = None) -> Broker:
-    port, controller_port = machine.free_ports(2)
-    return Broker(data_dir, libs, port, controller_port, heap=heap, properties=properties)

@@ -7,28 +7,28 @@ again after as long. Its producers keep trying and go on. At the end one transac
 thresholds do work.
 
 Whether a verdict is false, the brokers' logs say. A machine may be so busy that a producer really falls silent for
-longer than a threshold; the log shows that, too, and only who is in it without having been slow is a false alarm.
+longer than a threshold; the log shows that, too, and only a stuck transaction that was not slow is a false alarm.
 """
 
 import json
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from tests.broker.daemon import Daemon
-from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
-from tests.broker.traffic import Traffic, publish
-from txninsightd.tools.stack import machine
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import new_broker
+from tests.harness.kafka import publish
+from tests.harness.oracle import Log, LogEntry, RecordId, differences, log_entries, read_logs, reported_events
+from tests.harness.timeliness import Outage, Patience
+from tests.harness.traffic import Traffic
 from txninsightd.tools.stack.broker import Broker, create_topics
-from txninsightd.vocabulary import PartitionRef, Verdict
+from txninsightd.vocabulary import Verdict
 
 READER_STOPPED_S = 20.0
 BROKER_HANGS_S = 17.0
@@ -37,30 +37,15 @@ LOOK_EVERY_S = 0.25
 
 SESSION_TIMEOUT = "broker.session.timeout.ms"
 
-IDLE_AFTER_S = 5.0
-OVERDUE_AFTER_S = 8.0
-COMMIT_PENDING_AFTER_S = 4.0
-RETRY_GRACE_S = 6.0
-MARGIN = 0.8
+PATIENCE = Patience(idle_after_s=5.0, overdue_after_s=8.0, commit_pending_after_s=4.0, retry_grace_s=6.0)
+AFTER_AN_OUTAGE_S = PATIENCE.retry_grace_s + 2
 
 SECTIONS: dict[str, Any] = {
-    "stuck": {
-        "idle_after_s": IDLE_AFTER_S,
-        "overdue_after_s": OVERDUE_AFTER_S,
-        "commit_pending_after_s": COMMIT_PENDING_AFTER_S,
-    },
-    "state": {"retry_grace_s": RETRY_GRACE_S},
-    "supervise": {"heartbeat_timeout_s": 3600},  # who is stopped here is to come back as it was
+    **PATIENCE.sections(),
+    "supervise": {"heartbeat_timeout_s": 3600},  # a process that is stopped here is to come back as it was
 }
 
 LEFT_OPEN = {"event": "transaction_open", "txn_id": "left-open"}
-
-
-class Outage(NamedTuple):
-    """A broker did not answer from then to then."""
-
-    began: float
-    ended: float
 
 
 class Watch:
@@ -78,7 +63,7 @@ class Watch:
         self.missing: list[str] = []
         self.false_as_of: list[Any] = []
         self.logs: list[Log] = []
-        self.facts: dict[Spot, Fact] = {}
+        self.entries: dict[RecordId, LogEntry] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.stuck_total = -1.0
         self.late = -1.0
@@ -86,7 +71,7 @@ class Watch:
         self.children_after: dict[str, int] = {}
 
     def look(self) -> None:
-        """Note who is called aborted just now, and what is missing."""
+        """Note which transactions are called aborted just now, and what is missing."""
         if not self.answers:
             return
         self.ever_aborted |= self.daemon.transactions(state="aborted").keys()
@@ -107,13 +92,13 @@ class Watch:
     def conclude(self, written_by: float) -> None:
         """When all was read: the daemon's last word on it, and the log's."""
         self.logs = read_logs(self.broker, self.topics)
-        self.facts = facts_of(self.logs)
+        self.entries = log_entries(self.logs)
         self.daemon.await_read(written_by)
-        settled = len({f.txn_id for f in self.facts.values()})
+        settled = len({f.txn_id for f in self.entries.values()})
         self.daemon.await_that(
             lambda: self.daemon.total("txninsight_transactions_finished_total") >= settled, f"{settled} are settled"
         )
-        self.details = self.daemon.details({f.txn_id for f in self.facts.values()})
+        self.details = self.daemon.details({f.txn_id for f in self.entries.values()})
         self.stuck_total = self.daemon.total("txninsight_stuck_total")
         self.late = sum(self.daemon.total("txninsight_anomalies_total", kind=k) for k in ("late_event", "late_retry"))
 
@@ -122,40 +107,8 @@ class Watch:
         self.daemon.await_that(lambda: self.daemon.transactions(cause="idle").keys() == {txn_id}, f"{txn_id} is idle")
 
     def slow(self) -> set[str]:
-        """Who really came close to a threshold, by the log; the broker's outages are not their fault."""
-        return {
-            txn_id
-            for txn_id, began, ended, limit_s in [*silences(self.facts), *waits_for_commit(self.logs, self.facts)]
-            if is_slow(began, ended, limit_s * MARGIN, self.outages)
-        }
-
-
-def silences(facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float]]:
-    """Between any two events of a transaction, and from its first to its last: who, from, to, threshold."""
-    stamps: dict[str, list[float]] = defaultdict(list)
-    for fact in facts.values():
-        stamps[fact.txn_id].append(fact.record_ts)
-    for txn_id, times in stamps.items():
-        times.sort()
-        yield txn_id, times[0], times[-1], OVERDUE_AFTER_S
-        for before, after in pairwise(times):
-            yield txn_id, before, after, IDLE_AFTER_S
-
-
-def waits_for_commit(logs: list[Log], facts: dict[Spot, Fact]) -> Iterator[tuple[str, float, float, float]]:
-    """From each close until its verdict could be seen."""
-    log_of = {log.ref: log for log in logs}
-    for spot, fact in facts.items():
-        if fact.kind == "transaction_close":
-            decided_at = log_of[PartitionRef(spot.topic, spot.partition)].decided_at(spot.offset)
-            yield fact.txn_id, fact.record_ts, decided_at, COMMIT_PENDING_AFTER_S
-
-
-def is_slow(began: float, ended: float, limit_s: float, outages: list[Outage]) -> bool:
-    """Whether a wait was too long, not counting outages and what a producer needs to recover from one."""
-    touched = [o for o in outages if began < o.ended + RETRY_GRACE_S and o.began < ended]
-    excused_s = sum(max(0.0, min(ended, o.ended) - max(began, o.began)) for o in touched)
-    return ended - began - excused_s > limit_s and all(ended > o.ended + RETRY_GRACE_S * MARGIN for o in touched)
+        """The transactions that really came close to a threshold, by the log; the broker's outages are excused."""
+        return PATIENCE.slow(self.logs, self.outages)
 
 
 # --- The experiment ---------------------------------------------------------------------------------------------------
@@ -163,9 +116,9 @@ def is_slow(began: float, ended: float, limit_s: float, outages: list[Outage]) -
 
 @pytest.fixture(scope="module")
 def frail(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The broker that hangs and dies. It is not fenced: that may end its clients (test_client_watchdog.py)."""
+    """The broker that hangs and dies. Hanging does not fence it: that may end its clients (test_client_watchdog.py)."""
     session = {SESSION_TIMEOUT: str(int(2 * BROKER_HANGS_S * 1000))}
-    running = Broker(tmp_path_factory.mktemp("frail"), kafka_libs, *machine.free_ports(2), properties=session)
+    running = new_broker(tmp_path_factory.mktemp("frail"), kafka_libs, properties=session)
     running.start()
     yield running
     running.kill()
@@ -211,14 +164,14 @@ def experiment(watches: dict[str, Watch], traffics: list[Traffic]) -> None:
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
     watches["aggregator"].answers = True
-    hold(watches, RETRY_GRACE_S + 2)
+    hold(watches, AFTER_AN_OUTAGE_S)
     frozen.broker.kill()
     frozen.broker_is_down()
     hold(watches, BROKER_DOWN_S)
     frozen.broker.properties.pop(SESSION_TIMEOUT)  # so long would it wait for the one that is dead
     frozen.broker.start()
     frozen.broker_is_up()
-    hold(watches, RETRY_GRACE_S + 2)
+    hold(watches, AFTER_AN_OUTAGE_S)
     for traffic in traffics:
         traffic.stop()
     written_by = time.time()
@@ -243,7 +196,7 @@ ALL = pytest.mark.parametrize("name", ["monitor", "validator", "aggregator", "br
 
 @ALL
 def test_traffic_ran_all_the_while(watches: dict[str, Watch], name: str) -> None:
-    verdicts = [fact.verdict for fact in watches[name].facts.values()]
+    verdicts = [entry.verdict for entry in watches[name].entries.values()]
     assert verdicts.count(Verdict.COMMITTED) > 200
     assert verdicts.count(Verdict.ABORTED) > 50
     assert verdicts.count(Verdict.PENDING) == 0
@@ -262,8 +215,8 @@ def test_no_false_stuck(watches: dict[str, Watch], name: str) -> None:
 @ALL
 def test_no_false_aborted(watches: dict[str, Watch], name: str) -> None:
     watch = watches[name]
-    ever_aborted = {f.txn_id for f in watch.facts.values() if f.verdict is Verdict.ABORTED}
-    standing = {f.txn_id for f in watch.facts.values() if f.verdict is not Verdict.ABORTED}
+    ever_aborted = {f.txn_id for f in watch.entries.values() if f.verdict is Verdict.ABORTED}
+    standing = {f.txn_id for f in watch.entries.values() if f.verdict is not Verdict.ABORTED}
     assert watch.ever_aborted <= ever_aborted
     assert {t for t, d in watch.details.items() if d["outcome"] == "aborted"} == ever_aborted - standing
     assert {t for t, d in watch.details.items() if d["outcome"] == "closed"} == standing
@@ -272,7 +225,7 @@ def test_no_false_aborted(watches: dict[str, Watch], name: str) -> None:
 
 @ALL
 def test_every_verdict_is_the_logs(watches: dict[str, Watch], name: str) -> None:
-    assert differences(watches[name].facts, sayings_of(watches[name].details.values())) == []
+    assert differences(watches[name].entries, reported_events(watches[name].details.values())) == []
 
 
 @ALL
@@ -288,7 +241,7 @@ def test_an_outage_is_no_answer(watches: dict[str, Watch]) -> None:
 
 
 @ALL
-def test_nobody_was_restarted(watches: dict[str, Watch], name: str) -> None:
+def test_no_process_was_restarted(watches: dict[str, Watch], name: str) -> None:
     assert watches[name].children_after == watches[name].children_before
 
 

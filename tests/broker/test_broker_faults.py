@@ -1,4 +1,4 @@
-"""The broker and the way to it fail, and come back: nothing is lost, nothing false is said, and nobody need help.
+"""The broker and the way to it fail, and come back: nothing is lost, nothing false is said, and no process needs help.
 
 One experiment, in which traffic runs all the while and some transactions get stuck on purpose. Three daemons watch one
 broker, each through a proxy of its own, while the producers go to the broker directly; a fourth watches a cluster.
@@ -25,13 +25,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.broker.cluster import Cluster, Door, broker_with_doors
-from tests.broker.contract import TransactionalWriter, add_partitions
-from tests.broker.daemon import Daemon, Samples
-from tests.broker.oracle import Fact, Log, differences, facts_of, read_logs, sayings_of
-from tests.broker.patience import CLOCK_STEP_S, Outage, Patience, false_sights
-from tests.broker.proxy import Proxy
-from tests.broker.traffic import Traffic, publish
+from tests.harness.cluster import Cluster, ProxiedListener, broker_with_listeners
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import TransactionalWriter, add_partitions, publish
+from tests.harness.metrics import Samples, total
+from tests.harness.oracle import Log, LogEntry, differences, log_entries, read_logs, reported_events
+from tests.harness.proxy import Proxy
+from tests.harness.timeliness import CLOCK_STEP_S, Outage, Patience, false_sights
+from tests.harness.traffic import Traffic
 from txninsightd.aggregate.aggregator import BLIND_AFTER_S
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
@@ -51,7 +52,7 @@ DELAY_S = 0.1
 ASKED_NODE = 1
 """The node of the cluster that the test itself talks to: it is not killed."""
 UNREPLICATED_S = 6.0
-"""In a cluster nobody can read a record before all that are in sync have it: those that died are, for a few seconds."""
+"""A consumer can read a record once all nodes in sync have it, and a dead node counts as in sync for seconds."""
 VIEWS = ("monitor", "validator")
 
 
@@ -76,7 +77,7 @@ def event(kind: str, txn_id: str) -> str:
 
 
 class Site:
-    """A broker, or one of a cluster, and what is written there. `planned`: who must get stuck, and why."""
+    """A broker, or one of a cluster, and what is written there. `planned`: what must get stuck, and why."""
 
     def __init__(self, name: str, broker: Broker, bootstrap: str) -> None:
         self.name = name
@@ -93,7 +94,7 @@ class Site:
         self._traffic = Traffic(self.bootstrap, [MAIN, STEPS], producers=4).start()
 
     def leave_stuck(self) -> None:
-        """One that nobody goes on with, and one whose close is aborted and not tried again."""
+        """One that gets no further event, and one whose close is aborted and not tried again."""
         idle, given_up = (f"{what}-{len(self.planned)}" for what in ("idle", "given-up"))
         publish(self.bootstrap, MAIN, [(idle, event("open", idle))])
         writer = self._new_writer()
@@ -124,11 +125,11 @@ class Site:
             self._traffic.stop()
         self.logs = read_logs(self.broker, [MAIN, STEPS, HELD])
 
-    def lives(self) -> dict[str, list[Fact]]:
+    def lives(self) -> dict[str, list[LogEntry]]:
         """The records of each transaction, by the log."""
         lives = defaultdict(list)
-        for fact in facts_of(self.logs).values():
-            lives[fact.txn_id].append(fact)
+        for entry in log_entries(self.logs).values():
+            lives[entry.txn_id].append(entry)
         return lives
 
     def _new_writer(self) -> TransactionalWriter:
@@ -145,7 +146,7 @@ class Truth(NamedTuple):
     events: int
 
 
-def truth_of(life: list[Fact]) -> Truth:
+def truth_of(life: list[LogEntry]) -> Truth:
     """By the rules of docs/lifecycle.md, for those that are tried again as long as it takes or not at all.
 
     Of a Kafka transaction that ends in a fault, the open may never have come to the log.
@@ -155,17 +156,17 @@ def truth_of(life: list[Fact]) -> Truth:
     return Truth(_state(life, opens, closes), max(1, attempts), len(life))
 
 
-def _state(life: list[Fact], opens: list[Verdict], closes: list[Verdict]) -> str:
+def _state(life: list[LogEntry], opens: list[Verdict], closes: list[Verdict]) -> str:
     if Verdict.COMMITTED in closes:
         return "closed"
     if Verdict.PENDING in closes:
         return "tentatively_closed"
-    if all(fact.verdict is Verdict.ABORTED for fact in life):
+    if all(entry.verdict is Verdict.ABORTED for entry in life):
         return "aborted" if opens else "unknown"
     return "aborted" if Verdict.ABORTED in closes else "open"
 
 
-# --- Who watches ------------------------------------------------------------------------------------------------------
+# --- What watches -----------------------------------------------------------------------------------------------------
 
 
 class Watch:
@@ -214,14 +215,14 @@ class Watch:
         self.outages.append(Outage(self.blind_since, time.time()))
         self.blind_since = float("inf")
 
-    def await_nobody(self) -> None:
-        """Wait until it says that nobody answers."""
+    def await_no_answer(self) -> None:
+        """Wait until it says that no broker answers."""
         self.daemon.await_that(
             lambda: (
                 self.daemon.status("/readyz") == 503
                 and any("does not answer" in text for text in self.daemon.missing())
             ),
-            "it says that nobody answers",
+            "it says that no broker answers",
         )
 
     def await_missing(self, *expected: str) -> None:
@@ -248,13 +249,12 @@ class Watch:
         self.metrics = self.daemon.metrics()
 
     def slow(self) -> set[str]:
-        """Of those that should not get stuck, whose producer really was slow."""
+        """The transactions that should not get stuck, but really were slow."""
         return PATIENCE.slow(self.site.logs, self.outages) - self.site.planned.keys()
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of its last word that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (n, found), value in self.metrics.items() if n == name and wanted <= set(found))
+        return total(self.metrics, name, **labels)
 
 
 # --- The experiment ---------------------------------------------------------------------------------------------------
@@ -266,10 +266,10 @@ class Experiment:
     def __init__(self, form: Form, libs: Path, directory: Path, ends: ExitStack) -> None:
         self.form = form
         ports = machine.free_ports(6)
-        doors = {f"DOOR{i}": Door(ports[i], ports[3 + i]) for i in range(3)}
-        proxies = [ends.enter_context(Proxy(door.advertised_port, door.port)) for door in doors.values()]
+        listeners = {f"PROXIED{i}": ProxiedListener(ports[i], ports[3 + i]) for i in range(3)}
+        proxies = [ends.enter_context(Proxy(each.advertised_port, each.port)) for each in listeners.values()]
         self.refusing, self.silent, self.resetting = proxies
-        self.alone = broker_with_doors(directory / "alone", libs, doors)
+        self.alone = broker_with_listeners(directory / "alone", libs, listeners)
         self.cluster = Cluster(directory / "cluster", libs)
         ends.callback(self.alone.kill)
         ends.callback(self.cluster.kill)
@@ -306,7 +306,7 @@ class Experiment:
             watch.daemon.start()
         self.alone.start()
         for watch in self.watches.values():
-            watch.await_nobody()
+            watch.await_no_answer()
         self.cluster.start()
         for proxy in (self.refusing, self.silent, self.resetting):
             proxy.pass_on()
@@ -409,7 +409,7 @@ def watch(request: pytest.FixtureRequest, ran: Experiment) -> Watch:
 
 
 def test_traffic_ran_all_the_while(watch: Watch) -> None:
-    verdicts = Counter(fact.verdict for fact in facts_of(watch.site.logs).values())
+    verdicts = Counter(entry.verdict for entry in log_entries(watch.site.logs).values())
     assert verdicts[Verdict.COMMITTED] > 200
     assert verdicts[Verdict.ABORTED] > verdicts.total() / 10
     assert verdicts[Verdict.PENDING] == 1
@@ -417,7 +417,7 @@ def test_traffic_ran_all_the_while(watch: Watch) -> None:
 
 
 def test_every_verdict_is_the_logs(watch: Watch) -> None:
-    assert differences(facts_of(watch.site.logs), sayings_of(watch.details.values())) == []
+    assert differences(log_entries(watch.site.logs), reported_events(watch.details.values())) == []
 
 
 def test_every_transaction_is_what_the_log_says(watch: Watch) -> None:
@@ -435,7 +435,7 @@ def test_every_record_is_counted_once(watch: Watch) -> None:
         assert watch.total(records, view="monitor", topic=topic) == verdicts.total()
         assert watch.total(records, view="validator", topic=topic) == verdicts[Verdict.COMMITTED]
     lives = watch.site.lives()
-    opened = sum(any(fact.kind == "transaction_open" for fact in life) for life in lives.values())
+    opened = sum(any(entry.kind == "transaction_open" for entry in life) for life in lives.values())
     assert watch.total("txninsight_transactions_opened_total") == opened
     states = Counter(truth_of(life).state for txn_id, life in lives.items() if txn_id not in watch.site.planned)
     finished = "txninsight_transactions_finished_total"
@@ -453,7 +453,7 @@ def test_those_are_stuck_that_should_be(watch: Watch) -> None:
 
 
 def test_no_false_aborted_at_any_moment(watch: Watch) -> None:
-    aborted = {fact.txn_id for fact in facts_of(watch.site.logs).values() if fact.verdict is Verdict.ABORTED}
+    aborted = {entry.txn_id for entry in log_entries(watch.site.logs).values() if entry.verdict is Verdict.ABORTED}
     assert watch.ever_aborted <= aborted
 
 
@@ -478,7 +478,7 @@ def test_it_said_that_the_broker_was_not_there(watch: Watch) -> None:
     assert any("does not answer" in text for text in watch.missing_in["broker down"]) == (watch.name != "moved")
 
 
-def test_nobody_was_restarted(watch: Watch) -> None:
+def test_no_process_was_restarted(watch: Watch) -> None:
     assert watch.pids.keys() == {"monitor-0", "validator-0", "aggregator"}
     assert watch.daemon.pids() == watch.pids
 

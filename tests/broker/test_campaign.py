@@ -14,21 +14,21 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.broker.campaign.experiment import Experiment, Form, Told, table
-from tests.broker.campaign.faults import HANGS, KILLS, Fault
-from tests.broker.campaign.keeper import LogTail
-from tests.broker.campaign.load import LoadBroken
-from tests.broker.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
-from tests.broker.campaign.verdict import (
+from tests.harness.campaign.experiment import Experiment, Form, Told, table
+from tests.harness.campaign.faults import HANGS, KILLS, Fault
+from tests.harness.campaign.load import LoadBroken
+from tests.harness.campaign.recovery import await_checkpoint, kill_and_await_ready, write_open
+from tests.harness.campaign.verdict import (
     counter_differences,
     counts_of,
     event_differences,
     prometheus_differences,
     transaction_differences,
 )
-from tests.broker.conftest import ROOT, MakeTopic
-from tests.broker.daemon import Daemon
-from txninsightd.tools.stack import machine
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, new_broker
+from tests.harness.json_log import LogTail
+from tests.harness.paths import RUN_DIR
 from txninsightd.tools.stack.broker import Broker
 
 SEED = 4711
@@ -67,7 +67,7 @@ def ran(
     with ExitStack() as ends:
         for seed in range(SEED, SEED + MOST_TRIALS * APART, APART):
             directory = tmp_path_factory.mktemp("campaign")
-            broker = ends.enter_context(Broker(directory / "broker", kafka_libs, *machine.free_ports(2)))
+            broker = ends.enter_context(new_broker(directory / "broker", kafka_libs))
             experiment = Experiment(request.param, broker, directory, seed, ends)
             try:
                 told = experiment.run()
@@ -88,23 +88,23 @@ def ran(
             prometheus_differences(experiment.prometheus, told.scraped, truth.counts),
         )
         differences = sum(map(len, (found.transactions, found.events, found.counters, found.prometheus)))
-        result = table(experiment.struck, told, differences)
+        result = table(experiment.injected, told, differences)
         print(result)
-        (ROOT / ".run" / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
+        (RUN_DIR / f"campaign-{found.form.name}.md").write_text(f"{result}\n")
         yield found
 
 
 def test_every_fault_struck_as_often_as_planned(ran: Ran) -> None:
-    times = Counter(struck.fault for struck in ran.experiment.struck)
+    times = Counter(injected.fault for injected in ran.experiment.injected)
     assert times == dict.fromkeys(KILLS, ran.form.kills) | dict.fromkeys(HANGS, ran.form.hangs)
 
 
 def test_each_struck_with_work_in_flight_and_some_in_a_checkpoint(ran: Ran) -> None:
-    struck = ran.experiment.struck
-    assert min(s.in_flight.undecided for s in struck) > 0
-    assert min(s.in_flight.unapplied for s in struck) > 0
+    injected = ran.experiment.injected
+    assert min(s.in_flight.undecided for s in injected) > 0
+    assert min(s.in_flight.unapplied for s in injected) > 0
     for fault in Fault:
-        assert any(s.in_checkpoint for s in struck if s.fault is fault), fault
+        assert any(s.in_checkpoint for s in injected if s.fault is fault), fault
 
 
 def test_a_fifth_was_aborted_and_all_kinds_of_ends_came_to_be(ran: Ran) -> None:
@@ -142,14 +142,14 @@ def test_counters_begin_at_0_before_the_first_event(ran: Ran) -> None:
 
 
 def test_nothing_outlived_its_parent(ran: Ran) -> None:
-    ended = ran.experiment.keeper.ended
+    ended = ran.experiment.service.ended
     assert sum(each.by_watchdog for each in ended) == ran.form.hangs
     assert len(ended) == ran.form.kills + ran.form.hangs
     assert [each.outlived for each in ended if each.outlived and not each.by_watchdog] == []
 
 
 def test_it_stops_in_order(ran: Ran) -> None:
-    assert ran.experiment.keeper.stop() == 0
+    assert ran.experiment.service.stop() == 0
 
 
 # --- How fast it comes back -------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
-from tests.broker.test_supervision import await_counted
-from tests.broker.traffic import publish, write_transactions
-from tests.unit.tmpfs import Tmpfs, tmpfs
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
+from tests.harness.tmpfs import Tmpfs, tmpfs
+from tests.harness.transactions import await_counted, write_transactions
 from txninsightd.supervise.exit_codes import EXIT_STATE
 from txninsightd.tools.stack.broker import Broker
 
@@ -98,7 +98,7 @@ def test_what_was_is_as_it_was(broker: Broker, topic: MakeTopic, start: Start, e
     daemon.start().await_ready()
     assert told(daemon) == before
     assert daemon.total("txninsight_warming_up") == 0
-    assert [line["live"] for line in daemon.log() if line["event"] == "resumed"] == [2]
+    assert [line["live"] for line in daemon.log(event="resumed")] == [2]
     hanging.commit_transaction()
     publish(broker.bootstrap, name, [event("transaction_close", "idle")])
     daemon.await_that(lambda: daemon.transaction("pending")["outcome"] == "closed", "it is settled")
@@ -108,7 +108,7 @@ def test_what_was_is_as_it_was(broker: Broker, topic: MakeTopic, start: Start, e
     stop(daemon)
 
 
-def test_what_was_written_while_nobody_read_is_counted_once(broker: Broker, topic: MakeTopic, start: Start) -> None:
+def test_what_was_written_while_no_daemon_read_is_counted_once(broker: Broker, topic: MakeTopic, start: Start) -> None:
     """Begun at the latest records, and killed: not what is latest at the next start, but what was not read counts."""
     name = topic(2)
     write_transactions(broker.bootstrap, name, "before", 4)
@@ -146,7 +146,7 @@ def test_a_second_daemon_on_one_directory_refuses(topic: MakeTopic, start: Start
     second = start(name, state={"directory": str(first.directory / "state")})
     assert second.process is not None
     assert second.process.wait(60) == EXIT_STATE
-    [line] = [line for line in second.log() if line["event"] == "state_unusable"]
+    [line] = second.log(event="state_unusable")
     assert first.process is not None
     assert f"pid {first.process.pid}" in line["error"]
     stop(first)
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(broker: Broker, 
     daemon.start().await_ready()
     await_counted(daemon, name, written)
     assert daemon.total("txninsight_checkpoint_fallbacks_total") == 1
-    [line] = [line for line in daemon.log() if line["event"] == "checkpoint_passed_over"]
+    [line] = daemon.log(event="checkpoint_passed_over")
     assert newest.name in line["checkpoint"]
     stop(daemon)
 
@@ -180,7 +180,7 @@ def test_a_read_only_directory_is_refused_in_words(topic: MakeTopic, start: Star
         daemon = start(topic(1), state={"directory": str(disk.directory)})
         assert daemon.process is not None
         assert daemon.process.wait(60) == EXIT_STATE
-        [line] = [line for line in daemon.log() if line["event"] == "state_unusable"]
+        [line] = daemon.log(event="state_unusable")
         assert "mount its file system writable" in line["error"]
 
 
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_and_costs_nothing_but_the_way_back(
         fill(disk)
         daemon.await_that(lambda: daemon.total("txninsight_checkpoint_failures_total") > 1, "checkpoints fail")
         assert daemon.missing() == ["no checkpoint can be written: No space left on device"]
-        assert len([line for line in daemon.log() if line["event"] == "checkpoint_failed"]) == 1
+        assert len(daemon.log(event="checkpoint_failed")) == 1
         more = write_transactions(broker.bootstrap, name, "meanwhile", 2)
         total = written.closed + written.aborted + more.closed + more.aborted
         daemon.await_that(
@@ -255,7 +255,7 @@ def test_the_state_survives_a_stopped_reader_and_a_stop_in_between(
     assert daemon.process.wait(60) == 0
     daemon.start().await_ready()
     await_counted(daemon, name, written)
-    resumed = [line for line in daemon.log() if line["event"] == "resumed"]
+    resumed = daemon.log(event="resumed")
     assert len(resumed) == 1
     daemon.kill()
     daemon.start().await_ready()

@@ -5,8 +5,10 @@ import sys
 
 from confluent_kafka import TopicPartition
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.contract import HANG_GUARD_S, TransactionalWriter, Watched, Writer, end, groups_with_members, records
+from tests.harness.fixtures import MakeTopic
+from tests.harness.kafka import TransactionalWriter, Writer, groups_with_members
+from tests.harness.waiting import HANG_GUARD_S
+from tests.harness.watched_consumer import WatchedConsumer, end, records
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import View
 
@@ -17,7 +19,7 @@ def test_partitions_come_and_go_one_by_one_without_a_group_and_leave_the_others_
     name, writer = topic(2), Writer(broker)
     writer.write(name, *"abc")
     writer.write(name, *"ab", partition=1)
-    with Watched(broker, View.VALIDATOR, name) as consumer:
+    with WatchedConsumer(broker, View.VALIDATOR, name) as consumer:
         consumer.until_end(3)
         consumer.consumer.incremental_assign([TopicPartition(name, 1, 1)])
         assert consumer.until_end(2, partition=1) == [*records(1, partition=1), *end(2, partition=1)]
@@ -35,7 +37,7 @@ def test_partitions_come_and_go_one_by_one_without_a_group_and_leave_the_others_
 def test_a_paused_partition_hands_out_nothing_and_goes_on_where_it_was(broker: Broker, topic: MakeTopic) -> None:
     name, writer = topic(2), Writer(broker)
     writer.write(name, *map(str, range(100)))
-    with Watched(broker, View.MONITOR, name) as consumer:
+    with WatchedConsumer(broker, View.MONITOR, name) as consumer:
         consumer.consumer.incremental_assign([TopicPartition(name, 1, 0)])
         consumer.until(lambda: consumer.delivered, "a record", most=1)
         consumer.consumer.pause([consumer.partition])
@@ -53,7 +55,7 @@ def test_however_often_it_is_paused_a_view_loses_nothing_and_doubles_nothing(bro
     for _ in range(6):
         producer.committed(name, *map(str, range(20)))
         producer.aborted(name, *map(str, range(3)))
-    with Watched(broker, View.VALIDATOR, name) as consumer:
+    with WatchedConsumer(broker, View.VALIDATOR, name) as consumer:
         while consumer.eof_offsets.get(0, -1) < 150:
             consumer.until_more(most=7)
             consumer.consumer.pause([consumer.partition])

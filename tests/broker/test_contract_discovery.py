@@ -11,8 +11,9 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
+from tests.harness.fixtures import MakeTopic
+from tests.harness.in_process import config_for, daemon_in_process
+from tests.harness.kafka import (
     TransactionalWriter,
     Writer,
     add_partitions,
@@ -21,7 +22,6 @@ from tests.broker.contract import (
     delete_topic,
     set_topic_config,
 )
-from tests.broker.in_process import config_for, daemon_in_process
 from txninsightd import clock
 from txninsightd.cluster import topic_policies
 from txninsightd.cluster.client_settings import admin_settings
@@ -255,7 +255,7 @@ class StoppedMeanwhile(AdminClient):
 
 
 @pytest.mark.parametrize(("stops", "blamed"), [(1, False), (2, True)])
-def test_a_scout_that_was_stopped_asks_again_before_it_blames_the_cluster(
+def test_a_process_that_was_stopped_asks_again_before_the_cluster_is_blamed(
     broker: Broker, topic: MakeTopic, stops: int, blamed: bool
 ) -> None:
     name = topic()

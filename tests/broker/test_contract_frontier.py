@@ -10,20 +10,11 @@ from bisect import bisect_left
 
 import pytest
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
-    HANG_GUARD_S,
-    NEVER_READ,
-    TransactionalWriter,
-    Watched,
-    Writer,
-    both_views,
-    end,
-    high_watermark,
-    last_stable_offset,
-    records,
-)
-from tests.broker.oracle import read_logs
+from tests.harness.fixtures import MakeTopic
+from tests.harness.kafka import TransactionalWriter, Writer, high_watermark, last_stable_offset
+from tests.harness.oracle import read_logs
+from tests.harness.waiting import HANG_GUARD_S
+from tests.harness.watched_consumer import NEVER_READ, WatchedConsumer, both_views, end, records
 from txninsightd.cluster import client_settings
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, Verdict, View
@@ -99,7 +90,7 @@ def test_position_counts_control_records_where_no_end_event_does(broker: Broker,
     producer.committed(name, "0", "1")
     producer.aborted(name, "3", "4")
     producer.committed(name, "6")
-    with Watched(broker, View.VALIDATOR, name) as validator:
+    with WatchedConsumer(broker, View.VALIDATOR, name) as validator:
         passed = []
         while len(validator.delivered) < 3:
             passed += [(s.offset, validator.position) for s in validator.take(1)]
@@ -115,7 +106,7 @@ def test_a_consumer_assigned_beyond_the_last_stable_offset_passes_nothing_before
     name, producer = topic(), TransactionalWriter(broker)
     producer.begin()
     producer.write(name, "0", "1", "2")
-    with Watched(broker, View.VALIDATOR, name, start=2) as validator:
+    with WatchedConsumer(broker, View.VALIDATOR, name, start=2) as validator:
         assert validator.after_fetches() == []
         producer.commit()
         assert validator.until_end(4) == [*records(2), *end(4)]
@@ -142,7 +133,7 @@ def test_cached_watermarks_are_the_high_one_in_both_views_and_asked_ones_are_eac
     producer.abort()
 
 
-def test_list_offsets_gives_the_last_stable_offset_to_who_asks_for_committed_records(
+def test_list_offsets_gives_the_last_stable_offset_to_a_question_for_committed_records(
     broker: Broker, topic: MakeTopic
 ) -> None:
     name, producer = topic(), TransactionalWriter(broker)
@@ -190,12 +181,12 @@ def test_judged_by_the_frontier_every_record_is_what_kafkas_own_log_dump_says(br
     assert len(truth) > 2000
     assert set(truth.values()) == {Verdict.COMMITTED, Verdict.ABORTED, Verdict.PENDING}
     assert truth[decided_end] is Verdict.PENDING
-    with Watched(broker, View.MONITOR, name) as monitor:
+    with WatchedConsumer(broker, View.MONITOR, name) as monitor:
         monitor.until_end(high_watermark(broker, PartitionRef(name, 0)))
         sighted = monitor.delivered
     assert sighted == list(truth)
     for batch_records in (1, 17, 10_000):
-        with Watched(broker, View.VALIDATOR, name) as validator:
+        with WatchedConsumer(broker, View.VALIDATOR, name) as validator:
             judged: dict[int, Verdict] = {}
             while validator.frontier < decided_end:
                 validator.take(batch_records)

@@ -9,21 +9,19 @@ from collections import Counter
 import pytest
 from confluent_kafka import TopicPartition
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.contract import (
-    HANG_GUARD_S,
-    Seen,
+from tests.harness.fixtures import MakeTopic
+from tests.harness.in_process import InProcess, config_for, daemon_in_process
+from tests.harness.kafka import (
     TransactionalWriter,
-    Watched,
     Writer,
     ask_until,
     damage,
     delete_before,
     eager_cleaner,
-    records,
     segment_bytes,
 )
-from tests.broker.in_process import InProcess, config_for, daemon_in_process
+from tests.harness.waiting import HANG_GUARD_S
+from tests.harness.watched_consumer import Seen, WatchedConsumer, records
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, PartitionStart, Verdict, View
 
@@ -49,13 +47,13 @@ def test_what_retention_took_is_an_error_where_earliest_would_skip_it_in_silence
     name = topic()
     Writer(broker).write(name, *"abcdef")
     delete_before(broker, name, 4)
-    with Watched(broker, View.VALIDATOR, name, 1) as shipped:
+    with WatchedConsumer(broker, View.VALIDATOR, name, 1) as shipped:
         assert shipped.until(lambda: shipped.seen) == [Seen("_AUTO_OFFSET_RESET", 1)]
         assert shipped.consumer.get_watermark_offsets(shipped.partition, HANG_GUARD_S) == (4, 6)
         shipped.consumer.incremental_unassign([shipped.partition])
         shipped.consumer.incremental_assign([TopicPartition(name, 0, 4)])
         assert shipped.until_end(6)[:2] == records(4, 5)
-    with Watched(broker, View.VALIDATOR, name, 1, reset="earliest") as careless:
+    with WatchedConsumer(broker, View.VALIDATOR, name, 1, reset="earliest") as careless:
         assert careless.until_end(6)[:2] == records(4, 5)
 
 
@@ -71,7 +69,7 @@ def test_what_compaction_removed_looks_as_if_it_had_been_aborted(broker: Broker,
 
 def delivered_below(broker: Broker, topic: str, frontier: int) -> list[int]:
     """What a validator that begins at 0 was handed out when it had come this far."""
-    with Watched(broker, View.VALIDATOR, topic) as validator:
+    with WatchedConsumer(broker, View.VALIDATOR, topic) as validator:
         validator.until(lambda: validator.frontier >= frontier)
         return validator.delivered
 
@@ -85,7 +83,7 @@ def test_a_damaged_batch_is_an_error_that_comes_again_and_the_position_stays_bef
     at = segment_bytes(broker, name)
     producer.write(name, *steps(5))
     damage(broker, name, at)
-    with Watched(broker, View.MONITOR, name) as monitor:
+    with WatchedConsumer(broker, View.MONITOR, name) as monitor:
         monitor.until(lambda: [s.what for s in monitor.seen].count("_BAD_MSG") >= 2)
         assert monitor.delivered == [0, 1, 2]
         assert monitor.position == 3

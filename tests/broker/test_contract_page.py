@@ -2,7 +2,7 @@
 
 import re
 
-from tests.broker.conftest import ROOT
+from tests.harness.paths import ROOT
 
 
 def test_the_page_on_verdicts_names_tests_that_exist() -> None:

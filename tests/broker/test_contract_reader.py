@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.contract import TransactionalWriter, Writer
-from tests.broker.in_process import config_for, daemon_in_process
+from tests.harness.fixtures import MakeTopic
+from tests.harness.in_process import config_for, daemon_in_process
+from tests.harness.kafka import TransactionalWriter, Writer
 from txninsightd.config import Topic
 from txninsightd.config.model import LimitsConfig
 from txninsightd.tools.stack.broker import Broker

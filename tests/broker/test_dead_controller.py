@@ -1,7 +1,7 @@
 """The broker dies that admin clients take for the controller; the others live.
 
-What goes to the controller (topics' ids, the question which brokers there are) is then asked in vain until the client's
-metadata is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
+What goes to the controller (topics' ids, the brokers of the cluster) is then asked in vain until the client's metadata
+is fetched anew. Neither may a reader be blind for long, nor its client be taken for lost.
 """
 
 from collections import defaultdict
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.cluster import Cluster
-from tests.broker.contract import HANG_GUARD_S, QUIET, ask_until
+from tests.harness.cluster import Cluster
+from tests.harness.kafka import QUIET, ask_until
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd import clock
 from txninsightd.cluster import client_watchdog
 from txninsightd.cluster.client_settings import admin_settings

@@ -1,4 +1,4 @@
-"""Stop the daemon's processes dead (SIGSTOP): who falls silent is found and replaced, and nobody else is.
+"""Stop the daemon's processes dead (SIGSTOP): a silent process is found and replaced, and no other.
 
 Judged from outside, as in test_supervision.py: signals, process ids, the log, and the daemon's figures against what
 was written.
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
-from tests.broker.test_supervision import await_counted
-from tests.broker.traffic import publish, write_transactions
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
+from tests.harness.transactions import await_counted, write_transactions
 from txninsightd.supervise.exit_codes import EXIT_KILLED
 from txninsightd.tools.stack.broker import Broker
 
@@ -33,8 +33,8 @@ SECTIONS = {"supervise": SUPERVISE, "state": {"retry_grace_s": 0.5}}
 
 
 def hung(daemon: Daemon) -> list[str]:
-    """Who was found hung, in order."""
-    return [line["child"] for line in daemon.log() if line["event"] == "child_hung"]
+    """The children that were found hung, in order."""
+    return [line["child"] for line in daemon.log(event="child_hung")]
 
 
 @pytest.mark.parametrize("child", ["monitor-0", "validator-0"])
@@ -79,8 +79,8 @@ def test_a_whole_daemon_that_was_stopped_for_long_goes_on_as_it_was(
     daemon = start(name).await_ready()
     assert daemon.process is not None
     before = daemon.pids()
-    everybody = [daemon.process.pid, *before.values()]
-    for pid in everybody:
+    every_pid = [daemon.process.pid, *before.values()]
+    for pid in every_pid:
         os.kill(pid, signal.SIGSTOP)
     clock_s = os.times().elapsed
     written = write_transactions(broker.bootstrap, name, "meanwhile", 20)
@@ -88,7 +88,7 @@ def test_a_whole_daemon_that_was_stopped_for_long_goes_on_as_it_was(
         written = written.plus(write_transactions(broker.bootstrap, name, f"at-{os.times().elapsed}", 1))
     slept = voluntary_switches(daemon.process.pid)
     daemon.process.send_signal(signal.SIGCONT)
-    daemon.await_that(lambda: voluntary_switches(everybody[0]) > slept, "the parent has looked, and waits again")
+    daemon.await_that(lambda: voluntary_switches(every_pid[0]) > slept, "the parent has looked, and waits again")
     for pid in before.values():
         os.kill(pid, signal.SIGCONT)
     await_counted(daemon, name, written)
@@ -116,7 +116,7 @@ def test_one_that_works_hard_is_not_taken_for_dead(broker: Broker, topic: MakeTo
     assert daemon.stop() == 0
 
 
-def test_nobody_outlives_a_killed_parent_stopped_or_not(broker: Broker, topic: MakeTopic, start: Start) -> None:
+def test_no_child_outlives_a_killed_parent_stopped_or_not(broker: Broker, topic: MakeTopic, start: Start) -> None:
     daemon = start(topic(1)).await_ready()
     assert daemon.process is not None
     pids = daemon.pids()
@@ -135,5 +135,5 @@ def test_a_stopped_reader_does_not_keep_the_rest_from_stopping_in_order(
     daemon = start(topic(1), supervise={**SUPERVISE, "heartbeat_timeout_s": 3600, "stop_timeout_s": 8}).await_ready()
     os.kill(daemon.pids()["monitor-0"], signal.SIGSTOP)
     assert daemon.stop() == EXIT_KILLED
-    assert [line["child"] for line in daemon.log() if line["event"] == "child_did_not_stop"] == ["monitor-0"]
+    assert [line["child"] for line in daemon.log(event="child_did_not_stop")] == ["monitor-0"]
     assert daemon.pids() == {}

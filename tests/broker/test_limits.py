@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.broker.conftest import MakeTopic
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic
+from tests.harness.kafka import publish
 from txninsightd.tools.stack.broker import Broker
 
 Start = Callable[..., Daemon]
@@ -79,7 +79,7 @@ def test_monsters_are_counted_and_passed_over(broker: Broker, topic: MakeTopic, 
     monsters = {
         "of 50 MB": event("step_open", "t", note="x" * 50_000_000),
         "100,000 deep": "[" * 100_000 + "]" * 100_000,
-        "100,000 deep where nobody looks": event("transaction_open", "t")[:-1]
+        "100,000 deep where the decoder does not look": event("transaction_open", "t")[:-1]
         + ', "n": '
         + "[" * 10**5
         + "]" * 10**5

@@ -14,8 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tests.broker.conftest import ROOT, MakeTopic
-from tests.broker.contract import HANG_GUARD_S, TransactionalWriter
+from tests.harness.fixtures import MakeTopic
+from tests.harness.kafka import TransactionalWriter
+from tests.harness.paths import ROOT
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.tools.stack.broker import Broker
 
 OLD_VERSION = "2.13.0"

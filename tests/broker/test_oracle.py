@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.broker.daemon import Daemon, Samples
-from tests.broker.oracle import Fact, Log, Spot, differences, facts_of, read_logs, sayings_of
-from tests.broker.scenarios import PROGRAMS, ROOT
+from tests.harness.daemon import Daemon
+from tests.harness.metrics import Samples, total
+from tests.harness.oracle import Log, LogEntry, RecordId, differences, log_entries, read_logs, reported_events
+from tests.harness.paths import PROGRAMS, ROOT
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.vocabulary import Verdict
 
@@ -52,15 +53,14 @@ class Pass(NamedTuple):
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of a metric that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (n, found), value in self.metrics.items() if n == name and wanted <= set(found))
+        return total(self.metrics, name, **labels)
 
 
 class Run(NamedTuple):
     """The log, and what two daemons made of it."""
 
     logs: list[Log]
-    facts: dict[Spot, Fact]
+    entries: dict[RecordId, LogEntry]
     live: Pass
     again: Pass
 
@@ -88,8 +88,8 @@ def run(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         published_at = time.time()
         again.start()
         logs = read_logs(broker, topics)
-        facts = facts_of(logs)
-        yield Run(logs, facts, finish(live, facts, published_at), finish(again, facts, published_at))
+        entries = log_entries(logs)
+        yield Run(logs, entries, finish(live, entries, published_at), finish(again, entries, published_at))
     finally:
         live.end()
         again.end()
@@ -118,32 +118,32 @@ def run_program(name: str, *arguments: str | Path) -> None:
     subprocess.run([PROGRAMS / name, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
 
-def finish(daemon: Daemon, facts: dict[Spot, Fact], published_at: float) -> Pass:
+def finish(daemon: Daemon, entries: dict[RecordId, LogEntry], published_at: float) -> Pass:
     """Wait until all is read and settled and every grace for a retry is over; ask for everything, and stop it."""
     daemon.await_read(published_at)
-    expected = sum(outcomes(facts).values())
+    expected = sum(outcomes(entries).values())
     daemon.await_that(
         lambda: daemon.total("txninsight_transactions_finished_total") >= expected, f"{expected} transactions settled"
     )
     daemon.await_that(
-        lambda: daemon.total("txninsight_transactions", state="aborted") == 0, "nobody may still be tried again"
+        lambda: daemon.total("txninsight_transactions", state="aborted") == 0, "no transaction may still be tried again"
     )
-    details = daemon.details({fact.txn_id for fact in facts.values()})
+    details = daemon.details({entry.txn_id for entry in entries.values()})
     return Pass(details, daemon.metrics(), daemon.stop())
 
 
-def outcomes(facts: dict[Spot, Fact]) -> Counter[str]:
+def outcomes(entries: dict[RecordId, LogEntry]) -> Counter[str]:
     """How many transactions are settled, by the log: all events aborted, or a committed close and none pending."""
-    lives: dict[str, list[Fact]] = defaultdict(list)
-    for fact in facts.values():
-        lives[fact.txn_id].append(fact)
+    lives: dict[str, list[LogEntry]] = defaultdict(list)
+    for entry in entries.values():
+        lives[entry.txn_id].append(entry)
     found: Counter[str] = Counter()
     for life in lives.values():
-        verdicts = {fact.verdict for fact in life}
+        verdicts = {entry.verdict for entry in life}
         if verdicts == {Verdict.ABORTED}:
             found["aborted"] += 1
         elif Verdict.PENDING not in verdicts and any(
-            fact.kind == "transaction_close" and fact.verdict is Verdict.COMMITTED for fact in life
+            entry.kind == "transaction_close" and entry.verdict is Verdict.COMMITTED for entry in life
         ):
             found["closed"] += 1
     return found
@@ -153,13 +153,13 @@ def outcomes(facts: dict[Spot, Fact]) -> Counter[str]:
 
 
 def test_the_run_is_dense_enough(run: Run) -> None:
-    verdicts = Counter(fact.verdict for fact in run.facts.values())
+    verdicts = Counter(entry.verdict for entry in run.entries.values())
     switches = sum(a != b for log in run.logs for a, b in pairwise(log.producers))
-    assert len(run.facts) >= 100_000
+    assert len(run.entries) >= 100_000
     assert len(run.logs) == 6
     assert min(len(set(log.producers)) for log in run.logs) >= 10
-    assert switches > len(run.facts) / 10
-    assert verdicts[Verdict.ABORTED] > len(run.facts) / 20
+    assert switches > len(run.entries) / 10
+    assert verdicts[Verdict.ABORTED] > len(run.entries) / 20
     assert verdicts[Verdict.PENDING] > 500
     assert verdicts[Verdict.UNKNOWN] == 0
 
@@ -168,28 +168,30 @@ def test_the_run_is_dense_enough(run: Run) -> None:
 
 
 def test_every_verdict_is_the_logs(run: Run) -> None:
-    assert differences(run.facts, sayings_of(run.live.details.values())) == []
+    assert differences(run.entries, reported_events(run.live.details.values())) == []
 
 
 def test_every_verdict_is_the_logs_read_later_by_other_readers(run: Run) -> None:
-    assert differences(run.facts, sayings_of(run.again.details.values())) == []
+    assert differences(run.entries, reported_events(run.again.details.values())) == []
 
 
 def test_the_comparison_finds_what_is_wrong(run: Run) -> None:
-    spots = iter(run.facts)
-    flipped, lost, foreign = next(spots), next(spots), next(spots)
+    record_ids = iter(run.entries)
+    flipped, lost, foreign = next(record_ids), next(record_ids), next(record_ids)
     other = {Verdict.COMMITTED: Verdict.ABORTED, Verdict.ABORTED: Verdict.PENDING, Verdict.PENDING: Verdict.COMMITTED}
-    facts = dict(run.facts)
-    facts[flipped] = facts[flipped]._replace(verdict=other[facts[flipped].verdict])
-    del facts[foreign]
-    sayings = [(spot, saying) for spot, saying in sayings_of(run.live.details.values()) if spot != lost]
-    twice = sayings[-1]
-    found = differences(facts, [*sayings, twice])
+    entries = dict(run.entries)
+    entries[flipped] = entries[flipped]._replace(verdict=other[entries[flipped].verdict])
+    del entries[foreign]
+    reported = [
+        (record_id, event) for record_id, event in reported_events(run.live.details.values()) if record_id != lost
+    ]
+    twice = reported[-1]
+    found = differences(entries, [*reported, twice])
     assert len(found) == 4
-    assert any(text.startswith(f"{flipped} is Fact(") for text in found)
+    assert any(text.startswith(f"{flipped} is LogEntry(") for text in found)
     assert any(text.startswith(f"{foreign} is not in the log") for text in found)
     assert any(text.startswith(f"{twice[0]} is told twice") for text in found)
-    assert f"{lost} is {run.facts[lost]}, but not told" in found
+    assert f"{lost} is {run.entries[lost]}, but not told" in found
 
 
 # --- Counters and states ----------------------------------------------------------------------------------------------
@@ -198,17 +200,17 @@ def test_the_comparison_finds_what_is_wrong(run: Run) -> None:
 @pytest.mark.parametrize("which", ["live", "again"])
 def test_the_counters_are_the_logs(run: Run, which: str) -> None:
     said: Pass = getattr(run, which)
-    for topic in {spot.topic for spot in run.facts}:
-        verdicts = Counter(fact.verdict for spot, fact in run.facts.items() if spot.topic == topic)
+    for topic in {record_id.topic for record_id in run.entries}:
+        verdicts = Counter(entry.verdict for record_id, entry in run.entries.items() if record_id.topic == topic)
         assert said.total("txninsight_records_total", view="monitor", topic=topic) == verdicts.total()
         assert said.total("txninsight_records_total", view="monitor", topic=topic, result="ok") == verdicts.total()
         assert said.total("txninsight_records_total", view="validator", topic=topic) == verdicts[Verdict.COMMITTED]
         assert said.total("txninsight_undecided_records", topic=topic) == verdicts[Verdict.PENDING]
-    opened = {fact.txn_id for fact in run.facts.values() if fact.kind == "transaction_open"}
+    opened = {entry.txn_id for entry in run.entries.values() if entry.kind == "transaction_open"}
     assert said.total("txninsight_transactions_opened_total") == len(opened)
-    for outcome, count in outcomes(run.facts).items():
+    for outcome, count in outcomes(run.entries).items():
         assert said.total("txninsight_transactions_finished_total", outcome=outcome) == count
-    assert said.total("txninsight_transactions_finished_total") == outcomes(run.facts).total()
+    assert said.total("txninsight_transactions_finished_total") == outcomes(run.entries).total()
     assert said.total("txninsight_anomalies_total") == 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
 from txninsightd.tools.stack.broker import Broker
 
 PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000}
@@ -40,7 +40,7 @@ def write(broker: Broker, topic: str) -> None:
 
 
 def stuck(daemon: Daemon) -> dict[str, str]:
-    """Who is stuck, and why."""
+    """Which transactions are stuck, and why."""
     return {txn_id: t["cause"] for txn_id, t in daemon.transactions(state="stuck").items()}
 
 
@@ -180,8 +180,8 @@ def test_forget_ends_what_was_never_committed_for_good(broker: Broker, topic: Ma
     checkpoints = {"checkpoint_every_s": 3600, "retry_grace_s": 0.5}
     daemon = start(name, state=checkpoints).await_ready()
     daemon.await_that(lambda: stuck(daemon) == {"left": "never_committed"}, "one is stuck")
-    unknown = daemon.command("forget", "nobody")
-    assert (unknown.returncode, unknown.stderr) == (1, "no live transaction 'nobody' is known: check the id\n")
+    unknown = daemon.command("forget", "unknown")
+    assert (unknown.returncode, unknown.stderr) == (1, "no live transaction 'unknown' is known: check the id\n")
 
     done = daemon.command("forget", "left")
     pids = daemon.pids()

@@ -15,7 +15,8 @@ import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
-from tests.broker.conftest import MakeTopic
+from tests.harness.fixtures import MakeTopic
+from tests.harness.waiting import await_that
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import KEPT_TIME_HEADER
 
@@ -120,13 +121,6 @@ def ends(admin: AdminClient, topic: str) -> tuple[int, int]:
     return end(IsolationLevel.READ_COMMITTED), end(IsolationLevel.READ_UNCOMMITTED)
 
 
-def await_that(holds: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + HANG_S
-    while not holds():
-        assert time.monotonic() < give_up, "never came true"
-        time.sleep(0.05)
-
-
 def record(topic: str, key: str, producer: str = "p", at: float = 0.0, **more: Any) -> dict[str, Any]:
     return {"at": AT + at, "producer": producer, "topic": topic, "key": key, "value": {"ts": AT + at}} | more
 
@@ -197,7 +191,7 @@ def test_a_crash_freezes_the_last_stable_offset_until_the_transaction_times_out(
     assert ends(admin, t) == (0, 3)
     assert keys(read(t)) == ["d1", "d2", "behind"]
     assert keys(read(t, committed=True)) == []
-    await_that(lambda: ends(admin, t) == (4, 4))
+    await_that(lambda: ends(admin, t) == (4, 4), "the log ends there")
     assert keys(read(t, committed=True)) == ["behind"]
 
 
@@ -217,7 +211,7 @@ def test_a_name_that_comes_back_after_its_crash_ends_what_it_left_open(
     )
     assert (ran.code, ran.summary["crashes"], ran.summary["commits"]) == (0, 1, 1), ran.said
     assert keys(read(t)) == ["lost", "kept"]
-    await_that(lambda: keys(read(t, committed=True)) == ["kept"])
+    await_that(lambda: keys(read(t, committed=True)) == ["kept"], "what was kept is committed")
 
 
 def test_a_transaction_that_the_file_leaves_open_stays_open_until_its_id_is_taken_up_again(
@@ -230,7 +224,7 @@ def test_a_transaction_that_the_file_leaves_open_stays_open_until_its_id_is_take
     assert ends(admin, t) == (0, 1)
     ran = replays.run([control("begin"), control("commit")], "--transactional-id-prefix", f"{t}-")
     assert ran.code == 0, ran.said
-    await_that(lambda: ends(admin, t) == (2, 2))
+    await_that(lambda: ends(admin, t) == (2, 2), "the log ends there")
 
 
 def test_rebased_times_keep_their_distances_and_are_not_in_the_future(
@@ -423,14 +417,14 @@ def test_a_stop_aborts_what_is_open_and_says_where(
         control("crash", "doomed", at=10_000),
     ]
     with subprocess.Popen(replays.command(lines), stderr=subprocess.PIPE, text=True) as process:
-        await_that(lambda: ends(admin, t)[1] == 2)
+        await_that(lambda: ends(admin, t)[1] == 2, "the log ends there")
         process.send_signal(stop)
         _, said = process.communicate(timeout=HANG_S)
     ran = replays.ran(process.returncode, said)
     assert ran.code == 130
     assert "stopped after line 4 of 6 (at 1750000000); 2 open Kafka transactions were aborted" in said
     assert (ran.summary["interrupted"], ran.summary["last_line"], ran.summary["crashes"]) == (True, 4, 0)
-    await_that(lambda: ends(admin, t) == (4, 4))
+    await_that(lambda: ends(admin, t) == (4, 4), "the log ends there")
     assert sorted(keys(read(t))) == ["doomed", "open"]
     assert read(t, committed=True) == []
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.scenarios import Run, run_scenario
+from tests.harness.scenarios import Run, run_scenario
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import Anomaly
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.runs import total
-from tests.broker.test_limits import MEGABYTE
+from tests.harness.metrics import total
 from tests.soak import report
 from tests.soak.experiment import Plan, Seen, Soak
 from txninsightd.tools.stack.broker import Broker
 
+MEGABYTE = 1 << 20
 LIMITS = {
     "open_transactions": 5_000,
     "kept_events": 50_000,

@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from tests.broker.conftest import MakeTopic, OwnBroker
+from tests.harness.fixtures import MakeTopic, OwnBroker
 from txninsightd.tools.stack import StackError
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
 
@@ -29,9 +29,9 @@ def test_topics_are_made_with_their_partitions(broker: Broker, topic: MakeTopic)
 
 def test_topics_are_not_made_by_accident(broker: Broker) -> None:
     producer = Producer({"bootstrap.servers": broker.bootstrap, "message.timeout.ms": 2000})
-    producer.produce("nobody-made-this", "x")
+    producer.produce("never-made", "x")
     producer.flush(60)
-    assert "nobody-made-this" not in admin(broker.bootstrap).list_topics(timeout=60).topics
+    assert "never-made" not in admin(broker.bootstrap).list_topics(timeout=60).topics
 
 
 def test_a_topic_that_exists_is_an_error_that_names_it(broker: Broker, topic: MakeTopic) -> None:

@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from tests.harness.waiting import await_that
 from txninsightd.tools.stack import StackError, machine, monitoring, processes, up
 from txninsightd.tools.stack.broker import admin
 from txninsightd.tools.stack.demo import demo
@@ -120,10 +120,7 @@ def ask(url: str) -> Any:
 
 def require_monitored(settings: Settings) -> None:
     """Prometheus scrapes the daemon, has all rules that ship, and knows the Alertmanager."""
-    deadline = time.monotonic() + 60
-    while not ask(f"{settings.prometheus_url}/api/v1/query?query=up%3D%3D1")["data"]["result"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    await_that(lambda: ask(f"{settings.prometheus_url}/api/v1/query?query=up%3D%3D1")["data"]["result"], "a scrape")
     groups = ask(f"{settings.prometheus_url}/api/v1/rules")["data"]["groups"]
     files = (monitoring.SHIPPED / "prometheus" / "rules").glob("*.yml")
     shipped = [
@@ -131,9 +128,8 @@ def require_monitored(settings: Settings) -> None:
     ]
     wanted = sorted(rule.get("alert") or rule["record"] for rule in shipped)
     assert sorted(rule["name"] for group in groups for rule in group["rules"]) == wanted
-    while not ask(f"{settings.prometheus_url}/api/v1/alertmanagers")["data"]["activeAlertmanagers"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    known = f"{settings.prometheus_url}/api/v1/alertmanagers"
+    await_that(lambda: ask(known)["data"]["activeAlertmanagers"], "Prometheus knows the Alertmanager")
 
 
 def require_nothing_left(settings: Settings) -> None:
@@ -142,10 +138,7 @@ def require_nothing_left(settings: Settings) -> None:
 
 
 def await_noticed(supervisor: Supervisor, dead: int) -> None:
-    deadline = time.monotonic() + 60
-    while supervisor.pid("txninsightd") == dead:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    await_that(lambda: supervisor.pid("txninsightd") != dead, "supervisor has noticed")
 
 
 def test_up_brings_all_up_and_down_leaves_nothing(
@@ -177,7 +170,7 @@ def test_up_twice_says_so_and_mends_what_died(settings: Settings, capsys: pytest
     assert supervisor.pid("txninsightd") not in (0, daemon)
 
 
-def test_up_with_other_settings_is_refused_and_harms_nobody(settings: Settings, environment: dict[str, str]) -> None:
+def test_up_with_other_settings_is_refused_and_harms_nothing(settings: Settings, environment: dict[str, str]) -> None:
     supervisor = up.up(settings)
     other = Settings.from_environment({**environment, "HTTP_PORT": str(machine.free_ports(1)[0])})
     with pytest.raises(StackError, match=rf"HTTP_PORT={settings.http_port} .*stop it with make down"):

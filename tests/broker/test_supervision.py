@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.broker.conftest import MakeTopic, Start
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import Written, publish, write_transactions
+from tests.harness.daemon import Daemon
+from tests.harness.fixtures import MakeTopic, Start
+from tests.harness.kafka import publish
+from tests.harness.processes import descriptors
+from tests.harness.transactions import Written, await_counted, write_transactions
 from txninsightd.tools.stack.broker import Broker
 
 PATIENT = {"backoff_initial_s": 0.05, "backoff_max_s": 0.1, "give_up_after": 1000, "heartbeat_timeout_s": 3600}
@@ -21,34 +23,6 @@ QUICK = {"retry_grace_s": 0.5}
 MEGABYTE = 1 << 20
 
 SECTIONS = {"supervise": PATIENT, "state": QUICK}
-
-
-def await_counted(daemon: Daemon, topic: str, written: Written) -> None:
-    """Wait until everything is counted, and see that it is counted once."""
-    finished = "txninsight_transactions_finished_total"
-    daemon.await_that(
-        lambda: (
-            daemon.total(finished) >= written.closed + written.aborted
-            and daemon.total("txninsight_records_total", view="validator", topic=topic) >= written.committed
-            and not daemon.missing()
-        ),
-        f"{written} is counted",
-    )
-    assert daemon.total("txninsight_records_total", view="monitor", topic=topic, result="ok") == written.records
-    assert daemon.total("txninsight_records_total", view="monitor", topic=topic) == written.records
-    assert daemon.total("txninsight_records_total", view="validator", topic=topic) == written.committed
-    assert daemon.total("txninsight_transactions_opened_total") == written.closed + written.aborted
-    assert daemon.total(finished, outcome="closed") == written.closed
-    assert daemon.total(finished, outcome="aborted") == written.aborted
-    assert daemon.total("txninsight_transactions") == 0
-    assert daemon.total("txninsight_undecided_records") == 0
-    assert daemon.total("txninsight_anomalies_total") == 0
-    assert daemon.total("txninsight_stuck_total") == 0
-
-
-def descriptors(pid: int) -> int:
-    """How many descriptors a process holds."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def resident_bytes(pid: int) -> int:

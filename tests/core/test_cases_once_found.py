@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.core.by_hand import (
-    B_ANEW,
+from tests.harness.core.by_hand import (
+    B_RECREATED,
     CLOSE,
     OPEN,
     STEP_DONE,
@@ -120,7 +120,7 @@ def test_a_later_close_does_not_hold_back_one_that_was_decided() -> None:
     assert [(e.outcome, e.late_events) for _, e in both.finished] == [(Outcome.UNKNOWN, 1)]
 
 
-def test_a_topic_made_anew_is_a_gap() -> None:
+def test_a_recreated_topic_is_a_gap() -> None:
     # What was in it and was not read never will be, so silence there means nothing.
     both = side_by_side(
         discover(1000, A, B),
@@ -128,7 +128,7 @@ def test_a_topic_made_anew_is_a_gap() -> None:
         sight(B, 2, ev(0, OPEN, 100, "aborted"), ev(1, OPEN, 101, "lost"), as_of=101),
         cover(B, 0, 1, [], 102),
     )
-    hand(both, discover(1001, A, B_ANEW, found=(), complete=False))
+    hand(both, discover(1001, A, B_RECREATED, found=(), complete=False))
     hand(both, sight(B, 3, ev(2, OPEN, 200, "never"), as_of=900), sight(A, 1, as_of=900))
     assert both.core.live["t"].cause is None
     assert "never" not in both.core.live
@@ -136,14 +136,14 @@ def test_a_topic_made_anew_is_a_gap() -> None:
     assert {name: e.outcome for name, e in both.finished} == {"aborted": Outcome.UNKNOWN, "lost": Outcome.UNKNOWN}
 
 
-def test_a_topic_made_anew_is_no_catch_up() -> None:
-    # Partition a was never seen. It vanished in the look that found b made anew, and half of that look was judged.
+def test_a_recreated_topic_is_no_catch_up() -> None:
+    # Partition a was never seen. It vanished in the look that found b recreated, and half of that look was judged.
     both = side_by_side(
         discover(1000, A, B),
         sight(B, 2, ev(0, OPEN, 100), ev(1, OPEN, 101, "u"), as_of=101),
         cover(B, 0, 1, [0], 102, as_of=101),
     )
-    hand(both, discover(1001, B_ANEW))
+    hand(both, discover(1001, B_RECREATED))
     assert not both.core.caught_up
 
 
@@ -161,26 +161,26 @@ def test_a_gap_in_a_partition_that_was_not_there_yet_leaves_an_abort_known(gap_c
     assert [e.outcome for _, e in both.finished] == [Outcome.ABORTED]
 
 
-def test_what_comes_after_a_topic_was_made_anew_is_of_another_topic() -> None:
+def test_what_comes_after_a_topic_was_recreated_is_of_another_topic() -> None:
     # The same offsets, read and judged anew: the old sighting has no verdict of theirs, the late message no effect.
     both = side_by_side(
         discover(1000, A, B),
         sight(B, 2, ev(0, OPEN, 100, "old"), ev(1, OPEN, 101, "lost"), as_of=101),
         cover(B, 0, 1, [0], 102),
-        discover(1001, A, B_ANEW, found=(), complete=False),
+        discover(1001, A, B_RECREATED, found=(), complete=False),
         sight(B, 3, ev(2, OPEN, 102, "late")),
         cover(B, 1, 3, [], 103),
-        discover(1003, A, B_ANEW, found=(B,)),
-        sight(B_ANEW, 2, ev(0, OPEN, 1002, "new"), ev(1, OPEN, 1002, "lost")),
-        cover(B_ANEW, 0, 2, [1], 1004),
+        discover(1003, A, B_RECREATED, found=(B,)),
+        sight(B_RECREATED, 2, ev(0, OPEN, 1002, "new"), ev(1, OPEN, 1002, "lost")),
+        cover(B_RECREATED, 0, 2, [1], 1004),
     )
     verdicts = {
         txn_id: [(j.event.ref, j.verdict) for j in both.core.life(txn)] for txn_id, txn in both.core.live.items()
     }
     assert verdicts == {
         "old": [(B, Verdict.COMMITTED)],
-        "lost": [(B, Verdict.UNKNOWN), (B_ANEW, Verdict.COMMITTED)],
-        "new": [(B_ANEW, Verdict.ABORTED)],
+        "lost": [(B, Verdict.UNKNOWN), (B_RECREATED, Verdict.COMMITTED)],
+        "new": [(B_RECREATED, Verdict.ABORTED)],
     }
 
 
@@ -246,15 +246,15 @@ def test_a_transaction_in_both_topics_of_one_name_is_still_colocated() -> None:
         discover(1000, B),
         sight(B, 1, ev(0, OPEN, 999), as_of=1000),
         cover(B, 0, 1, [0], 1001),
-        discover(1010, B_ANEW),
-        sight(B_ANEW, 1, ev(0, CLOSE, 1011), as_of=1011),
-        cover(B_ANEW, 0, 1, [0], 1012),
+        discover(1010, B_RECREATED),
+        sight(B_RECREATED, 1, ev(0, CLOSE, 1011), as_of=1011),
+        cover(B_RECREATED, 0, 1, [0], 1012),
         colocated=True,
     )
     assert [(e.outcome, e.duration_s, e.anomalies) for _, e in both.finished] == [(Outcome.CLOSED, 12, set())]
 
 
-def test_what_was_all_read_stays_so_when_a_topic_is_made_anew() -> None:
+def test_what_was_all_read_stays_so_when_a_topic_is_recreated() -> None:
     # Here the plain model was wrong: it took the new topic, of which nothing is read yet, for one that may hold what
     # was appended before the close. The transaction waited for a verdict only, since all had been read by then.
     both = side_by_side(
@@ -265,7 +265,7 @@ def test_what_was_all_read_stays_so_when_a_topic_is_made_anew() -> None:
         discover(1010, A, B, found=()),
         sight(A, 1, as_of=1010),
         sight(B, 1, as_of=1010),
-        discover(1020, A, B_ANEW, found=(B_ANEW,)),
+        discover(1020, A, B_RECREATED, found=(B_RECREATED,)),
         cover(A, 0, 1, [0], 1021),
     )
     assert [(name, e.outcome, e.duration_s) for name, e in both.finished] == [("t", Outcome.CLOSED, 2)]

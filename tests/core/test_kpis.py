@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core import reference
-from tests.core.test_lifecycle import judged, life, plainly, words
+from tests.harness.core import reference
+from tests.harness.core.lives import judged, life, plainly, words
 from txninsightd.core.kpis import Kpis, common_anomalies, kpis_of, type_of
 from txninsightd.vocabulary import Anomaly, Kind, Signature, Verdict
 

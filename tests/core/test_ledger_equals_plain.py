@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.core.core import Core
-from tests.core.side_by_side import SideBySide, all_decided, end_of, new_core, no_leftovers
-from tests.core.worlds import (
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import SideBySide, all_decided, end_of, new_core, no_leftovers
+from tests.harness.core.styles import STYLES, every_style
+from tests.harness.core.worlds import (
     ORDERS,
     Chooser,
     Drawn,
@@ -33,18 +34,7 @@ from tests.core.worlds import (
 )
 from txninsightd.vocabulary import Anomaly, Cause, Coverage, Discovery, Outcome, PartitionRef, PartitionStart, Sightings
 
-STYLES = {
-    "plain": Style(),
-    "colocated": Style(colocated=True),
-    "impatient": Style(settle_max_s=20.0),
-    "vanishing": Style(vanishing=True),
-    "breached": Style(colocated=True, breaches=True),
-    "large": Style(most_business=8, most_actions=90),
-    "large-colocated": Style(colocated=True, most_business=8, most_actions=90, vanishing=True),
-    "odd-clocks": Style(settle_max_s=15.0, vanishing=True, odd_clocks=30),
-}
 SMALL = ("plain", "colocated", "impatient", "vanishing", "breached")
-every_style = pytest.mark.parametrize("style", STYLES)
 
 
 def hold_equal(c: Chooser, style: Style) -> tuple[World, SideBySide]:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, sight
-from tests.core.core import Core
-from tests.core.side_by_side import new_core
-from tests.core.test_ledger_equals_plain import STYLES
-from tests.core.worlds import (
+from tests.harness.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, sight
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import new_core
+from tests.harness.core.styles import STYLES
+from tests.harness.core.worlds import (
     ORDERS,
     Chooser,
     Message,

@@ -1,57 +1,21 @@
 """The tables of states and causes, case by case with the reason for each; the specification and the plain model agree.
 
-Events are written as `kind verdict @place:offset ts`: `o` open, `s`/`d` step opened/done, `c` close; `+` committed,
-`-` aborted, `?` unknown, `~` pending. `c- @a1:7 20` is an aborted close in topic a, partition 1, offset 7, ts 20.
+Events are written in words (tests/harness/core/lives.py): `c- @a1:7 20` is an aborted close in topic a, partition 1,
+offset 7, ts 20.
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core import reference
+from tests.harness.core import reference
+from tests.harness.core.lives import life, plainly, words
 from txninsightd.core import lifecycle
-from txninsightd.core.events import Event, Judged
 from txninsightd.core.lifecycle import Outage, Situation, Stuck
-from txninsightd.vocabulary import Cause, Kind, Outcome, PartitionRef, Signature, State, Thresholds, Verdict
-
-KINDS = {"o": Kind.TRANSACTION_OPEN, "s": Kind.STEP_OPEN, "d": Kind.STEP_DONE, "c": Kind.TRANSACTION_CLOSE}
-VERDICTS = {"+": Verdict.COMMITTED, "-": Verdict.ABORTED, "?": Verdict.UNKNOWN, "~": Verdict.PENDING}
-
-
-def life(*words: str) -> list[Judged]:
-    """A life from its events in words; verdicts were given at 100, but for those that pend."""
-    return [judged(word) for word in words]
-
-
-def judged(word: str) -> Judged:
-    what, where, ts, *more = word.split()
-    ref, offset = where.removeprefix("@").split(":")
-    kind, verdict = KINDS[what[0]], VERDICTS[what[1]]
-    signature = Signature(int(kind), what[2:] or None, None, None, False, False)
-    decided_at = 0.0 if verdict is Verdict.PENDING else 100.0
-    record_ts = float(more[0]) if more else float(ts)
-    return Judged(
-        Event(float(ts), PartitionRef(ref[0], int(ref[1:] or 0)), int(offset), record_ts, signature),
-        verdict,
-        decided_at,
-    )
-
-
-def plainly(events: Sequence[Judged]) -> list[reference.Seen]:
-    """The same life for the plain model."""
-    return [
-        reference.Seen(
-            reference.Sighting(j.event.ref, j.event.offset, "t", j.event.signature, j.event.ts, j.event.record_ts, 0.0),
-            j.verdict,
-            j.decided_at,
-        )
-        for j in events
-    ]
-
+from txninsightd.vocabulary import Cause, Outcome, PartitionRef, State, Thresholds
 
 STATES = [
     # Rules 1 to 3: a decided or pending close rules, in this order.
@@ -255,17 +219,6 @@ WAITS = [
 @pytest.mark.parametrize(("outages", "due"), [case[1:] for case in WAITS], ids=[case[0] for case in WAITS])
 def test_an_outage_prolongs_a_wait_that_was_running(outages: list[Outage], due: float) -> None:
     assert lifecycle.due_after(10, 10, outages, grace_s=6) == due
-
-
-words = st.builds(
-    "{}{}{} @{}:{} {}".format,
-    st.sampled_from("osdc"),
-    st.sampled_from("+-?~"),
-    st.sampled_from(["", "x"]),
-    st.sampled_from("ab"),
-    st.integers(0, 6),
-    st.integers(0, 4),
-)
 
 
 @given(st.lists(words, min_size=1, max_size=7))

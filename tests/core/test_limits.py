@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, sight
-from tests.core.core import Core
-from tests.core.side_by_side import reachable_from
-from tests.core.worlds import Message, Style, make_rules
+from tests.harness.core.by_hand import CLOSE, OPEN, STEP_DONE, STEP_OPEN, A, B, cover, discover, ev, sight
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import reachable_from
+from tests.harness.core.worlds import Message, Style, make_rules
 from txninsightd.core.deadlines import Bucket
 from txninsightd.core.eviction import LEAST_EVICTED, LOOKS_PER_EVICTION
 from txninsightd.core.rules import NO_LIMIT

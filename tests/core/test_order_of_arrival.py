@@ -4,8 +4,19 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.core.orders import hold_same, run, told, within_property
-from tests.core.worlds import ORDERS, Chooser, Drawn, Seeded, Style, arrive, make_world, pick, read_world, reread
+from tests.harness.core.orders import hold_same, run, told, within_property
+from tests.harness.core.worlds import (
+    ORDERS,
+    Chooser,
+    Drawn,
+    Seeded,
+    Style,
+    arrive,
+    make_world,
+    pick,
+    read_world,
+    reread,
+)
 
 STYLES = {
     "plain": Style(),

@@ -5,10 +5,10 @@ In all stories lateness is 4 s, the grace for a retry 6 s, `settle_max_s` 100,00
 
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
-from tests.core.core import Core
-from tests.core.side_by_side import SideBySide, no_leftovers
-from tests.core.worlds import Style, World, make_rules
+from tests.harness.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, B, cover, discover, ev, hand, side_by_side, sight
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import SideBySide, no_leftovers
+from tests.harness.core.worlds import Style, World, make_rules
 from txninsightd.vocabulary import Anomaly, Outcome, PartitionRef, State
 
 C = PartitionRef("c", 0)

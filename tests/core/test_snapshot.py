@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.core.by_hand import OPEN, A, B, cover, discover, ev, side_by_side, sight
-from tests.core.core import Core
-from tests.core.side_by_side import SideBySide
-from tests.core.test_ledger_equals_plain import STYLES, every_style
-from tests.core.worlds import (
+from tests.harness.core.by_hand import OPEN, A, B, cover, discover, ev, side_by_side, sight
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import SideBySide
+from tests.harness.core.styles import STYLES, every_style
+from tests.harness.core.worlds import (
     ORDERS,
     Chooser,
     Message,

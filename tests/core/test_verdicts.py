@@ -5,9 +5,9 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.by_hand import A, cover
-from tests.core.reference import Partition
-from tests.core.worlds import runs
+from tests.harness.core.by_hand import A, cover
+from tests.harness.core.reference import Partition
+from tests.harness.core.worlds import runs
 from txninsightd.core.end_tracker import EndTracker
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.offset_ranges import OffsetRanges

@@ -7,9 +7,8 @@ from urllib.parse import quote
 import pytest
 import uvloop
 
+from tests.harness.expose_world import BEGIN, Ask, World, ask, serve
 from txninsightd.expose.server import HttpServer, ListenError
-
-from .world import BEGIN, Ask, World, ask, serve
 
 LISTING = "/api/v1/transactions"
 OFFSET = "at topic orders, partition 0, offset"
@@ -260,7 +259,7 @@ def test_ids_may_hold_anything(txn_id: str) -> None:
     assert listed(world) == [txn_id]
 
 
-def test_an_id_that_nobody_knows() -> None:
+def test_an_unknown_id() -> None:
     answer = ask(World(), f"{LISTING}/t%2F1")
     assert answer.status == 404
     assert "no transaction 't/1' is known" in answer.json["error"]

@@ -1,12 +1,9 @@
 """The catalogue's own rules, and that the documentation says the same."""
 
-from pathlib import Path
-
 import pytest
 
+from tests.harness.paths import ROOT
 from txninsightd.expose.catalogue import CATALOGUE, Definition, MetricType, markdown_table
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("definition", CATALOGUE, ids=lambda d: d.name)

@@ -15,6 +15,8 @@ from prometheus_client.core import Metric, Timestamp
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
+from tests.harness.dummy_reader import beat_in_a_fork
+from tests.harness.expose_world import BEGIN, World, ask
 from txninsightd.config.model import Config, LimitsConfig
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.rules import Objectives
@@ -25,9 +27,6 @@ from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
 from txninsightd.vocabulary import Anomaly, Cause, CheckpointHealth, Objective, Outcome, PartitionRef, RecordResult
-
-from .workers import beat_in_a_fork
-from .world import BEGIN, World, ask
 
 ACCEPT_OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 

@@ -12,6 +12,7 @@ from prometheus_client.core import Metric, Sample
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
+from tests.harness.expose_world import BEGIN, Ask, World, ask, serve
 from txninsightd.config.model import Config, LimitsConfig
 from txninsightd.core.figures import Figures
 from txninsightd.core.histogram import Histogram
@@ -19,8 +20,6 @@ from txninsightd.expose import catalogue, monotonic_counters_file
 from txninsightd.expose.catalogue import COUNTERS_KEPT
 from txninsightd.expose.collector import histograms, simple
 from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
-
-from .world import BEGIN, Ask, World, ask, serve
 
 HANG_GUARD_S = 60
 BOUNDS = (1.0, 5.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from .workers import FakeReader, beat_in_a_fork
-from .world import BEGIN, World, ask
+from tests.harness.dummy_reader import DummyReader, beat_in_a_fork
+from tests.harness.expose_world import BEGIN, World, ask
 
 LAST_LOOP = "txninsight_child_last_loop_timestamp_seconds"
 DEPTH = "txninsight_queue_depth"
@@ -18,8 +18,8 @@ PAUSES = "txninsight_consumer_pauses_total"
 
 
 @contextmanager
-def reader(slot: str, directory: Path) -> Iterator[FakeReader]:
-    running = FakeReader(slot, directory)
+def reader(slot: str, directory: Path) -> Iterator[DummyReader]:
+    running = DummyReader(slot, directory)
     try:
         yield running
     finally:

@@ -18,12 +18,12 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.core import Core
-from tests.core.side_by_side import new_core
-from tests.core.test_ledger_equals_plain import STYLES
-from tests.core.worlds import ORDERS, Chooser, Message, Seeded, World, arrive, make_world, nows, read_world
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import new_core
+from tests.harness.core.styles import STYLES
+from tests.harness.core.worlds import ORDERS, Chooser, Message, Seeded, World, arrive, make_world, nows, read_world
+from tests.harness.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore, StateUnusable
 from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable

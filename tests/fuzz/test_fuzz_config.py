@@ -14,18 +14,18 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import Edit, edited, mutated, some_edits
+from tests.harness.core.worlds import Chooser
+from tests.harness.mutation import Edit, edited, mutated, some_edits
+from tests.harness.paths import ROOT
+from tests.harness.properties import choosers, fuzz
 from txninsightd import cli
 from txninsightd.config import Config, ConfigError, check_config, load_config, load_state_directory
 from txninsightd.config.reloading import merge
 from txninsightd.core.decoding import Decoder
 from txninsightd.core.figures import Figures
 
-ROOT = Path(__file__).parents[2]
 FOUND = Path(__file__).parent / "found"
-SECRET = "a-word-that-nobody-may-see"
+SECRET = "a-word-that-must-not-be-seen"
 ENVIRON = {"SECRET": SECRET, "PORT": "9092", "EMPTY": "", "LINES": f"{SECRET}\n\x1b[31m", "OPEN": "${SECRET}"}
 
 LARGE = """

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.core import Core
-from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import mutated
+from tests.harness.core.core import Core
+from tests.harness.core.worlds import Chooser
+from tests.harness.mutation import mutated
+from tests.harness.properties import choosers, fuzz
 from txninsightd.core.decoding import LATEST_TS, MOST_ID_CHARS, Decoded, Decoder
 from txninsightd.core.rules import Rules
 from txninsightd.vocabulary import (

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import edited, mutated, some_edits
+from tests.harness.core.worlds import Chooser
+from tests.harness.mutation import edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd.tools.events_file import BadLine, Control, Header, Line, PlainEvents, Record, parse_line, read_lines
 from txninsightd.tools.replaying.plan import Survey, Timeline, TransactionTracker, TsPaths, rebase_start, survey
 from txninsightd.tools.replaying.timestamps import epoch_s, first_time, shift_timestamps, shifted

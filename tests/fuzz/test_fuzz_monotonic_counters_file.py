@@ -19,9 +19,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from tests.core.worlds import Chooser
-from tests.fuzz.forms import choosers, fuzz
-from tests.fuzz.mutation import edited, mutated, some_edits
+from tests.harness.core.worlds import Chooser
+from tests.harness.mutation import edited, mutated, some_edits
+from tests.harness.properties import choosers, fuzz
 from txninsightd.core.figures import Figures
 from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import Definition, MetricType

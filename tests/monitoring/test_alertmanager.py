@@ -1,4 +1,4 @@
-"""The Alertmanager files that ship, run by the real Alertmanager: who is told, what it says, and what is held back.
+"""The Alertmanager files that ship, run by the real Alertmanager: where messages go, what they say, what is held back.
 
 Alerts are posted as a Prometheus does; what is looked at is what arrived at PagerDuty's and Slack's local stand-ins,
 which refuse what those would refuse or cut. Each test has its own transaction type or cluster, and so its own groups.
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 import yaml
 
-from tests.monitoring.alertmanager import SHIPPED, Alertmanager, Annotations, Labels
+from tests.harness.alertmanager import SHIPPED, Annotations, Labels, PostedAlertmanager
 from txninsightd.tools.receivers import PAGERDUTY, SLACK, Message
 from txninsightd.tools.stack.alerting import adapt
 
@@ -42,8 +42,8 @@ Alert = tuple[Labels, Annotations]
 
 
 @pytest.fixture(scope="module")
-def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
-    with Alertmanager(tmp_path_factory.mktemp("alertmanager"), FACTOR) as running:
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostedAlertmanager]:
+    with PostedAlertmanager(tmp_path_factory.mktemp("alertmanager"), FACTOR) as running:
         yield running
 
 
@@ -148,7 +148,7 @@ def test_only_addresses_secrets_and_waits_are_adapted(tmp_path: Path) -> None:
 
 def test_a_receiver_without_a_local_one_is_refused(tmp_path: Path) -> None:
     shipped = yaml.safe_load(CONFIG.read_text())
-    shipped["receivers"].append({"name": "mail", "email_configs": [{"to": "somebody@example.com"}]})
+    shipped["receivers"].append({"name": "mail", "email_configs": [{"to": "oncall@example.com"}]})
     with pytest.raises(ValueError, match="receiver mail has email_configs"):
         adapt(shipped, tmp_path, "http://127.0.0.1:1")
 
@@ -167,7 +167,7 @@ def blind_rule() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_page_says_all_and_its_end_bears_the_same_key(alertmanager: Alertmanager) -> None:
+def test_a_page_says_all_and_its_end_bears_the_same_key(alertmanager: PostedAlertmanager) -> None:
     fired = alert(txn_type="loan")
     alertmanager.fire(fired)
     page = alertmanager.await_message(of_type(PAGERDUTY, "loan")).body
@@ -206,7 +206,7 @@ def test_a_page_says_all_and_its_end_bears_the_same_key(alertmanager: Alertmanag
 
 
 @pytest.mark.slow
-def test_a_page_for_many_says_how_many_more_there_are(alertmanager: Alertmanager) -> None:
+def test_a_page_for_many_says_how_many_more_there_are(alertmanager: PostedAlertmanager) -> None:
     many = [alert(txn_type="invoice", instance=f"host-{number:02}:9840") for number in range(12)]
     alertmanager.fire(*many)
     page = alertmanager.await_message(lambda m: of_type(PAGERDUTY, "invoice")(m) and num_firing(m) == 12).body
@@ -219,7 +219,7 @@ def test_a_page_for_many_says_how_many_more_there_are(alertmanager: Alertmanager
 
 
 @pytest.mark.slow
-def test_a_page_without_annotations_names_its_labels(alertmanager: Alertmanager) -> None:
+def test_a_page_without_annotations_names_its_labels(alertmanager: PostedAlertmanager) -> None:
     alertmanager.fire((labels(txn_type="bare-page"), {}))
     page = alertmanager.await_message(of_type(PAGERDUTY, "bare-page")).body
     said = f"cause=idle, cluster=prod, instance={DAEMON}, job=txninsightd, txn_type=bare-page"
@@ -228,16 +228,16 @@ def test_a_page_without_annotations_names_its_labels(alertmanager: Alertmanager)
 
 
 @pytest.mark.slow
-def test_an_alert_without_severity_or_instance_pages(alertmanager: Alertmanager) -> None:
-    alertmanager.fire(({"alertname": "Unheard", "cluster": "lonely"}, {"summary": "nobody knows"}))
+def test_an_alert_without_severity_or_instance_pages(alertmanager: PostedAlertmanager) -> None:
+    alertmanager.fire(({"alertname": "Unheard", "cluster": "lonely"}, {"summary": "unknown"}))
     page = alertmanager.await_message(of_type(PAGERDUTY, "lonely")).body
-    assert page["payload"]["summary"] == "nobody knows [lonely]"
+    assert page["payload"]["summary"] == "unknown [lonely]"
     assert page["payload"]["severity"] == "error"
     assert (page["payload"]["source"], page["payload"]["component"]) == ("txninsightd", "txninsightd")
 
 
 @pytest.mark.slow
-def test_an_alert_with_nothing_but_a_name_pages_it(alertmanager: Alertmanager) -> None:
+def test_an_alert_with_nothing_but_a_name_pages_it(alertmanager: PostedAlertmanager) -> None:
     """As amtool alert add does for a test."""
     alertmanager.fire(({"alertname": "TestPage", "severity": "page"}, {}))
     page = alertmanager.await_message(of_type(PAGERDUTY, "TestPage")).body
@@ -248,7 +248,7 @@ def test_an_alert_with_nothing_but_a_name_pages_it(alertmanager: Alertmanager) -
 
 
 @pytest.mark.slow
-def test_a_ticket_says_all_and_that_it_is_over(alertmanager: Alertmanager) -> None:
+def test_a_ticket_says_all_and_that_it_is_over(alertmanager: PostedAlertmanager) -> None:
     fired = alert("ticket", STILL_STUCK, txn_type="parcel")
     alertmanager.fire(fired)
     ticket = slack_of(alertmanager.await_message(of_type(SLACK, "parcel")))
@@ -270,7 +270,7 @@ def test_a_ticket_says_all_and_that_it_is_over(alertmanager: Alertmanager) -> No
 
 
 @pytest.mark.slow
-def test_a_ticket_for_many_says_how_many_more_there_are(alertmanager: Alertmanager) -> None:
+def test_a_ticket_for_many_says_how_many_more_there_are(alertmanager: PostedAlertmanager) -> None:
     many = [alert("ticket", STILL_STUCK, txn_type="bill", instance=f"host-{number}:9840") for number in range(7)]
     alertmanager.fire(*many)
     text = slack_of(alertmanager.await_message(lambda m: of_type(SLACK, "bill")(m) and num_firing(m) == 7))["text"]
@@ -285,7 +285,7 @@ def test_a_ticket_for_many_says_how_many_more_there_are(alertmanager: Alertmanag
 
 
 @pytest.mark.slow
-def test_a_ticket_without_annotations_names_its_labels(alertmanager: Alertmanager) -> None:
+def test_a_ticket_without_annotations_names_its_labels(alertmanager: PostedAlertmanager) -> None:
     alertmanager.fire((labels("ticket", txn_type="bare-ticket"), {}))
     ticket = slack_of(alertmanager.await_message(of_type(SLACK, "bare-ticket")))
     said = f"cause=idle, cluster=prod, instance={DAEMON}, job=txninsightd, txn_type=bare-ticket"
@@ -298,7 +298,7 @@ def test_a_ticket_without_annotations_names_its_labels(alertmanager: Alertmanage
 
 @pytest.mark.slow
 @pytest.mark.parametrize("severity", ["page", "ticket"])
-def test_special_characters_arrive_as_they_are(alertmanager: Alertmanager, severity: str) -> None:
+def test_special_characters_arrive_as_they_are(alertmanager: PostedAlertmanager, severity: str) -> None:
     txn_type = f'a {severity} / of <b> & "c" über|all'
     fired = alert(severity, txn_type=txn_type)
     alertmanager.fire(fired)
@@ -321,7 +321,7 @@ def test_special_characters_arrive_as_they_are(alertmanager: Alertmanager, sever
 @pytest.mark.parametrize("filler", ["x", "&", "ü"])
 @pytest.mark.parametrize(("severity", "receiver"), [("page", PAGERDUTY), ("ticket", SLACK)])
 def test_the_longest_texts_are_cut_and_taken(
-    alertmanager: Alertmanager, severity: str, receiver: str, filler: str
+    alertmanager: PostedAlertmanager, severity: str, receiver: str, filler: str
 ) -> None:
     """The local receivers refuse what PagerDuty or Slack would refuse or cut, so it is proof enough that it arrives."""
     long = dict.fromkeys(("summary", "description"), filler * 5000)
@@ -336,7 +336,7 @@ def test_the_longest_texts_are_cut_and_taken(
 
 
 @pytest.mark.slow
-def test_a_link_too_long_for_slack_is_left_out_whole(alertmanager: Alertmanager) -> None:
+def test_a_link_too_long_for_slack_is_left_out_whole(alertmanager: PostedAlertmanager) -> None:
     own, texts = alert("ticket", txn_type="far")
     alertmanager.fire((own, {**texts, "transactions_url": f"http://{DAEMON}/?{'x' * 501}"}))
     text = slack_of(alertmanager.await_message(of_type(SLACK, "far")))["text"]
@@ -348,7 +348,7 @@ def test_a_link_too_long_for_slack_is_left_out_whole(alertmanager: Alertmanager)
 
 
 @pytest.mark.slow
-def test_a_daemon_that_is_down_holds_back_all_else_of_itself(alertmanager: Alertmanager) -> None:
+def test_a_daemon_that_is_down_holds_back_all_else_of_itself(alertmanager: PostedAlertmanager) -> None:
     names = alerting_rules().keys() - {DOWN, BLIND}
     alertmanager.fire(alert(name=DOWN, cluster="dark"))
     assert f"instance={DAEMON}" in firing_text(alertmanager, DOWN, "dark")
@@ -365,7 +365,7 @@ def test_a_daemon_that_is_down_holds_back_all_else_of_itself(alertmanager: Alert
 
 
 @pytest.mark.slow
-def test_a_blind_daemon_holds_back_what_it_judges_by_sight(alertmanager: Alertmanager) -> None:
+def test_a_blind_daemon_holds_back_what_it_judges_by_sight(alertmanager: PostedAlertmanager) -> None:
     names = alerting_rules().keys() - {BLIND, DOWN}
     alertmanager.fire(alert(name=BLIND, cluster="fog"))
     assert f"instance={DAEMON}" in firing_text(alertmanager, BLIND, "fog")
@@ -382,7 +382,7 @@ def test_a_blind_daemon_holds_back_what_it_judges_by_sight(alertmanager: Alertma
 
 
 @pytest.mark.slow
-def test_nothing_is_held_back_in_another_cluster(alertmanager: Alertmanager) -> None:
+def test_nothing_is_held_back_in_another_cluster(alertmanager: PostedAlertmanager) -> None:
     alertmanager.fire(alert(name=DOWN, cluster="east"), alert(name=BLIND, cluster="east"))
     alertmanager.fire(alert(cluster="east", txn_type="ferry"), alert(cluster="west", txn_type="ferry"))
     await_inhibition(alertmanager, STUCK, "east")
@@ -390,14 +390,14 @@ def test_nothing_is_held_back_in_another_cluster(alertmanager: Alertmanager) -> 
     alertmanager.await_message(lambda m: of_type(PAGERDUTY, "ferry")(m) and "[west]" in m.summary)
 
 
-def await_inhibition(alertmanager: Alertmanager, name: str, cluster: str) -> None:
+def await_inhibition(alertmanager: PostedAlertmanager, name: str, cluster: str) -> None:
     """Wait until this alert of DAEMON is held back."""
     alertmanager.await_that(
         lambda: alertmanager.inhibited(alertname=name, cluster=cluster, instance=DAEMON), f"{name} is inhibited"
     )
 
 
-def firing_text(alertmanager: Alertmanager, name: str, cluster: str) -> str:
+def firing_text(alertmanager: PostedAlertmanager, name: str, cluster: str) -> str:
     """The list of firing alerts in the first page of this group."""
 
     def is_it(message: Message) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from monitoring.grafana.__main__ import rendered
-from tests.monitoring.dashboards import (
+from tests.harness.dashboards import (
     GRAFANA,
     Panel,
     Target,

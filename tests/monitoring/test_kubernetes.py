@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from monitoring.kubernetes.render import HERE, RULES, groups, rendered
-from tests.monitoring.dashboards import ROOT
+from tests.harness.paths import ROOT
 
 
 def loaded(name: str) -> dict[str, Any]:

@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.broker.daemon import HANG_GUARD_S, Daemon, http_status
-from tests.broker.scenarios import PROGRAMS, ROOT
-from tests.monitoring.asking import Prometheus, Series, one_of, substituted
-from tests.monitoring.dashboards import (
+from tests.harness.daemon import Daemon
+from tests.harness.dashboards import (
     Target,
     annotations,
     dashboards,
@@ -33,9 +31,15 @@ from tests.monitoring.dashboards import (
     targets,
     variables,
 )
+from tests.harness.fixtures import new_broker
+from tests.harness.grafana_queries import one_of, substituted
+from tests.harness.http import http_status
+from tests.harness.paths import PROGRAMS, ROOT
+from tests.harness.prometheus import PanelPrometheus, Series
+from tests.harness.waiting import HANG_GUARD_S
 from tests.monitoring.filled import AT_ZERO, EMPTY, FILLED, MESSY, PAYMENTS, QUIET, SCENARIOS
 from txninsightd.tools.stack import machine
-from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.tools.stack.broker import create_topics
 
 LOOK_EVERY_S = 1.0
 LINGERING_S = 60.0
@@ -51,7 +55,7 @@ FAULTY = "stuck: {idle_after_s: never}\n"
 class Watched:
     """The running daemons by scenario, and the Prometheus that watches them."""
 
-    def __init__(self, daemons: dict[str, Daemon], prometheus: Prometheus) -> None:
+    def __init__(self, daemons: dict[str, Daemon], prometheus: PanelPrometheus) -> None:
         self.daemons = daemons
         self.prometheus = prometheus
         self._since = time.time()
@@ -96,15 +100,14 @@ def any_other_than_zero(found: list[Series]) -> bool:
 def watched(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """All scenarios played, as far as is needed; everything still runs."""
     directory = tmp_path_factory.mktemp("queries")
-    port, controller_port = machine.free_ports(2)
     daemons: dict[str, Daemon] = {}
     replays: list[Replay] = []
-    with Broker(directory / "kafka", kafka_libs, port, controller_port) as broker:
+    with new_broker(directory / "kafka", kafka_libs) as broker:
         try:
             with ThreadPoolExecutor(len(SCENARIOS)) as beside:
                 prepared = beside.map(lambda name: prepare(name, directory / name, broker.bootstrap), SCENARIOS)
                 daemons.update(zip(SCENARIOS, prepared, strict=True))
-            with Prometheus(directory, (f"{machine.HOST}:{d.port}" for d in daemons.values())) as prometheus:
+            with PanelPrometheus(directory, (daemon.port for daemon in daemons.values())) as prometheus:
                 watching = Watched(daemons, prometheus)
                 for daemon in daemons.values():
                     daemon.start()
@@ -240,7 +243,7 @@ def test_exemplars_lead_to_transactions_that_the_daemon_knows(watched: Watched) 
     now = time.time()
     for target in (t for t in TARGETS if t.json["exemplar"]):
         expression = substituted(target.expr, 60, instance=watched.instance(PAYMENTS))
-        found = watched.prometheus.tell("query_exemplars", query=expression, start=now - 600, end=now)
+        found = watched.prometheus.data("query_exemplars", query=expression, start=now - 600, end=now)
         ids = [exemplar["labels"]["txn_id"] for series in found for exemplar in series["exemplars"]]
         assert ids, target.name
         assert daemon.transaction(ids[-1])["txn_id"] == ids[-1]
@@ -261,7 +264,7 @@ def test_links_of_values_are_answered_by_the_daemon(watched: Watched) -> None:
 
 
 def test_prometheus_evaluates_every_rule_without_an_error(watched: Watched) -> None:
-    groups = watched.prometheus.tell("rules")["groups"]
+    groups = watched.prometheus.data("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError", "")) for g in groups for rule in g["rules"]}
     assert health == {rule.get("alert") or rule["record"]: ("ok", "") for rule in rules()}
 
@@ -274,7 +277,7 @@ def test_each_recorded_series_is_there(watched: Watched, rule: dict[str, Any]) -
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 class TestAlert:
     def test_all_that_it_selects_exists(self, watched: Watched, alert: dict[str, Any]) -> None:
-        """An alert on a name or a label value that nobody exports could never fire."""
+        """An alert on a name or a label value that is not exported could never fire."""
         expression = re.sub(r"(?:ignoring|on|without|by) \([^)]*\)", "", alert["expr"])
         selectors = {name + matchers for name, matchers in SELECTOR.findall(expression)}
         assert selectors

@@ -1,5 +1,5 @@
 """The alerting rules: each is shown by promtool to fire, not to fire just below, and to clear; each has what a person
-who is woken needs (summary, description, runbook); and nothing here or in the docs names a metric that does not exist.
+on call needs (summary, description, runbook); and nothing here or in the docs names a metric that does not exist.
 
 The cases are in rules/*.yml, one file an alert, in the form that `promtool test rules` takes; restart.yml holds
 what must raise nothing at all.
@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.dashboards import METRIC, ROOT, RULES, SUFFIXES, rules
+from tests.harness.dashboards import METRIC, SUFFIXES, rules
+from tests.harness.paths import ROOT
+from tests.harness.prometheus import RULES
 from txninsightd.expose.catalogue import CATALOGUE
 
 CASES = Path(__file__).parent / "rules"

@@ -17,7 +17,6 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
 from shutil import rmtree
 from types import FrameType
 
@@ -25,13 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.bench.report import MIB
+from tests.harness.paths import RUN_DIR
 from tests.soak import report
 from tests.soak.experiment import Plan, Sample, Seen, Soak
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.tools.stack.jars import ensure_jars
 
-RUN_DIR = Path(__file__).parents[2] / ".run"
 OPEN_AT_ONCE = 5_000
 SAMPLES = 600
 EVERY_S = (1.0, 10.0)

@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from tests.bench.report import facts
-from tests.bench.runs import total
-from tests.broker.campaign.keeper import LogTail
-from tests.broker.daemon import Daemon, Samples
+from tests.harness.daemon import Daemon
+from tests.harness.json_log import LogTail, moment_of
+from tests.harness.metrics import Samples, total
+from tests.harness.paths import ROOT
+from tests.harness.processes import Usage, usage
 from tests.soak.instruments import EVENTS_A_PROBE, PROBE_TYPE, Probes, Pulse, running
 from tests.soak.load import TOPICS, Written
-from tests.soak.processes import Look, look
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 PARTITIONS_A_TOPIC = 2
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
     lingering: int
     remembered: int
     pauses: int
-    processes: dict[str, Look]
+    processes: dict[str, Usage]
 
 
 class Checkpoint(NamedTuple):
@@ -103,8 +103,7 @@ class Load:
     def __init__(self, bootstrap: str, name: str, plan: Plan, topics: list[str]) -> None:
         arguments = [bootstrap, name, str(plan.rate), str(plan.open_at_once), *topics]
         command = [sys.executable, "-m", "tests.soak.load", *arguments]
-        root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.written = Written()
         assert self._process.stdout is not None
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
@@ -154,7 +153,7 @@ class Soak:
             ends.callback(self._collect_checkpoints)
             ends.callback(self._daemon.end)
             self._daemon.start().await_ready()
-            pids = self._pids()
+            pids = self._daemon.all_pids()
             self.seen.question_cpu_us = self._question_cpu_us(pids["aggregator"])
             load = Load(self._bootstrap, self._name, self._plan, self._topics)
             ends.callback(load.kill)
@@ -194,19 +193,15 @@ class Soak:
             int(total(metrics, "txninsight_lingering_transactions")),
             int(total(metrics, "txninsight_remembered_transactions")),
             int(total(metrics, "txninsight_consumer_pauses_total")),
-            {name: _look(name, pid) for name, pid in pids.items()},
+            {name: _usage(name, pid) for name, pid in pids.items()},
         )
-
-    def _pids(self) -> dict[str, int]:
-        assert self._daemon.process is not None
-        return {"parent": self._daemon.process.pid, **self._daemon.pids()}
 
     def _question_cpu_us(self, aggregator: int) -> float:
         asking = Pulse(self._daemon, aggregator)
-        before_s = look(aggregator).cpu_s
+        before_s = usage(aggregator).cpu_s
         for i in range(QUESTIONS):
-            asking.get("/healthz" if i % 2 else "/api/v1/transactions/nobody")
-        return (look(aggregator).cpu_s - before_s) / QUESTIONS * 1e6
+            asking.get("/healthz" if i % 2 else "/api/v1/transactions/unknown")
+        return (usage(aggregator).cpu_s - before_s) / QUESTIONS * 1e6
 
     # --- In the end ---------------------------------------------------------------------------------------------------
 
@@ -257,13 +252,13 @@ class Soak:
         self.seen.checkpoints = [_checkpoint(line) for line in self._log.look() if _tells_of_checkpoint(line)]
 
     def _restarted(self, pids: dict[str, int]) -> list[str]:
-        now = self._pids()
+        now = self._daemon.all_pids()
         return [name for name, pid in pids.items() if now.get(name) != pid]
 
 
-def _look(name: str, pid: int) -> Look:
+def _usage(name: str, pid: int) -> Usage:
     try:
-        return look(pid)
+        return usage(pid)
     except (FileNotFoundError, ProcessLookupError) as gone:
         raise AssertionError(f"{name} has died") from gone
 
@@ -277,5 +272,4 @@ def _tells_of_checkpoint(line: dict[str, Any]) -> bool:
 
 
 def _checkpoint(line: dict[str, Any]) -> Checkpoint:
-    ended_at = datetime.fromisoformat(line["timestamp"]).timestamp()
-    return Checkpoint(ended_at, int(line["bytes"]), float(line["duration_s"]))
+    return Checkpoint(moment_of(line), int(line["bytes"]), float(line["duration_s"]))

@@ -19,16 +19,17 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Producer
 
-from tests.bench.runs import total
-from tests.broker.daemon import Daemon
-from tests.soak.load import new_producer, retried, value
-from tests.soak.processes import waited_for_cpu_s
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import new_transactional_producer, retried
+from tests.harness.metrics import total
+from tests.harness.processes import waited_for_cpu_s
+from tests.harness.waiting import HANG_GUARD_S
+from tests.soak.load import value
 
 PULSE_EVERY_S = 0.05
 LIVE_EVERY_S = 0.005
 SETTLED_EVERY_S = 0.02
 MOST_PAUSE_S = 2.0
-HANG_GUARD_S = 120.0
 PROBE_TYPE = "probe"
 EVENTS_A_PROBE = 4
 
@@ -131,7 +132,7 @@ class Probes(Instrument):
         self.resolution_s: dict[str, list[float]] = {"live": [], "settled": []}
         self._name = name
         self._topics = topics
-        self._producer: Producer = new_producer(bootstrap, name)
+        self._producer: Producer = new_transactional_producer(bootstrap, name)
         self._draw = Random(name)
 
     def step(self) -> None:

@@ -1,10 +1,10 @@
 """A steady load, in a process of its own: business transactions through transactional producers, a tenth written twice.
 
 Each producer writes its share of the rate, in Kafka transactions that last 0.2 s and overlap with those of the others.
-Every tenth is aborted and written again at once (its events are tried twice), and carries some transactions that nobody
-tries again, so that they end as aborted. The others close. They have 6 or 8 events (workload.py) over all topics, and
-many are open at a time. The rate counts every record, aborted ones too. Told to stop, the load ends all that it has
-begun.
+Every tenth is aborted and written again at once (its events are tried twice). It also carries some transactions that
+are not tried again, so that they end as aborted. The others close. They have 6 or 8 events (workload.py) over all
+topics, and many are open at a time. The rate counts every record, aborted ones too. Told to stop, the load ends all
+that it has begun.
 
     python -m tests.soak.load BOOTSTRAP NAME RATE OPEN TOPIC...
 
@@ -13,18 +13,18 @@ line is the truth. NAME begins the ids of transactions.
 """
 
 import json
-import logging
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from random import Random
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Producer
 
 from tests.bench.workload import PLANS, TYPES, Variant
+from tests.harness.kafka import new_transactional_producer, retried
 
 PRODUCERS = 4
 KAFKA_TRANSACTION_S = 0.2
@@ -33,13 +33,8 @@ ABORTED_EVERY = 10
 CRASHES_A_TIME = 2
 CRASH_PLAN = (("transaction_open", None), ("step_open", "payment"), ("transaction_close", None))
 REPORT_EVERY_S = 1.0
-BROKER_GUARD_S = 120.0
 TOPICS = 3
 SPREAD = Variant("soak", "", 0, topics=TOPICS, partitions=2)
-
-_quiet = logging.getLogger("txninsightd.tests.soak")
-_quiet.propagate = False
-_quiet.addHandler(logging.NullHandler())
 
 Record = tuple[str, str, str]
 """Topic, key, value."""
@@ -69,24 +64,6 @@ def value(kind: str, txn_id: str, txn_type: str, step: str | None) -> str:
     return f'{{{ours},"host":"web-01","amount":12.50}}'
 
 
-def retried(action: Callable[[], None]) -> None:
-    """Again, as long as it may be tried again; raises KafkaException when it may not."""
-    while True:
-        try:
-            return action()
-        except KafkaException as failure:
-            if not failure.args[0].retriable():
-                raise
-
-
-def new_producer(bootstrap: str, transactional_id: str) -> Producer:
-    """A transactional producer that is ready to begin."""
-    settings = {"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "linger.ms": 0}
-    producer = Producer(settings, logger=_quiet)
-    retried(lambda: producer.init_transactions(BROKER_GUARD_S))
-    return producer
-
-
 class Writer(threading.Thread):
     """One producer with its share of the load: `rate` in records a second, `open_at_once` business transactions."""
 
@@ -95,7 +72,7 @@ class Writer(threading.Thread):
         self.stopping = threading.Event()
         self.failure: BaseException | None = None
         self.written = Written()
-        self._producer: Producer = new_producer(bootstrap, name)
+        self._producer: Producer = new_transactional_producer(bootstrap, name)
         self._topics = topics
         self._rate = rate
         self._open_at_once = open_at_once

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import UNIT, Machine, freeze, why_not
+from tests.harness.systemd import UNIT, Machine, freeze, why_not
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +87,7 @@ def await_started_anew(machine: Machine, before: dict[str, int], restarts: int) 
     assert not [pid for pid in before.values() if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_killed_parent_is_started_anew_and_leaves_nobody(machine: Machine) -> None:
+def test_a_killed_parent_is_started_anew_and_leaves_no_process(machine: Machine) -> None:
     before, restarts = machine.pids(), int(machine.show("NRestarts"))
     os.kill(before["parent"], signal.SIGKILL)
     await_started_anew(machine, before, restarts)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
-from tests.core.core import Core
+from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
+from tests.harness.core.core import Core
+from tests.harness.gated_store import GatedStore
 from txninsightd.aggregate import checkpoint
 from txninsightd.aggregate.checkpoint import Checkpoints
 from txninsightd.aggregate.recovery import recover
@@ -36,26 +37,6 @@ def a_core() -> Core:
         cover(A, 0, 3, [0, 1, 2], 4.0, as_of=100.0),
     )
     return both.core
-
-
-class Gated(CheckpointStore):
-    """Each write waits for a byte in a named pipe: `open_gate` lets all through."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, VERSION)
-        self._path_of_gate = directory / "gate"
-        os.mkfifo(self._path_of_gate)
-        self._gate = os.open(self._path_of_gate, os.O_RDWR)
-
-    def open_gate(self) -> None:
-        """Let whoever waits, and all who come, write."""
-        os.write(self._gate, b"." * 1000)
-
-    def write(self, chunks: Iterable[bytes]) -> int:
-        """As the store does, when it may."""
-        with self._path_of_gate.open("rb", buffering=0) as gate:
-            gate.read(1)
-        return super().write(chunks)
 
 
 class Full(CheckpointStore):
@@ -123,7 +104,7 @@ def test_they_come_by_themselves(tmp_path: Path) -> None:
 
 
 def test_one_that_was_begun_before_the_question_is_no_answer(tmp_path: Path) -> None:
-    store = Gated(tmp_path)
+    store = GatedStore(tmp_path)
 
     async def test(checkpoints: Checkpoints) -> None:
         first = ask(checkpoints)
@@ -143,7 +124,7 @@ def test_a_killed_writer_costs_one_checkpoint_and_the_next_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "RETRY_S", 0.0)
-    store = Gated(tmp_path)
+    store = GatedStore(tmp_path)
 
     async def test(checkpoints: Checkpoints) -> None:
         first = ask(checkpoints)
@@ -168,7 +149,7 @@ def test_a_writer_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monke
             await asyncio.sleep(0.005)
         assert isinstance(answer.result(), OSError)
 
-    run(Gated(tmp_path), test)
+    run(GatedStore(tmp_path), test)
 
 
 def test_a_full_disk_is_told_and_counted(tmp_path: Path) -> None:
@@ -183,7 +164,7 @@ def test_a_full_disk_is_told_and_counted(tmp_path: Path) -> None:
 
 
 def test_the_last_one_does_not_wait_for_a_writer_that_runs(tmp_path: Path) -> None:
-    store = Gated(tmp_path)
+    store = GatedStore(tmp_path)
 
     async def test(checkpoints: Checkpoints) -> None:
         answer = ask(checkpoints)
@@ -201,7 +182,7 @@ def test_the_last_one_does_not_wait_for_a_writer_that_runs(tmp_path: Path) -> No
 
 def test_the_writer_holds_nothing_of_its_parents(tmp_path: Path) -> None:
     """Whoever waits for the end of a line, or for a free port, must not wait for the writer."""
-    store = Gated(tmp_path)
+    store = GatedStore(tmp_path)
 
     async def test(checkpoints: Checkpoints) -> None:
         with socket.socket() as listening:

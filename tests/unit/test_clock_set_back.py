@@ -5,7 +5,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from tests.core.by_hand import B, cover, discover
+from tests.harness.core.by_hand import B, cover, discover
+from tests.harness.manual_loop import ManualLoop
+from tests.harness.waiting import until
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.cluster.metadata_refresh import MetadataRefresh
@@ -14,6 +16,7 @@ from txninsightd.config import Config
 from txninsightd.daemon import SCOUT, reader_roles
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
+from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.vocabulary import PartitionRef, View
 
 HOUR_S = 3600.0
@@ -55,6 +58,12 @@ def _failed() -> "Future[Any]":
     return failed
 
 
+def await_refreshed(admin: Admin, metadata: MetadataRefresh, times: int) -> None:
+    """Wait until the metadata was fetched so often; a call is lost while the fetch before it still ends."""
+    for _ in until(lambda: admin.asked.get("list_topics") == times, f"{times} refreshes"):
+        metadata.request()
+
+
 def test_the_readers_go_on_asking() -> None:
     clock = Clock()
     admin: Any = Admin()
@@ -62,13 +71,13 @@ def test_the_readers_go_on_asking() -> None:
     end_offsets = EndOffsets(admin, metadata, View.MONITOR, clock.now)
     topic_id_gate = TopicIdGate(TopicIds(admin), metadata, clock.now)
     topic_id_gate.buffer(cover(B, 0, 1, [0], 1.0))
-    asked = []
+    asked: list[dict[str, int]] = []
     for step_s in (0.0, HOUR_S, -HOUR_S):
         clock.time += step_s
         end_offsets.poll([PartitionRef("b", 0)])
         topic_id_gate.poll([], at_once=False)
         end_offsets.poll([PartitionRef("b", 0)])
-        metadata._executor.submit(lambda: None).result()
+        await_refreshed(admin, metadata, len(asked) + 1)
         asked.append(dict(admin.asked))
     assert [each["list_offsets"] for each in asked] == [1, 2, 3]
     assert [each["describe_topics"] for each in asked] == [1, 2, 3]
@@ -76,9 +85,11 @@ def test_the_readers_go_on_asking() -> None:
 
 def test_readiness_says_why_nothing_new_is_seen() -> None:
     clock = Clock()
-    loop: Any = None
+    loop, (ours, theirs) = ManualLoop(), descriptor_pair()
     aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, reader_roles(Config()), SCOUT, clock.now, 1.0)
-    aggregator._apply(discover(1.0, B))
+    aggregator.attach("monitor-0", Channel(ours))
+    Channel(theirs).send(discover(1.0, B))
+    loop.run_once()
     (partition,) = aggregator.ledger.partitions.values()
     partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S
     assert [text for text in aggregator.missing() if "set back" in text] == [

@@ -6,7 +6,7 @@ The file that ships and the examples of the guide are loaded here too, so that n
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from tests.harness.json_schema import keys_of, nodes_of
+from tests.harness.paths import ROOT
 from txninsightd.config import Config, ConfigError, Secret, Start, Topic, check_config, load_config
 from txninsightd.config.checking import schema
 from txninsightd.config.model import KafkaConfig
 from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Objective, Thresholds
 from txninsightd.vocabulary import Mapping as EventMapping
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "conf" / "txninsight.yaml"
 GUIDE = ROOT / "docs" / "configuration.md"
 SECONDS = "a number, greater than 0 and at most 315360000"
@@ -106,23 +107,6 @@ def is_open(node: dict[str, Any]) -> bool:
         and "bootstrap.servers" not in node["properties"]
         and ("type" in node)
     )
-
-
-def nodes_of(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from nodes_of(inner)
-
-
-def keys_of(node: Any) -> set[str]:
-    refused = {"$ref": "#/$defs/set_by_the_daemon"}
-    return {
-        key
-        for inner in nodes_of(node)
-        for key, value in inner.get("properties", {}).items()
-        if value != refused and isinstance(inner.get("properties"), dict)
-    }
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL))
@@ -807,7 +791,7 @@ def known(node: dict[str, Any]) -> st.SearchStrategy[Any]:
     return st.one_of(forms[::-1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(content=b"%YAML 1." + b"9" * 5000 + b"\n---\n")
 @example(content=b"&a [*a, *a]")
@@ -819,20 +803,20 @@ def test_any_bytes(scratch: Path, content: bytes) -> None:
     loads_or_tells(scratch, content)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(alphabet="abk:-[]{}&*!|>'\"%@`#?,.~<0197\n\t $\\", max_size=80))
 def test_any_punctuation(scratch: Path, text: str) -> None:
     loads_or_tells(scratch, text.encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tree=sections | known(schema()), flow=st.booleans())
 def test_any_structure(scratch: Path, tree: Any, flow: bool) -> None:
     text = yaml.safe_dump(tree, allow_unicode=True, default_flow_style=flow)
     loads_or_tells(scratch, text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_damage_to_the_shipped_file(scratch: Path, data: st.DataObject) -> None:
     content = SHIPPED.read_bytes()

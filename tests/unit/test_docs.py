@@ -4,7 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.paths import ROOT
 
 
 def test_the_life_cycle_page_is_what_the_tables_give() -> None:

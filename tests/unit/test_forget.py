@@ -15,7 +15,7 @@ import pytest
 import structlog
 import uvloop
 
-from tests.expose.world import World
+from tests.harness.expose_world import World
 from txninsightd import cli, logs
 from txninsightd.config import ConfigError, Secret, load_config, load_state_directory
 from txninsightd.expose.operator_socket import OperatorSocket
@@ -117,13 +117,13 @@ def test_any_id_can_be_named(world: World, config: Path, txn_id: str) -> None:
 @pytest.mark.usefixtures("serving")
 def test_what_is_not_live_is_said_in_words(world: World, config: Path, capsys: Captured) -> None:
     for txn_id, words in {
-        "nobody": "no live transaction 'nobody' is known: check the id\n",
+        "unknown": "no live transaction 'unknown' is known: check the id\n",
         "over": "transaction 'over' has already ended: there is nothing to forget\n",
     }.items():
         assert cli.run(["forget", txn_id, "--config", str(config)]) == 1
         assert capsys.readouterr().err == words
     world.lacking = ["the monitor has not caught up yet on 1 of 1 partitions"]
-    answer = forget("nobody", str(config.parent))
+    answer = forget("unknown", str(config.parent))
     assert "check the id; not all records have been read yet: the monitor has" in answer.text
     assert world.saved == []
 
@@ -183,7 +183,7 @@ def test_a_directory_that_is_not_there_is_no_reason_to_stop(directory: Path, wor
     assert line.startswith("control_socket_failed: ")
 
 
-# --- Nobody there -----------------------------------------------------------------------------------------------------
+# --- No daemon there --------------------------------------------------------------------------------------------------
 
 
 def test_without_a_daemon_it_says_where_it_looked(config: Path, capsys: Captured) -> None:
@@ -197,7 +197,7 @@ def test_a_directory_that_was_substituted_is_not_shown(directory: Path) -> None:
     assert forget("t", Secret(directory)).text.startswith("no txninsightd listens at control.sock in state.directory")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_others_are_told_that_they_may_not(serving: Path) -> None:
     pid = os.fork()
     if pid == 0:
@@ -209,7 +209,7 @@ def test_others_are_told_that_they_may_not(serving: Path) -> None:
 
 
 def answering(directory: Path, answer: Callable[[socket.socket], None]) -> threading.Thread:
-    """Somebody else at the socket, for one connection."""
+    """Another program at the socket, for one connection."""
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(directory / "control.sock"))
     server.listen()

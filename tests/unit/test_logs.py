@@ -1,4 +1,4 @@
-"""The log of a family of processes: all write to one standard error."""
+"""The log of several processes: all write to one standard error."""
 
 import json
 import subprocess

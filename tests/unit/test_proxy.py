@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.broker.proxy import HOST, Proxy
+from tests.harness.proxy import HOST, Proxy
 from txninsightd.tools.stack import machine
 
 HANG_GUARD_S = 30.0
@@ -77,7 +77,7 @@ def say(client: socket.socket, words: bytes) -> None:
 def require_silence(client: socket.socket) -> None:
     """What is said is not answered, and the connection does not end."""
     client.settimeout(SHORT_S)
-    client.sendall(b"anybody?")
+    client.sendall(b"hello?")
     with pytest.raises(TimeoutError):
         client.recv(1)
     client.settimeout(HANG_GUARD_S)

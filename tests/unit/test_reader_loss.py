@@ -1,49 +1,22 @@
 """What a reader passes over when it cannot read on."""
 
-from typing import Any
-
 from confluent_kafka import KafkaError, KafkaException
 
-from txninsightd.cluster.client_watchdog import ClientWatchdog
-from txninsightd.ingest.reader import Reader
-from txninsightd.ingest.views import Progress, ValidatorBuilder
-from txninsightd.vocabulary import PartitionRef
+from tests.harness.reader_parts import Consumer, Failed, NotedHealth, ReaderLine, reader_of
+from txninsightd.ingest.views import ValidatorBuilder
+from txninsightd.vocabulary import Assign, PartitionRef, PartitionStart
 
 REF = PartitionRef("orders", 0)
-
-
-class Broken:
-    """A consumer at a damaged log; also all else that a reader needs. `ends`: what it is told of the log's ends."""
-
-    def __init__(self, *ends: tuple[int, int] | None) -> None:
-        self._ends = iter(ends)
-
-    def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
-        ends = next(self._ends)
-        if ends is None:
-            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-        return ends
-
-    def incremental_unassign(self, _: Any) -> None:
-        pass
-
-    def incremental_assign(self, _: Any) -> None:
-        pass
-
-    def working(self) -> None:
-        pass
+BEGINS_AT = 10
 
 
 def test_steps_double_only_over_what_was_passed_over() -> None:
-    outside: Any = Broken((0, 100), None, None, (0, 100), (0, 100))
-    client_watchdog = ClientWatchdog(lambda: False)
-    reader = Reader(
-        lambda: outside, ValidatorBuilder(), outside, outside, client_watchdog, outside, outside, lambda: 0.0, 100, 64
-    )
-    progress = Progress(REF, 10, 0.0, 0.0)
-    reader._progress[REF] = progress
-    frontiers = []
-    for _ in range(5):
-        reader._skip_unreadable(REF, progress, "damaged")
-        frontiers.append(progress.frontier)
-    assert frontiers == [11, 11, 11, 13, 17]
+    """Each batch is a damaged one; twice the broker does not say where the log ends, and so nothing is passed over."""
+    silent = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    ends = ((0, 100), silent, silent, (0, 100), (0, 100))
+    consumer = Consumer(*([Failed(REF, KafkaError._BAD_MSG)] for _ in ends), ends=ends)
+    line = ReaderLine(Assign([PartitionStart("orders", 0, BEGINS_AT, 0.0, 0, "")]))
+    reader = reader_of(consumer, ValidatorBuilder(), line, NotedHealth())
+    for _ in ends:
+        reader.step()
+    assert consumer.assigned == [BEGINS_AT, 11, 11, 11, 13, 17]

@@ -11,13 +11,13 @@ import pytest
 import structlog
 import yaml
 
-from tests.unit.test_config import keys_of
+from tests.harness.json_schema import keys_of
+from tests.harness.paths import ROOT
 from txninsightd.config import Config, ConfigError, load_config
 from txninsightd.config.checking import schema
 from txninsightd.config.reloading import EFFECTS, Effect, effect_of, merge, reload_config
 from txninsightd.supervise.current_config import CurrentConfig, unpickled
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "configuration.md"
 SHIPPED = ROOT / "conf" / "txninsight.yaml"
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, cover, discover, ev, hand, side_by_side, sight
-from tests.core.core import Core
-from tests.core.side_by_side import SideBySide, end_of, new_core
-from tests.core.test_ledger_equals_plain import STYLES
-from tests.core.worlds import ORDERS, Seeded, Sent, World, arrive, make_world, nows, pick, read_world
+from tests.harness.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, cover, discover, ev, hand, side_by_side, sight
+from tests.harness.core.core import Core
+from tests.harness.core.side_by_side import SideBySide, end_of, new_core
+from tests.harness.core.styles import STYLES
+from tests.harness.core.worlds import ORDERS, Seeded, Sent, World, arrive, make_world, nows, pick, read_world
 from txninsightd.core import archive as archive_module
 from txninsightd.core import ledger as ledger_module
 from txninsightd.core.rules import Rules

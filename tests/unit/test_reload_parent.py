@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_supervise_parent import Start, Supervised, start  # noqa: F401
+from tests.harness.supervised import StartSupervised, Supervised
 from txninsightd.supervise.control import read_memory_file, write_memory_file
 
 pytestmark = pytest.mark.slow
@@ -18,13 +18,13 @@ def hang_up(parent: Supervised) -> None:
 
 
 def reloads(parent: Supervised) -> list[object]:
-    """Applied, refused, whether the last was good; as the aggregator heard last."""
+    """Applied, refused, whether the last was good; as the aggregator was told last."""
     heard = parent.notes(what="children_status")
     return list(heard[-1]["reloads"]) if heard else []
 
 
-def test_the_aggregator_gets_the_config_however_long_it_is(start: Start) -> None:  # noqa: F811
-    parent = start("none").await_started()
+def test_the_aggregator_gets_the_config_however_long_it_is(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     hang_up(parent)
     parent.await_that(lambda: bool(parent.notes(what="reloaded")))
     [note] = parent.notes(what="reloaded")
@@ -33,8 +33,8 @@ def test_the_aggregator_gets_the_config_however_long_it_is(start: Start) -> None
     assert parent.stop() == 0
 
 
-def test_a_refused_one_is_counted_and_not_sent(start: Start) -> None:  # noqa: F811
-    parent = start("none").await_started()
+def test_a_refused_one_is_counted_and_not_sent(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     for i, result in enumerate(([1, 0, True], [2, 0, True], [2, 1, False], [3, 1, True])):
         hang_up(parent)
         parent.await_that(lambda result=result: reloads(parent) == result)
@@ -43,13 +43,13 @@ def test_a_refused_one_is_counted_and_not_sent(start: Start) -> None:  # noqa: F
     assert parent.stop() == 0
 
 
-def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(start: Start) -> None:  # noqa: F811
-    parent = start("none").await_started()
+def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     hang_up(parent)
     parent.await_that(lambda: reloads(parent) == [1, 0, True])
     parent.kill("aggregator")
     parent.await_started(times=2)
-    assert [note["config"] for note in parent.notes(by="aggregator", what="started")] == [0, 1]
+    assert [note["config"] for note in parent.notes(process="aggregator", what="started")] == [0, 1]
     parent.await_that(lambda: parent.notes(what="children_status")[-1]["pid"] == parent.pids()["aggregator"])
     assert reloads(parent) == [1, 0, True]
     assert len(parent.notes(what="reloaded")) == 1
@@ -58,21 +58,33 @@ def test_an_aggregator_that_comes_later_knows_and_hears_the_counts(start: Start)
     assert parent.stop() == 0
 
 
-def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(start: Start) -> None:  # noqa: F811
-    parent = start("none").await_started()
+def test_a_reload_while_the_aggregator_is_dead_reaches_the_next(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     parent.process.send_signal(signal.SIGSTOP)
     pid = parent.kill("aggregator")
     parent.await_that(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
     hang_up(parent)
     parent.process.send_signal(signal.SIGCONT)
     parent.await_started(times=2)
-    assert [note["config"] for note in parent.notes(by="aggregator", what="started")] == [0, 1]
+    assert [note["config"] for note in parent.notes(process="aggregator", what="started")] == [0, 1]
     parent.await_that(lambda: reloads(parent) == [1, 0, True])
     assert parent.stop() == 0
 
 
+def test_that_a_reload_is_over_is_said_again_until_it_is_delivered(supervise: StartSupervised) -> None:
+    parent = supervise("deaf-systemd").await_started()
+    parent.await_that(lambda: "READY=1" in parent.told())
+    before = len(parent.told())
+    hang_up(parent)
+    parent.await_that(lambda: "READY=1" in parent.told()[before:])
+    news = [text.partition("\n")[0] for text in parent.told()[before:]]
+    assert [text for text in news if text in ("RELOADING=1", "READY=1")] == ["RELOADING=1", "READY=1"]
+    assert reloads(parent) == [1, 0, True]
+    assert parent.stop() == 0
+
+
 @pytest.mark.parametrize("size", [0, 5_000_000])
-def test_what_lies_write_memory_file_is_read_whole_and_given_back(size: int) -> None:
+def test_a_memory_file_is_read_whole_and_closed(size: int) -> None:
     descriptor = write_memory_file(b"x" * size)
     inode = os.fstat(descriptor).st_ino
     assert inode in open_inodes()

@@ -12,7 +12,7 @@ from txninsightd.tools import replay
 from txninsightd.tools.replaying import cluster
 from txninsightd.tools.replaying.cluster import Refusal, client_properties
 
-NOBODY = "127.0.0.1:1"
+NO_BROKER = "127.0.0.1:1"
 GOOD = {"at": 1, "producer": "p", "topic": "t", "value": {}}
 
 
@@ -28,15 +28,15 @@ def written(folder: Path, *lines: Any) -> str:
 
 
 def test_no_broker_is_a_clear_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay.main([written(tmp_path, GOOD), "--bootstrap", NOBODY]) == 2
-    assert f"no broker answers at {NOBODY}" in capsys.readouterr().err
+    assert replay.main([written(tmp_path, GOOD), "--bootstrap", NO_BROKER]) == 2
+    assert f"no broker answers at {NO_BROKER}" in capsys.readouterr().err
 
 
 def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(tmp_path, GOOD, "oops\n", {"at": 2, "producer": "p"}, {"at": 3, "producer": "q", "kafka": "commit"})
-    assert replay.main([file, "--bootstrap", NOBODY, "--strict"]) == 2
+    assert replay.main([file, "--bootstrap", NO_BROKER, "--strict"]) == 2
     said = capsys.readouterr().err
     assert "line 2: not JSON" in said
     assert "line 3: neither `topic`" in said
@@ -47,7 +47,7 @@ def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
 
 
 def test_without_strict_bad_lines_are_named_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay.main([written(tmp_path, "oops\n", GOOD), "--bootstrap", NOBODY]) == 2
+    assert replay.main([written(tmp_path, "oops\n", GOOD), "--bootstrap", NO_BROKER]) == 2
     said = capsys.readouterr().err
     assert "1 of 2 lines are bad: skipped" in said
     assert "no broker answers" in said
@@ -55,12 +55,12 @@ def test_without_strict_bad_lines_are_named_and_skipped(tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("lines", [[], ["\n"], ["oops\n"], [{"header": {}}]])
 def test_nothing_to_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[Any]) -> None:
-    assert replay.main([written(tmp_path, *lines), "--bootstrap", NOBODY]) == 2
+    assert replay.main([written(tmp_path, *lines), "--bootstrap", NO_BROKER]) == 2
     assert "has no line that can be published" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert replay.main([str(tmp_path / "none.jsonl"), "--bootstrap", NOBODY]) == 2
+    assert replay.main([str(tmp_path / "none.jsonl"), "--bootstrap", NO_BROKER]) == 2
     assert "No such file" in capsys.readouterr().err
 
 
@@ -68,12 +68,12 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     "options",
     [
         [],
-        ["--bootstrap", NOBODY, "--speed", "0"],
-        ["--bootstrap", NOBODY, "--speed", "fast"],
-        ["--bootstrap", NOBODY, "--speed", "nan"],
-        ["--bootstrap", NOBODY, "--partitions", "0"],
-        ["--bootstrap", NOBODY, "--transaction-timeout", "0.5"],
-        ["--bootstrap", NOBODY, "--keep-time", "--rebase", "now"],
+        ["--bootstrap", NO_BROKER, "--speed", "0"],
+        ["--bootstrap", NO_BROKER, "--speed", "fast"],
+        ["--bootstrap", NO_BROKER, "--speed", "nan"],
+        ["--bootstrap", NO_BROKER, "--partitions", "0"],
+        ["--bootstrap", NO_BROKER, "--transaction-timeout", "0.5"],
+        ["--bootstrap", NO_BROKER, "--keep-time", "--rebase", "now"],
     ],
 )
 def test_wrong_options_are_a_usage_error(tmp_path: Path, options: list[str]) -> None:

@@ -91,7 +91,7 @@ class Stage:
         return dispatcher.progress
 
     def of(self, producer: str) -> list[str]:
-        return [what for who, what in self.log if who == producer]
+        return [what for name, what in self.log if name == producer]
 
 
 def record(at: float, key: str, producer: str = "p", **more: Any) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_each_producer_does_its_lines_in_order(speed: float) -> None:
     assert (progress.line, progress.at) == (2000, 199.9)
 
 
-def test_a_producer_that_waits_delays_nobody_else() -> None:
+def test_a_producer_that_waits_delays_no_other() -> None:
     others_done = threading.Event()
 
     def before(session: ProducerSession, what: str) -> None:

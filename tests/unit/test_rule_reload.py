@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.core.by_hand import OPEN, A, cover, discover, ev, sight
-from tests.core.core import Core
-from tests.core.worlds import Style, make_rules
+from tests.harness.core.by_hand import OPEN, A, cover, discover, ev, sight
+from tests.harness.core.core import Core
+from tests.harness.core.worlds import Style, make_rules
 from txninsightd.aggregate import rule_reload
 from txninsightd.aggregate.rule_reload import RuleReload
 from txninsightd.core import ledger as ledger_module

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from tests.harness.paths import ROOT
 from txninsightd.config import ConfigError, load_config
 from txninsightd.tools.events_file import BadLine, PlainEvents, read_lines
 from txninsightd.tools.sim import main
 from txninsightd.tools.simulation.scenario import BadScenario, load_scenario, parse_scenario
 from txninsightd.tools.simulation.truth import meets
 
-ROOT = Path(__file__).parents[2]
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 CHECKOUT = ROOT / "scenarios" / "checkout.yaml"
 HANG_GUARD_S = 120

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.core.core import Core
+from tests.harness.core.core import Core
+from tests.harness.paths import ROOT
 from txninsightd.config import Config, load_config
 from txninsightd.core.decoding import Decoded, Decoder
 from txninsightd.core.figures import Figures
@@ -26,7 +27,6 @@ from txninsightd.core.rules import Rules
 from txninsightd.tools.sim import main
 from txninsightd.vocabulary import Coverage, Discovery, Mapping, PartitionRef, PartitionStart, Sightings
 
-ROOT = Path(__file__).parents[2]
 JUDGED = ["checkout", "payments-with-aborts", "stuck-orders", "hanging-producer", "messy-input", "demo"]
 STEP_S = 0.4
 SEEN_PER_STEP = 0.6

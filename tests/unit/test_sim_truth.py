@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.harness.paths import ROOT
 from txninsightd.tools.sim import main
 from txninsightd.vocabulary import Anomaly, Cause
 
@@ -361,7 +362,7 @@ def test_a_healthy_transaction(per: str, tmp_path: Path) -> None:
 
 
 def test_every_failure_and_every_cause_has_a_case() -> None:
-    schema = json.loads((Path(__file__).parents[2] / "txninsightd/tools/scenario.schema.json").read_text())
+    schema = json.loads((ROOT / "txninsightd/tools/scenario.schema.json").read_text())
     kinds = set(schema["properties"]["failures"]["additionalProperties"]["properties"]["kind"]["enum"])
     assert {failure["kind"] for _, _, failure, _ in CASES} == kinds
     causes = {cause for *_, expected in CASES for cause in expected["causes"]}

@@ -73,7 +73,7 @@ def test_a_service_is_masked_before_its_package_is_installed(tmp_path: Path, mon
     assert [(path.name, str(path.readlink())) for path in tmp_path.iterdir()] == [("prometheus.service", os.devnull)]
 
 
-def test_a_service_that_somebody_set_up_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_was_set_up_before_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = tmp_path / "prometheus.service"
     unit.write_text("[Service]")
     monkeypatch.setattr(machine, "UNITS", tmp_path)

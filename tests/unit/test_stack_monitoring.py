@@ -97,6 +97,6 @@ def test_without_grafana_nothing_of_it_is_written_or_run(tmp_path: Path) -> None
 def test_outside_a_checkout_the_error_says_where_to_run_it(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring, "SHIPPED", tmp_path / "monitoring-of-nobody")
+    monkeypatch.setattr(monitoring, "SHIPPED", tmp_path / "no-such-monitoring")
     with pytest.raises(StackError, match="run the local stack from a checkout"):
         monitoring.install(settings)

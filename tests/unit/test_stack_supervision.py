@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
+from tests.harness.waiting import await_that
 from txninsightd.tools.stack import StackError, processes
 from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import MARK, Program, Supervisor, render
@@ -75,18 +75,12 @@ def start_service(supervisor: Supervisor) -> int:
     """Start it, wait until it is itself (before its exec, a signal would be lost), and return its process id."""
     supervisor.start("service")
     log = supervisor.log_file("service")
-    deadline = time.monotonic() + 60
-    while not log.exists() or log.read_text() != "up\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    await_that(lambda: log.exists() and log.read_text() == "up\n", "the service is itself")
     return supervisor.pid("service")
 
 
 def await_exit(supervisor: Supervisor, program: str) -> None:
-    deadline = time.monotonic() + 60
-    while supervisor.state(program) in ("STARTING", "RUNNING"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    await_that(lambda: supervisor.state(program) not in ("STARTING", "RUNNING"), f"{program} has ended")
 
 
 def test_programs_run_end_and_tell_their_code(settings: Settings) -> None:
@@ -129,7 +123,7 @@ def test_down_finds_what_a_killed_supervisord_left_behind(settings: Settings) ->
     assert processes.await_end([orphan], 0.0)
 
 
-def test_who_ignores_the_request_to_end_is_killed() -> None:
+def test_a_process_that_ignores_the_request_to_end_is_killed() -> None:
     with subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"

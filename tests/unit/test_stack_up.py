@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.harness.paths import ROOT
 from txninsightd.config import load_config
 from txninsightd.expose.listing import MOST_LISTED
 from txninsightd.tools.receivers import Message
@@ -18,8 +19,6 @@ from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Supervisor
 from txninsightd.tools.stack.up import daemon_yaml, describe, scenario_of, urls
 from txninsightd.tools.watch import Client, TransactionSummary
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +159,7 @@ def page(action: str) -> Message:
     return Message(at=1000.0, receiver="pagerduty", body={"event_action": action, "payload": payload})
 
 
-def test_who_is_stuck_must_page_and_be_resolved(tmp_path: Path) -> None:
+def test_a_stuck_transaction_must_page_and_be_resolved(tmp_path: Path) -> None:
     path = tmp_path / "truth.jsonl"
     path.write_text(TRUTH)
     truth = demo.read_truth(path)
@@ -168,7 +167,7 @@ def test_who_is_stuck_must_page_and_be_resolved(tmp_path: Path) -> None:
     assert demo.missing_alerts(truth, [ticket]) == "a transaction was stuck, and no page and no resolve arrived"
     assert demo.missing_alerts(truth, [page("trigger")]) == "a transaction was stuck, and no resolve arrived"
     assert demo.missing_alerts(truth, [page("trigger"), page("resolve")]) is None
-    assert demo.missing_alerts({"a": truth["a"]}, []) is None, "nobody was stuck"
+    assert demo.missing_alerts({"a": truth["a"]}, []) is None, "nothing was stuck"
     assert demo.summarize_alerts([ticket, page("trigger"), page("trigger")]) == (
         "Alerts sent: pagerduty 2 that fired and 0 that were resolved, slack 0 that fired and 1 that were resolved."
     )

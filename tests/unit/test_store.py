@@ -1,4 +1,4 @@
-"""Checkpoint files on a disk that works, that is full, that refuses to be written; and who may use the directory."""
+"""Checkpoint files on a disk that works, that is full, that refuses to be written; and which daemon may use it."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.tmpfs import tmpfs
+from tests.harness.tmpfs import tmpfs
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 
 VERSION = 3
 MEBIBYTE = 1 << 20
-NOBODY = 65534
+OTHER_USER = 65534
 CHUNKS = [b"one", b"", b"\x00" * 5000, bytes(range(256))]
 
 HOLDER = """
@@ -45,7 +45,7 @@ def store(directory: Path) -> CheckpointStore:
 
 @pytest.fixture
 def shared_directory() -> Iterator[Path]:
-    """One that everybody can reach; what is done in it is done without root's privileges."""
+    """One that every user can reach; what is done in it is done without root's privileges."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         Path(name).chmod(0o777)
         yield Path(name)
@@ -57,7 +57,7 @@ class WithoutPrivileges:
     def __enter__(self) -> None:
         self._user = os.geteuid()
         if self._user == 0:
-            os.seteuid(NOBODY)
+            os.seteuid(OTHER_USER)
 
     def __exit__(self, *_: object) -> None:
         os.seteuid(self._user)
@@ -211,7 +211,7 @@ def fill(directory: Path) -> None:
         all((directory / f"ballast-{number}").touch() is None for number in range(MEBIBYTE))
 
 
-def test_a_full_disk_keeps_nobody_from_starting_again(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_no_daemon_from_starting_again(tmp_path: Path) -> None:
     with tmpfs(tmp_path, "64k") as small:
         lock = DirectoryLock(small.directory)
         lock.acquire()
@@ -256,7 +256,7 @@ def test_a_read_only_directory_is_refused_with_what_to_do(tmp_path: Path) -> Non
                 use()
 
 
-def test_a_directory_of_somebody_else_is_refused_with_what_to_do(shared_directory: Path) -> None:
+def test_a_directory_of_another_user_is_refused_with_what_to_do(shared_directory: Path) -> None:
     shared_directory.chmod(0o555)
     with WithoutPrivileges():
         for directory in (shared_directory, shared_directory / "new"):
@@ -274,7 +274,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_passed_over_in_silence(shared_
             next(store.read())
 
 
-def test_a_lock_file_of_somebody_else_is_refused_with_what_to_do(shared_directory: Path) -> None:
+def test_a_lock_file_of_another_user_is_refused_with_what_to_do(shared_directory: Path) -> None:
     (shared_directory / "lock").touch(mode=0o400)
     with WithoutPrivileges(), pytest.raises(StateUnusable, match=rf"\({shared_directory}/lock\); .* chown -R"):
         DirectoryLock(shared_directory).acquire()
@@ -316,7 +316,7 @@ def child_of(holder: "subprocess.Popen[str]") -> int:
     return int(holder.stdout.readline())
 
 
-def test_the_second_is_told_who_has_it(directory: Path, holder: "subprocess.Popen[str]") -> None:
+def test_the_second_is_told_which_process_has_it(directory: Path, holder: "subprocess.Popen[str]") -> None:
     child_of(holder)
     with pytest.raises(StateUnusable, match=rf"{directory} is used by another txninsightd \(pid {holder.pid}\); stop"):
         DirectoryLock(directory).acquire(patience_s=0)

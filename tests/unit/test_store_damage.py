@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from txninsightd.aggregate import store as module
@@ -64,7 +64,7 @@ def read(directory: Path) -> tuple[list[list[bytes]], list[str]]:
 
 
 def forged(chunks: int, body_bytes: int, body: bytes, version: int = VERSION) -> bytes:
-    """Somebody's file whose checksum fits, whatever the rest says."""
+    """A foreign file whose checksum fits, whatever the rest says."""
     header = HEADER.pack(MAGIC, version, 0.0, chunks, body_bytes)
     return header + CHECKSUM.pack(crc32(header, crc32(body))) + body
 
@@ -208,7 +208,6 @@ NUMBERS = st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1))
 BODIES = st.lists(st.one_of(st.binary(max_size=9), st.integers(0, 20).map(LENGTH.pack), NUMBERS.map(LENGTH.pack)))
 
 
-@settings(deadline=None)
 @given(chunks=NUMBERS, body=BODIES.map(b"".join), size=st.none() | NUMBERS, version=st.integers(0, 5))
 def test_no_forgery_gives_chunks_that_are_not_in_it(
     tmp_path_factory: pytest.TempPathFactory, chunks: int, body: bytes, size: int | None, version: int

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import pytest
 import uvloop
 
-from tests.core.by_hand import OPEN, A, discover, ev, sight
+from tests.harness.core.by_hand import OPEN, A, discover, ev, sight
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.aggregate.strict import EXIT_FAILED, StrictLoop

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.harness.paths import ROOT
 from txninsightd.supervise.channel import Channel, descriptor_pair
 from txninsightd.vocabulary import Assign, Coverage, FromChild, PartitionStart, Pause, ToReader
 
@@ -155,7 +155,7 @@ def test_a_writer_killed_with_a_full_pipe_leaves_whole_messages_and_a_clean_end(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=(theirs,),
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     os.close(theirs)
     assert writer.stdin is not None

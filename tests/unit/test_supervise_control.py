@@ -84,7 +84,7 @@ def test_what_was_said_before_the_end_is_still_heard(pair: Pair) -> None:
     assert receive(aggregator) == (b"", None)
 
 
-def test_telling_the_dead_says_so(pair: Pair) -> None:
+def test_sending_to_a_dead_aggregator_says_so(pair: Pair) -> None:
     parent, aggregator = pair
     aggregator.close()
     assert not send(parent, Stop())
@@ -125,7 +125,7 @@ def test_a_report_is_sent_when_it_is_new_and_not_too_often(pair: Pair) -> None:
     assert reported(parent) == [Report(True, "3 open")]
 
 
-def test_a_parent_that_does_not_listen_costs_nothing_and_hears_the_news_later(pair: Pair) -> None:
+def test_a_parent_that_does_not_listen_costs_nothing_and_is_told_the_news_later(pair: Pair) -> None:
     parent, aggregator = pair
     moment = 100.0
     reporter = Reporter(aggregator, lambda: moment)

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.broker.daemon import HANG_GUARD_S, Daemon, free_port
+from tests.harness.daemon import Daemon
+from tests.harness.http import free_port
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
@@ -35,7 +37,7 @@ def exit_code(daemon: Daemon) -> int:
 
 def deaths(daemon: Daemon) -> list[tuple[str, float]]:
     """The children that died, and after how many seconds each would have been started again."""
-    return [(line["child"], line["restart_in_s"]) for line in daemon.log() if line["event"] == "child_died"]
+    return [(line["child"], line["restart_in_s"]) for line in daemon.log(event="child_died")]
 
 
 def test_a_port_that_is_taken_ends_it_at_once(daemon: Daemon) -> None:
@@ -77,7 +79,7 @@ def test_a_port_that_is_lost_later_is_tried_again_and_given_up(daemon: Daemon) -
     with port_taken_from(daemon):
         assert exit_code(daemon) == EXIT_GAVE_UP
     assert deaths(daemon) == [("aggregator", 0.05), ("aggregator", 0.1), ("aggregator", 0.1)]
-    assert [line["child"] for line in daemon.log() if line["event"] == "gave_up"] == ["aggregator"]
+    assert [line["child"] for line in daemon.log(event="gave_up")] == ["aggregator"]
     assert daemon.pids() == {}
 
 

@@ -1,4 +1,4 @@
-"""Which child has beaten, which is silent, and for which silence no child is blamed."""
+"""Which children have beaten, which are silent, and what does not count as silence."""
 
 import os
 

@@ -1,9 +1,9 @@
 """A supervised aggregator that stood still takes in one line after the other: order between views means nothing."""
 
-from tests.core.by_hand import CLOSE, OPEN, STEP_DONE, A, B, cover, discover, ev, side_by_side, sight
+from tests.harness.core.by_hand import CLOSE, OPEN, STEP_DONE, A, B, cover, discover, ev, side_by_side, sight
 
 
-def test_a_monitor_far_ahead_of_the_validators_verdicts_makes_nobody_stuck() -> None:
+def test_a_monitor_far_ahead_of_the_validators_verdicts_makes_nothing_stuck() -> None:
     """A wholly aborted transaction whose verdicts come partition by partition: its step still waits for its own."""
     both = side_by_side(
         discover(1000, A, B),

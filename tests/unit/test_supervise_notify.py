@@ -1,18 +1,13 @@
 """What systemd's socket receives, datagram by datagram."""
 
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from txninsightd.supervise.children import ChildSpec, LineKind
 from txninsightd.supervise.notify import Notifier
-from txninsightd.supervise.parent import Limits, Parent
-from txninsightd.vocabulary import Report
 
 
 class Systemd:
@@ -107,34 +102,3 @@ def test_without_systemd_it_is_silent(capfd: pytest.CaptureFixture[str]) -> None
     notifier.status("3 open")
     notifier.feed(1000.0)
     assert capfd.readouterr() == ("", "")
-
-
-def test_that_a_reload_is_over_is_said_again_until_it_is_heard() -> None:
-    heard: list[str] = []
-
-    class HardOfHearing(Notifier):
-        """Misses the first word after a reload."""
-
-        def reloading(self) -> None:
-            heard.append("reloading")
-
-        def ready(self) -> bool:
-            heard.append("ready")
-            return len(heard) > 2
-
-        def status(self, text: str) -> None:
-            pass
-
-    unused: Any = None
-    limits = Limits(1, 1, 1, 1, 1, 60)
-    spec = ChildSpec("aggregator", unused, LineKind.CONTROL)
-    parent = Parent([spec], limits, HardOfHearing(None, 0.0), lambda: 0.0, lambda: b"")
-    parent._ready, parent._control.report = True, Report(True, "well")
-    parent._heartbeats.writer("aggregator").beat()
-    parent._signals.install()
-    os.kill(os.getpid(), signal.SIGHUP)
-    parent._signals.uninstall()
-    parent._reload_if_asked()
-    parent._notify_systemd()
-    parent._notify_systemd()
-    assert heard == ["reloading", "ready", "ready"]

@@ -1,158 +1,34 @@
-"""The parent over trivial children: when each starts and stops, which are restarted, and when the parent gives up."""
+"""The parent over dummy children: what starts and stops when, what is restarted, and when it gives up."""
 
-import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.harness.processes import descriptors
+from tests.harness.supervised import CHILDREN, StartSupervised
 from txninsightd.parent_death import kill_on_parent_exit
 from txninsightd.supervise.exit_codes import EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
-
-HANG_GUARD_S = 60.0
-ROOT = Path(__file__).parents[2]
-CHILDREN = {"aggregator", "monitor-0", "monitor-1", "validator-0"}
-READERS = CHILDREN - {"aggregator"}
-
-
-class Supervised:
-    """A program that runs a parent, and what the parent and its children have noted and logged."""
-
-    def __init__(
-        self, fault: str, directory: Path, environment: dict[str, str], program: str = "tests.unit.supervised"
-    ) -> None:
-        self._notes, self._log = directory / "notes", directory / "log"
-        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._systemd.bind(str(directory / "notify"))
-        self._systemd.setblocking(False)
-        self._told: list[str] = []
-        command = [sys.executable, "-m", program, fault]
-        with self._notes.open("wb") as notes, self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=notes,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify"), **environment},
-            )
-
-    def notes(self, **wanted: Any) -> list[dict[str, Any]]:
-        """What the children noted, oldest first."""
-        return self._lines(self._notes, wanted)
-
-    def log(self, **wanted: Any) -> list[dict[str, Any]]:
-        """What the parent logged."""
-        return self._lines(self._log, wanted)
-
-    def told(self) -> list[str]:
-        """What systemd was told so far."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._told.append(self._systemd.recv(4096).decode())
-        return self._told
-
-    def _lines(self, file: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-        found = []
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return [f for f in found if wanted.items() <= f.items()]
-
-    def pids(self) -> dict[str, int]:
-        """The latest process id of each child."""
-        return {line["child"]: line["pid"] for line in self.log(event="child_started")}
-
-    def order(self) -> list[tuple[str, str]]:
-        """Each note with the child that made it, in order."""
-        return [(n["by"], n["what"]) for n in self.notes()]
-
-    def await_that(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds."""
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not condition():
-            assert time.monotonic() < deadline, f"{self.order()}\n{self._log.read_text()}"
-            time.sleep(0.01)
-
-    def await_started(self, times: int = 1) -> "Supervised":
-        """Wait until every child has started and every reader is attached, so many times."""
-        self.await_that(
-            lambda: (
-                all(len(self.notes(by=c, what="started")) >= times for c in CHILDREN)
-                and all(len(self.notes(what="attached", child=r)) >= times for r in READERS)
-            )
-        )
-        return self
-
-    def await_attached(self, reader: str, times: int) -> None:
-        """Wait until the aggregator has been handed the line of this reader for the so-manieth time."""
-        self.await_that(lambda: len(self.notes(what="attached", child=reader)) == times)
-
-    def kill(self, child: str, number: int = signal.SIGKILL) -> int:
-        """kill -9, or another signal; gives its process id."""
-        pid = self.pids()[child]
-        os.kill(pid, number)
-        return pid
-
-    def exit_code(self) -> int:
-        """Wait for its end."""
-        return self.process.wait(HANG_GUARD_S)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal, and its exit code."""
-        self.process.send_signal(number)
-        return self.exit_code()
-
-    def living(self) -> list[str]:
-        """Which of all the children that were ever started still live."""
-        return [line["child"] for line in self.log(event="child_started") if Path(f"/proc/{line['pid']}").exists()]
-
-
-Start = Callable[..., Supervised]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Supervised] = []
-
-    def make(fault: str, **environment: str) -> Supervised:
-        started.append(Supervised(fault, tmp_path, environment))
-        return started[-1]
-
-    yield make
-    for each in started:
-        for pid in (each.process.pid, *each.pids().values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        each.process.wait()
 
 
 # --- Order ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_receivers_start_first_and_stop_last(start: Start, number: int) -> None:
-    parent = start("none").await_started()
+def test_receivers_start_first_and_stop_last(supervise: StartSupervised, number: int) -> None:
+    parent = supervise("none").await_started()
     assert parent.stop(number) == 0
     order = parent.order()
     assert parent.log(event="child_started")[0]["child"] == "aggregator"
     assert order[-1] == ("aggregator", "stopped")
-    assert {by for by, what in order if what == "stopped"} == CHILDREN
+    assert {process for process, what in order if what == "stopped"} == CHILDREN
     assert parent.living() == []
 
 
-def test_the_aggregator_receives_the_status_of_all_children(start: Start) -> None:
-    parent = start("none").await_started()
+def test_the_aggregator_is_told_how_the_children_are(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     parent.await_that(lambda: bool(parent.notes(what="children_status")))
     children_status = parent.notes(what="children_status")[-1]
     assert children_status["up"] == dict.fromkeys(CHILDREN, True)
@@ -160,8 +36,8 @@ def test_the_aggregator_receives_the_status_of_all_children(start: Start) -> Non
     parent.stop()
 
 
-def test_a_signal_before_any_child_is_ready_is_not_lost(start: Start) -> None:
-    parent = start("none")
+def test_a_signal_before_any_child_is_ready_is_not_lost(supervise: StartSupervised) -> None:
+    parent = supervise("none")
     parent.await_that(lambda: bool(parent.log(event="child_started")))
     assert parent.stop() == 0
     assert parent.living() == []
@@ -170,8 +46,8 @@ def test_a_signal_before_any_child_is_ready_is_not_lost(start: Start) -> None:
 # --- Deaths -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_reader_is_restarted_alone(start: Start) -> None:
-    parent = start("none").await_started()
+def test_a_dead_reader_is_restarted_alone(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     before = parent.pids()
     parent.kill("monitor-1")
     parent.await_attached("monitor-1", 2)
@@ -182,8 +58,8 @@ def test_a_dead_reader_is_restarted_alone(start: Start) -> None:
     assert parent.stop() == 0
 
 
-def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
-    parent = start("none").await_started()
+def test_with_the_aggregator_everything_is_restarted(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     before = parent.pids()
     parent.await_that(lambda: bool(parent.notes(what="children_status")))
     parent.kill("aggregator")
@@ -193,8 +69,8 @@ def test_with_the_aggregator_everything_is_restarted(start: Start) -> None:
     assert parent.living() == []
 
 
-def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(start: Start) -> None:
-    parent = start("aggregator-dies-slowly")
+def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(supervise: StartSupervised) -> None:
+    parent = supervise("aggregator-dies-slowly")
     parent.await_that(lambda: bool(parent.notes(what="closed")))
     parent.kill("monitor-1")
     parent.await_that(lambda: len(parent.log(event="child_started", child="aggregator")) == 2)
@@ -204,8 +80,8 @@ def test_no_reader_is_started_for_an_aggregator_that_is_about_to_be_dead(start: 
     parent.await_started(times=2)
 
 
-def test_a_reader_that_keeps_dying_is_given_up(start: Start) -> None:
-    parent = start("reader-dies")
+def test_a_reader_that_keeps_dying_is_given_up(supervise: StartSupervised) -> None:
+    parent = supervise("reader-dies")
     assert parent.exit_code() == EXIT_GAVE_UP
     deaths = parent.log(event="child_died")
     assert [d["restart_in_s"] for d in deaths] == [0.05, 0.1, 0.2, 0.2, 0.2]
@@ -214,32 +90,32 @@ def test_a_reader_that_keeps_dying_is_given_up(start: Start) -> None:
     assert parent.living() == []
 
 
-def test_an_aggregator_that_keeps_dying_is_given_up(start: Start) -> None:
-    parent = start("aggregator-dies")
+def test_an_aggregator_that_keeps_dying_is_given_up(supervise: StartSupervised) -> None:
+    parent = supervise("aggregator-dies")
     assert parent.exit_code() == EXIT_GAVE_UP
     assert [d["child"] for d in parent.log(event="child_died")] == ["aggregator"] * 5
     assert parent.living() == []
 
 
-def test_a_child_that_can_never_work_ends_all_at_once(start: Start) -> None:
-    parent = start("unusable")
+def test_a_child_that_can_never_work_ends_all_at_once(supervise: StartSupervised) -> None:
+    parent = supervise("unusable")
     assert parent.exit_code() == EXIT_UNUSABLE
-    assert len(parent.notes(by="validator-0", what="started")) == 1
+    assert len(parent.notes(process="validator-0", what="started")) == 1
     assert parent.living() == []
 
 
-def test_an_aggregator_without_a_place_for_its_state_ends_all_at_once(start: Start) -> None:
-    parent = start("no-state")
+def test_an_aggregator_without_a_place_for_its_state_ends_all_at_once(supervise: StartSupervised) -> None:
+    parent = supervise("no-state")
     assert parent.exit_code() == EXIT_STATE
-    assert len(parent.notes(by="aggregator", what="started")) == 1
+    assert len(parent.notes(process="aggregator", what="started")) == 1
     assert parent.living() == []
 
 
 # --- Silence ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
-    parent = start("none").await_started()
+def test_a_stopped_reader_is_replaced_alone(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     before = parent.pids()
     parent.kill("monitor-1", signal.SIGSTOP)
     parent.await_attached("monitor-1", 2)
@@ -254,8 +130,8 @@ def test_a_stopped_reader_is_replaced_alone(start: Start) -> None:
     assert parent.living() == []
 
 
-def test_with_a_stopped_aggregator_everything_is_replaced(start: Start) -> None:
-    parent = start("none").await_started()
+def test_with_a_stopped_aggregator_everything_is_replaced(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     before = parent.pids()
     parent.kill("aggregator", signal.SIGSTOP)
     parent.await_started(times=2)
@@ -266,8 +142,8 @@ def test_with_a_stopped_aggregator_everything_is_replaced(start: Start) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "child"), [("reader-hangs", "validator-0"), ("aggregator-hangs", "aggregator")])
-def test_one_that_keeps_hanging_is_given_up(start: Start, fault: str, child: str) -> None:
-    parent = start(fault)
+def test_one_that_keeps_hanging_is_given_up(supervise: StartSupervised, fault: str, child: str) -> None:
+    parent = supervise(fault)
     assert parent.exit_code() == EXIT_GAVE_UP
     assert [h["child"] for h in parent.log(event="child_hung")] == [child] * 5
     assert [line["child"] for line in parent.log(event="gave_up")] == [child]
@@ -278,8 +154,8 @@ def test_one_that_keeps_hanging_is_given_up(start: Start, fault: str, child: str
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_ready_once_all_children_work(start: Start) -> None:
-    parent = start("none")
+def test_it_is_ready_once_all_children_work(supervise: StartSupervised) -> None:
+    parent = supervise("none")
     parent.await_that(lambda: "STATUS=all is well" in parent.told())
     told = parent.told()
     assert told.index("READY=1") < told.index("STATUS=all is well")
@@ -291,15 +167,15 @@ def test_it_is_ready_once_all_children_work(start: Start) -> None:
     assert told[-2:] == ["STOPPING=1", "STATUS=stopping"]
 
 
-def test_it_is_not_ready_while_the_aggregator_does_not_serve(start: Start) -> None:
-    parent = start("not-serving").await_started()
+def test_it_is_not_ready_while_the_aggregator_does_not_serve(supervise: StartSupervised) -> None:
+    parent = supervise("not-serving").await_started()
     parent.await_that(lambda: "STATUS=starting: the aggregator does not serve yet" in parent.told())
     assert parent.stop() == 0
     assert "READY=1" not in parent.told()
 
 
-def test_the_watchdog_is_fed_over_restarts_of_a_child(start: Start) -> None:
-    parent = start("none", WATCHDOG_USEC="400000").await_started()
+def test_the_watchdog_is_fed_over_restarts_of_a_child(supervise: StartSupervised) -> None:
+    parent = supervise("none", WATCHDOG_USEC="400000").await_started()
     for times in (2, 3):
         fed = parent.told().count("WATCHDOG=1")
         parent.kill("monitor-0")
@@ -308,8 +184,8 @@ def test_the_watchdog_is_fed_over_restarts_of_a_child(start: Start) -> None:
     assert parent.stop() == 0
 
 
-def test_the_watchdog_is_not_fed_while_a_child_hangs_that_cannot_be_killed(start: Start) -> None:
-    parent = start("reader-undying", WATCHDOG_USEC="200000")
+def test_the_watchdog_is_not_fed_while_a_child_hangs_that_cannot_be_killed(supervise: StartSupervised) -> None:
+    parent = supervise("reader-undying", WATCHDOG_USEC="200000")
     parent.await_that(lambda: bool(parent.log(event="child_hung")))
     fed = parent.told().count("WATCHDOG=1")
     assert fed
@@ -325,32 +201,32 @@ def test_the_watchdog_is_not_fed_while_a_child_hangs_that_cannot_be_killed(start
 # --- Stopping under difficulties --------------------------------------------------------------------------------------
 
 
-def test_a_child_that_does_not_stop_is_killed(start: Start) -> None:
-    parent = start("stubborn").await_started()
+def test_a_child_that_does_not_stop_is_killed(supervise: StartSupervised) -> None:
+    parent = supervise("stubborn").await_started()
     assert parent.stop() == EXIT_KILLED
     assert [line["child"] for line in parent.log(event="child_did_not_stop")] == ["validator-0"]
-    assert {line["by"] for line in parent.notes(what="stopped")} == {"monitor-0", "monitor-1", "aggregator"}
+    assert {line["process"] for line in parent.notes(what="stopped")} == {"monitor-0", "monitor-1", "aggregator"}
     assert parent.living() == []
 
 
-def test_it_stops_while_a_restart_is_due(start: Start) -> None:
-    parent = start("reader-dies")
+def test_it_stops_while_a_restart_is_due(supervise: StartSupervised) -> None:
+    parent = supervise("reader-dies")
     parent.await_that(lambda: bool(parent.log(event="child_died")))
     assert parent.stop() in (0, EXIT_KILLED)
     assert not parent.log(event="gave_up")
     assert parent.living() == []
 
 
-def test_no_child_outlives_a_killed_parent(start: Start) -> None:
-    parent = start("none").await_started()
+def test_no_child_outlives_a_killed_parent(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     parent.process.kill()
     parent.process.wait()
     parent.await_that(lambda: parent.living() == [])
 
 
-def test_a_stopped_child_does_not_outlive_a_killed_parent_either(start: Start) -> None:
+def test_a_stopped_child_does_not_outlive_a_killed_parent(supervise: StartSupervised) -> None:
     """It cannot see that its line has ended; only the kernel can end it."""
-    parent = start("none").await_started()
+    parent = supervise("none").await_started()
     for child in CHILDREN:
         parent.kill(child, signal.SIGSTOP)
     parent.process.kill()
@@ -358,7 +234,7 @@ def test_a_stopped_child_does_not_outlive_a_killed_parent_either(start: Start) -
     parent.await_that(lambda: parent.living() == [])
 
 
-def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> None:
+def test_a_child_whose_parent_died_before_it_set_the_death_signal_dies_too() -> None:
     pid = os.fork()
     if not pid:
         kill_on_parent_exit(os.getpid())  # not its parent
@@ -366,18 +242,13 @@ def test_one_whose_parent_died_before_it_could_ask_for_its_death_dies_too() -> N
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
-def test_restarts_leak_no_descriptors(start: Start) -> None:
-    parent = start("none").await_started()
+def test_restarts_leak_no_descriptors(supervise: StartSupervised) -> None:
+    parent = supervise("none").await_started()
     held = descriptors(parent.process.pid)
     for times in (2, 3, 4, 5):
         parent.kill("monitor-0")
         parent.await_attached("monitor-0", times)
     parent.await_that(lambda: descriptors(parent.process.pid) <= held)
-    started = [n["descriptors"] for n in parent.notes(by="monitor-0", what="started")]
+    started = [n["descriptors"] for n in parent.notes(process="monitor-0", what="started")]
     assert len(set(started[1:])) == 1
     assert parent.stop() == 0
-
-
-def descriptors(pid: int) -> int:
-    """How many descriptors a process holds."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

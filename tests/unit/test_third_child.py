@@ -1,23 +1,14 @@
 """A child of a third kind is one more `ChildSpec`: the parent restarts it, and the aggregator takes what it sends."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.test_supervise_parent import Supervised
+from tests.harness.supervised import StartSupervised, Supervised
 from txninsightd import daemon
 from txninsightd.config import Config
 from txninsightd.supervise.children import LineKind
 from txninsightd.supervise.current_config import CurrentConfig
-
-
-@pytest.fixture
-def parent(tmp_path: Path) -> Iterator[Supervised]:
-    running = Supervised("none", tmp_path, {}, program="tests.unit.third_child")
-    yield running
-    running.process.kill()
-    running.process.wait()
 
 
 def has_sent(parent: Supervised, pid: int) -> bool:
@@ -26,7 +17,8 @@ def has_sent(parent: Supervised, pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_third_kind_of_child_is_restarted_with_a_new_line_and_sends_on(parent: Supervised) -> None:
+def test_a_third_kind_of_child_is_restarted_with_a_new_line_and_sends_on(supervise: StartSupervised) -> None:
+    parent = supervise("none", program="tests.harness.third_child")
     parent.await_that(lambda: "collector-0" in parent.pids() and has_sent(parent, parent.pids()["collector-0"]))
     killed = parent.kill("collector-0")
     parent.await_that(lambda: parent.pids()["collector-0"] != killed)

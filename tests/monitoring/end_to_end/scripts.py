@@ -7,18 +7,17 @@ or for what Prometheus makes of it; only the last of these knows of times, and i
 import itertools
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from tests.broker.contract import TransactionalWriter, delete_before, high_watermark
-from tests.broker.daemon import Daemon
-from tests.broker.traffic import publish
-from tests.monitoring.end_to_end.programs import HANG_GUARD_S, LOOK_EVERY_S, await_that, until
-from tests.monitoring.end_to_end.stage import ABSENT, Stage
-from tests.monitoring.end_to_end.traffic import PULSE, closes, event, opens, wholes
+from tests.harness.background import repeated
+from tests.harness.business_events import PULSE, closes, event, opens, wholes
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import TransactionalWriter, delete_before, high_watermark, publish
+from tests.harness.waiting import LOOK_EVERY_S, await_that, until
+from tests.monitoring.end_to_end.stage import ABSENT, ALERT_GUARD_S, Stage
 from txninsightd.vocabulary import PartitionRef
 
 RECORDS = "txninsight_records_total"
@@ -64,7 +63,7 @@ def business(stage: Stage) -> None:
 
 def restart_twice(stage: Stage, name: str) -> None:
     """Killed, and stopped in order, with some open and much counted: nothing comes, but that it was down."""
-    assert stage.is_up_again.wait(HANG_GUARD_S)
+    assert stage.is_up_again.wait(ALERT_GUARD_S)
     stage.allow("TxninsightDown", name)
     daemon = stage.daemons[name]
     with stage.restarting:
@@ -118,7 +117,7 @@ def lose_records(stage: Stage) -> None:
     def lost() -> float:
         return daemon.total(RECORDS, view="monitor", topic=topic, result="gap")
 
-    for _ in until(lost, "records are lost to the monitor"):
+    for _ in until(lost, "records are lost to the monitor", ALERT_GUARD_S):
         monitor = daemon.pids()["monitor-0"]
         os.kill(monitor, signal.SIGSTOP)
         try:
@@ -166,12 +165,11 @@ def held(stage: Stage) -> None:
 
 def crashing(stage: Stage) -> None:
     """The validator dies as soon as it lives, again and again, and sees nothing for as long."""
-    assert stage.sees_again.wait(HANG_GUARD_S)
+    assert stage.sees_again.wait(ALERT_GUARD_S)
     stage.allow("TxninsightViewBlind", "crashing")
     stage.allow("TxninsightNotReady", "crashing")
-    instance = stage.instance("crashing")
     looping = stage.begin("TxninsightChildCrashLooping", "crashing")
-    for _ in until(lambda: "firing" in stage.prometheus.states(looping.alert, instance), "it is a crash loop"):
+    for _ in until(lambda: "firing" in states(stage, looping.alert, "crashing"), "it is a crash loop", ALERT_GUARD_S):
         kill_child(stage.daemons["crashing"], "validator-0")
     stage.end(looping)
     stage.await_fired(looping)
@@ -189,9 +187,9 @@ def kill_child(daemon: Daemon, child: str) -> None:
 def blind(stage: Stage) -> None:
     """The network between the daemon and Kafka is cut; later nothing is written any more."""
     gone = stage.begin("TxninsightViewBlind", "blind", stage.instance("blind"))
-    stage.door.refuse()
+    stage.proxy.refuse()
     stage.await_fired(gone)
-    stage.door.pass_on()
+    stage.proxy.pass_on()
     stage.end(gone)
     stage.await_cleared(gone)
     stage.sees_again.set()
@@ -205,7 +203,7 @@ def blind(stage: Stage) -> None:
 
 def busy(stage: Stage) -> None:
     """More comes than an aggregator can take that hardly gets to run: it may fall behind, and answer too late."""
-    assert stage.lives_again.wait(HANG_GUARD_S)
+    assert stage.lives_again.wait(ALERT_GUARD_S)
     for alert in ("TxninsightViewBlind", "TxninsightNotReady", "TxninsightCheckpointStale", "TxninsightDown"):
         stage.allow(alert, "busy")
     backed_up = stage.begin("TxninsightQueueBackedUp", "busy", stage.instance("busy"))
@@ -224,7 +222,7 @@ def throttled(pid: int) -> Iterator[None]:
         time.sleep(STOPPED_S)
         os.kill(pid, signal.SIGCONT)
 
-    with again_and_again(hold_and_let_go, RUNNING_S):
+    with repeated(hold_and_let_go, RUNNING_S):
         yield
 
 
@@ -239,30 +237,12 @@ def flooded(stage: Stage) -> Iterator[None]:
             values = wholes([f"flood-{next(serial)}" for _ in range(FLOOD // 2)], PULSE)
             publish(stage.broker.bootstrap, topic, (("flood", value) for value in values))
 
-    with again_and_again(top_up, LOOK_EVERY_S):
+    with repeated(top_up, LOOK_EVERY_S):
         yield
 
 
-@contextmanager
-def again_and_again(action: Callable[[], None], pause_s: float) -> Iterator[None]:
-    """Beside what is done within."""
-    stopping = threading.Event()
-
-    def work() -> None:
-        while not stopping.wait(pause_s):
-            action()
-
-    with ThreadPoolExecutor(1) as beside:
-        working = beside.submit(work)
-        try:
-            yield
-        finally:
-            stopping.set()
-            working.result()
-
-
 def down(stage: Stage) -> None:
-    """The daemon is killed while one is stuck and many were aborted: who is told of the former is not told again."""
+    """The daemon is killed while one is stuck and many were aborted: the page for the former is not sent again."""
     aborting, parcels, instance = "TxninsightAbortRatioHigh", ["parcel"], stage.instance("down")
     daemon = stage.daemons["down"]
     stuck = stage.begin("TxninsightTransactionsStuck", "down", "parcels", frozenset(parcels))
@@ -271,13 +251,13 @@ def down(stage: Stage) -> None:
     stage.end(stuck)
     stage.await_cleared(stuck)
     TransactionalWriter(stage.broker).aborted(stage.topics["down"], *wholes(ids("refund", 20), "refunds"))
-    await_that(lambda: stage.prometheus.states(aborting, instance), "the abort ratio is high")
+    await_that(lambda: states(stage, aborting, "down"), "the abort ratio is high", ALERT_GUARD_S)
     gone = stage.begin("TxninsightDown", "down", instance)
     daemon.kill()
     stage.await_fired(gone)
-    await_that(lambda: "firing" in stage.prometheus.states(aborting, instance), "the abort ratio would page")
-    await_that(lambda: is_inhibited(stage, aborting, instance), "it is inhibited")
-    await_that(lambda: not stage.prometheus.states(aborting, instance), "the abort ratio would page no more")
+    await_that(lambda: "firing" in states(stage, aborting, "down"), "the abort ratio would page", ALERT_GUARD_S)
+    await_that(lambda: is_inhibited(stage, aborting, instance), "it is inhibited", ALERT_GUARD_S)
+    await_that(lambda: not states(stage, aborting, "down"), "the abort ratio would page no more", ALERT_GUARD_S)
     daemon.start()
     stage.end(gone)
     stage.await_cleared(gone)
@@ -289,9 +269,14 @@ def down(stage: Stage) -> None:
     stage.await_cleared(still)
 
 
+def states(stage: Stage, alert: str, name: str) -> set[str]:
+    """pending, firing: how an alert of a daemon stands in Prometheus."""
+    return stage.prometheus.states(alert, stage.instance(name))
+
+
 def is_inhibited(stage: Stage, alert: str, instance: str) -> bool:
     """Whether Alertmanager has the alert and keeps it to itself, since another of that daemon fires."""
-    return any(each["status"]["inhibitedBy"] for each in stage.alertmanager.alerts(alert, instance=instance))
+    return any(each["status"]["inhibitedBy"] for each in stage.alertmanager.alerts(alertname=alert, instance=instance))
 
 
 def absent(stage: Stage) -> None:
@@ -299,7 +284,7 @@ def absent(stage: Stage) -> None:
     lost = stage.begin("TxninsightAbsent", ABSENT, "lonely")
     with stage.lonely as prometheus:
         stage.await_fired(lost)
-        assert stage.sees_again.wait(HANG_GUARD_S)  # of a daemon in trouble it would tell, too
+        assert stage.sees_again.wait(ALERT_GUARD_S)  # of a daemon in trouble it would tell, too
         prometheus.target([stage.daemons["blind"].port])
         prometheus.reload()
         stage.end(lost)

@@ -1,6 +1,6 @@
 """Everything that runs, and the diary of what was done to it and which messages came of that.
 
-One Kafka, with a second door for the daemon that is to be cut off; seven daemons, each with a topic of its own; one
+One Kafka, with a second listener for the daemon that is to be cut off; seven daemons, each with a topic of its own; one
 Prometheus that scrapes them all, and one that has lost its target; one Alertmanager; the receivers. Ordinary business
 goes through every topic all the while, so that what fires has been told apart from it.
 """
@@ -15,16 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.broker.cluster import Door, broker_with_doors
-from tests.broker.contract import Writer
-from tests.broker.daemon import Daemon
-from tests.broker.proxy import Proxy
-from tests.monitoring.end_to_end.notices import Inbox, Notice, unresolved
-from tests.monitoring.end_to_end.overload import Overload
-from tests.monitoring.end_to_end.programs import Alertmanager, Prometheus, Receivers, await_that
-from tests.monitoring.end_to_end.traffic import Pulse
+from tests.harness.alertmanager import Alertmanager, Receivers
+from tests.harness.business_events import Pulse
+from tests.harness.cluster import ProxiedListener, broker_with_listeners
+from tests.harness.daemon import Daemon
+from tests.harness.kafka import Writer
+from tests.harness.notices import Inbox, Notice, unresolved
+from tests.harness.overload import Overload
+from tests.harness.prometheus import ShippedPrometheus
+from tests.harness.proxy import Proxy
+from tests.harness.waiting import await_that
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
+
+FACTOR = 30.0
+"""As fast as two busy cores bear: at 60, a hiccup of two seconds is a daemon that was down for two minutes."""
+
+ALERT_GUARD_S = 300.0
+"""Until an alert has fired or cleared, even on a busy machine."""
 
 ABSENT = "lonely"
 PATIENT = {"idle_after_s": 3600, "overdue_after_s": 86400, "commit_pending_after_s": 3600}
@@ -75,16 +83,16 @@ class Stage:
 
     The events: the daemon that was cut off, the one that was killed, and the one that crashed again and again, are well
     again, and their pages over. Others that may cause such a page wait for it, since Alertmanager would make one of
-    both. `restarting` is held by whoever restarts a daemon of its own, for the same reason.
+    both. A script that restarts its daemon holds `restarting`, for the same reason.
     """
 
     broker: Broker
-    door: Proxy
+    proxy: Proxy
     daemons: dict[str, Daemon]
     topics: dict[str, str]
     pulse: Pulse
-    prometheus: Prometheus
-    lonely: Prometheus
+    prometheus: ShippedPrometheus
+    lonely: ShippedPrometheus
     alertmanager: Alertmanager
     inbox: Inbox
     writer: Writer
@@ -134,7 +142,7 @@ class Stage:
         """Wait until Prometheus has looked at the daemon, and found it warm and ready, for some scrapes."""
         labels = f'instance="{self.instance(name)}"'
         steady = f"min_over_time(txninsight_ready{{{labels}}}[4s]) == 1 and count_over_time(up{{{labels}}}[4s]) >= 3"
-        await_that(lambda: self.prometheus.query(steady), f"{name} is scraped")
+        await_that(lambda: self.prometheus.query(steady), f"{name} is scraped", ALERT_GUARD_S)
 
     def notices(self) -> list[Notice]:
         """All that came since everything ran."""
@@ -151,27 +159,27 @@ def stage(directory: Path, libs: Path) -> Iterator[Stage]:
     ports = machine.free_ports(6)
     with ExitStack() as ends:
         overload = ends.enter_context(Overload())
-        broker = broker_with_doors(directory / "broker", libs, {"CUT": Door(ports[0], ports[1])})
+        broker = broker_with_listeners(directory / "broker", libs, {"CUT": ProxiedListener(ports[0], ports[1])})
         ends.callback(broker.kill)
         broker.start()
-        door = ends.enter_context(Proxy(ports[1], ports[0]))
+        proxy = ends.enter_context(Proxy(ports[1], ports[0]))
         topics = {name: f"{name}-events" for name in DAEMONS}
         create_topics(broker.bootstrap, dict.fromkeys(topics.values(), 1))
-        daemons = _start_daemons(ends, directory, broker.bootstrap, f"{machine.HOST}:{door.port}", topics)
+        daemons = _start_daemons(ends, directory, broker.bootstrap, f"{machine.HOST}:{proxy.port}", topics)
         for daemon in daemons.values():
             daemon.await_ready()
         receivers = ends.enter_context(Receivers(directory, ports[2]))
-        alertmanager = ends.enter_context(Alertmanager(directory, ports[3], receivers.port))
-        prometheus = Prometheus("main", directory, ports[4], alertmanager)
+        alertmanager = ends.enter_context(Alertmanager(directory, ports[3], receivers.port, FACTOR))
+        prometheus = ShippedPrometheus("main", directory, ports[4], alertmanager, FACTOR)
         prometheus.target(daemon.port for daemon in daemons.values())
-        lonely = Prometheus("lonely", directory, ports[5], alertmanager)
+        lonely = ShippedPrometheus("lonely", directory, ports[5], alertmanager, FACTOR)
         ends.enter_context(prometheus)
         pulse = ends.enter_context(Pulse(broker, list(topics.values())))
-        inbox, writer = Inbox(receivers.record), Writer(broker)
-        made = Stage(broker, door, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer, overload)
+        inbox, writer = Inbox(receivers.record, ALERT_GUARD_S), Writer(broker)
+        made = Stage(broker, proxy, daemons, topics, pulse, prometheus, lonely, alertmanager, inbox, writer, overload)
         for name in daemons:
             made.await_scraped(name)
-        await_that(lambda: not unresolved(inbox.notices()), "what fired before all ran is resolved")
+        await_that(lambda: not unresolved(inbox.notices()), "what fired before all ran is resolved", ALERT_GUARD_S)
         made.began_at = time.time()
         yield made
 

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.monitoring.end_to_end.notices import Notice, by_group, unresolved
-from tests.monitoring.end_to_end.programs import RULES, await_that
+from tests.harness.notices import Notice, by_group, unresolved
+from tests.harness.prometheus import RULES
+from tests.harness.waiting import await_that
 from tests.monitoring.end_to_end.scripts import play
-from tests.monitoring.end_to_end.stage import Stage, Trouble, stage
+from tests.monitoring.end_to_end.stage import ALERT_GUARD_S, Stage, Trouble, stage
 from txninsightd.tools.receivers import PAGERDUTY, SLACK
 
 ALERTS = [
@@ -29,7 +30,7 @@ ALERTS = [
 
 
 class Expected(NamedTuple):
-    """Whom an alert is for, and what it must say besides its runbook: of what, why, how much."""
+    """The receiver of an alert, and what its text must contain besides its runbook: of what, why, how much."""
 
     receiver: str
     says: tuple[str, ...]
@@ -74,14 +75,14 @@ def played(kafka_libs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Everything, when all is over and Alertmanager has nothing more to say."""
     with stage(tmp_path_factory.mktemp("alerts"), kafka_libs) as played:
         play(played)
-        await_that(lambda: not unresolved(played.notices()), "all that fired is resolved")
+        await_that(lambda: not unresolved(played.notices()), "all that fired is resolved", ALERT_GUARD_S)
         print(table(played.troubles))
         print(f"The machine was {played.overload.worst}.")
         yield played
 
 
 def table(troubles: list[Trouble]) -> str:
-    """Who was told of which alert, how long after the cause began, and how long after it ended that it is over."""
+    """The receiver of each alert, how long after the cause it fired, and how long after the cause's end it cleared."""
     rows = ["", "| alert | receiver | fired, s | cleared, s |", "|---|---|---|---|"]
     for t in sorted(troubles, key=lambda t: ALERTS.index(t.alert)):
         assert t.fired is not None

@@ -1,0 +1,1 @@
+"""The fault campaign: what is written, what is broken, and what must be so afterwards."""
