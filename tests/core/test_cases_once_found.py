@@ -186,7 +186,7 @@ def test_what_comes_after_a_topic_was_recreated_is_of_another_topic() -> None:
 
 @pytest.mark.parametrize("colocated", [False, True])
 def test_what_was_lost_with_its_topic_is_not_kept_for_ever(colocated: bool) -> None:
-    # Where events are colocated it waited for its own partition, which nobody reads any more.
+    # Where events are colocated it waited for its own partition, which is not read any more.
     both = side_by_side(
         discover(1000, A, B),
         sight(A, 0, as_of=1000),

@@ -90,7 +90,7 @@ def test_reading_the_gauges_changes_nothing() -> None:
     assert list(figures.save()) == before
 
 
-def test_configured_types_are_named_whoever_comes_first() -> None:
+def test_configured_types_are_named_whichever_comes_first() -> None:
     figures = Figures((1.0,), 2, txn_types=("order", "pay"))
     assert [figures.txn_types(name) for name in ("new", "pay", "order")] == [OVERFLOW, "pay", "order"]
 

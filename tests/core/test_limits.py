@@ -39,7 +39,7 @@ def new_core(colocated: bool = False, most_labels: int = 100, remembers: bool = 
 
 
 def hand(core: Core, *messages: Message, now: float = 0.0) -> list[tuple[str, Outcome]]:
-    """Hand it messages, with a settlement after each; gives who ended how."""
+    """Hand it messages, with a settlement after each; returns the outcomes of those that ended."""
     ended = []
     for message in messages:
         core.apply(message)
@@ -79,7 +79,9 @@ def test_an_evicted_one_is_not_raised_from_the_dead() -> None:
     assert hand(core, sight(A, 4, ev(2, OPEN, 30, "t"), ev(3, CLOSE, 31, "t"))) == []
     assert set(core.live) == {"u"}
     assert core.figures.anomalies["late_event"] == 2
-    assert hand(core, cover(A, 0, 4, [1], 50, as_of=50)) == []  # what was aborted of it concerns nobody
+    assert (
+        hand(core, cover(A, 0, 4, [1], 50, as_of=50)) == []
+    )  # a late verdict of a finished transaction changes nothing
     assert core.archive.lingering["t"].outcome is Outcome.EVICTED
 
 
@@ -301,7 +303,7 @@ def moved(message: Sightings, by: int) -> Sightings:
 def flood(
     total: int, kinds: str = "o", spread_s: float = 1e9, seed: int = 1, ref: PartitionRef = A
 ) -> Iterator[Sightings]:
-    """Transactions that nobody goes on with: an open (o), step (s), close (c) each, stamped anywhere in 30 years."""
+    """Abandoned transactions: an open (o), step (s), close (c) each, stamped anywhere in 30 years."""
     draw = random.Random(seed)
     words = {"o": OPEN, "s": STEP_OPEN, "c": CLOSE}
     table = [(int(words[kind]), "x" if kind == "s" else None, "order", None, False, False) for kind in kinds]
@@ -361,7 +363,7 @@ def flooded(total: int, kinds: str, most_open: int) -> Core:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kinds", "colocated"), [("o", False), ("osc", True), ("c", False), ("s", False)])
-def test_transactions_that_nobody_goes_on_with_are_bounded(kinds: str, colocated: bool) -> None:
+def test_abandoned_transactions_are_bounded(kinds: str, colocated: bool) -> None:
     most_open = 5_000
     bound = BASE_BYTES + most_open * (BYTES_A_TRANSACTION + len(kinds) * BYTES_AN_EVENT)
     core = roomy_for(most_open, colocated)
@@ -375,7 +377,7 @@ def test_transactions_that_nobody_goes_on_with_are_bounded(kinds: str, colocated
 
 
 @pytest.mark.full
-def test_ten_million_transactions_that_nobody_goes_on_with() -> None:
+def test_ten_million_abandoned_transactions() -> None:
     """By the memory of the process: what the first million made of it, nine more do not add to."""
     total, most_open = 10_000_000, 50_000
     core, before, held = roomy_for(most_open), resident_bytes(), []

@@ -111,7 +111,7 @@ def test_of_two_decided_closes_the_first_by_record_timestamp_says_when() -> None
     assert both.finished[0][1].anomalies == {Anomaly.DUPLICATE_CLOSE}
 
 
-def test_whoever_waited_too_long_is_settled_and_counted() -> None:
+def test_a_transaction_that_waited_too_long_is_settled_and_counted() -> None:
     both = SideBySide(World(make_rules(Style(settle_max_s=20)), {}, 0.0, []))
     hand(
         both,
@@ -176,7 +176,7 @@ def test_a_retry_after_it_begins_a_new_life() -> None:
 def test_an_outage_within_the_grace_prolongs_it() -> None:
     both = aborted_on_a()
     hand(both, sight(A, 2, as_of=130, outage_from=105), sight(B, 0, as_of=130))
-    assert settled(both) == []  # who could not write until 130 has until 136
+    assert settled(both) == []  # producers could not write until 130, so a retry has until 136
     hand(both, sight(A, 2, as_of=137), sight(B, 0, as_of=137))
     assert settled(both) == [Outcome.ABORTED]
 

@@ -1,4 +1,4 @@
-"""Checkpoints while the loop goes on: who is told what, when the writer dies, hangs, fails, or stands in the way.
+"""Checkpoints while the loop goes on: what callers are told when the writer dies, hangs, fails, or stands in the way.
 
 The writer is a real forked process and the loop a real one; only the ledger is small.
 """

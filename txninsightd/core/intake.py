@@ -5,6 +5,7 @@ stay within a limit. Only what can change a state makes its transaction dirty; a
 """
 
 from bisect import bisect_left
+from itertools import compress
 
 from txninsightd.core.archive import Archive
 from txninsightd.core.events import STEP_KINDS, Event
@@ -29,6 +30,15 @@ def _news(message: Sightings, applied: int) -> Columns:
         return offsets, message.txn_ids, message.signature_indexes, message.timestamps, stamps
     i = bisect_left(offsets, applied)
     return offsets[i:], message.txn_ids[i:], message.signature_indexes[i:], message.timestamps[i:], stamps[i:]
+
+
+def _without(dropped: set[int], columns: Columns) -> tuple[list[int], list[str]]:
+    """Offsets and txn_ids without the dropped offsets."""
+    offsets, txn_ids = columns[0], columns[1]
+    if not dropped:
+        return offsets, txn_ids
+    kept = [offset not in dropped for offset in offsets]
+    return list(compress(offsets, kept)), list(compress(txn_ids, kept))
 
 
 class Intake:
@@ -73,7 +83,8 @@ class Intake:
         plain = [s.kind in STEP_KINDS and not s.kept_time and not s.future for s in signatures]
         types = [s.txn_type for s in signatures]
         most = self._eviction.most_events_each
-        late, dropped, lived = 0, set(), len(live)
+        late, lived = 0, len(live)
+        dropped: set[int] = set()
         for offset, txn_id, index, ts, record_ts in zip(*columns, strict=True):
             txn = live.get(txn_id)
             if txn is None:
@@ -111,10 +122,7 @@ class Intake:
                     self._note_end(partition, txn, event, message.read_at)
         if late:
             self._facts.add(EventsLate(late))
-        kept = columns[0], columns[1]
-        if dropped:
-            rest = [(offset, txn_id) for offset, txn_id in zip(*kept, strict=True) if offset not in dropped]
-            kept = [offset for offset, _ in rest], [txn_id for _, txn_id in rest]
+        kept = _without(dropped, columns)
         # Late events are in the columns, and in no transaction.
         self._eviction.appended(len(kept[0]) - late, len(live) - lived)
         return kept

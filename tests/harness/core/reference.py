@@ -478,7 +478,7 @@ class Plain:
         life.sightings.append(sighting)
 
     def tick(self, now: float) -> None:
-        """From now on, who has waited since before `now - settle_max_s` has waited for long enough."""
+        """From now on, what has waited since before `now - settle_max_s` has waited for long enough."""
         self.timed_out_until = max(self.timed_out_until, now)
 
     # How far we have seen
@@ -633,9 +633,9 @@ class Plain:
         if close is None or self.rules.colocated or self._timed_out(close):
             return True
         by_as_of = self.seen_everywhere() > close.decided_at
-        return by_as_of or (self._nobody_waits_for_discovery() and self._read_past_by_all(close))
+        return by_as_of or (self._nothing_waits_for_discovery() and self._read_past_by_all(close))
 
-    def _nobody_waits_for_discovery(self) -> bool:
+    def _nothing_waits_for_discovery(self) -> bool:
         closes = [deciding_close(self.judge(life)) for life in self.lives.values()]
         return all(c is None or c.decided_at < self.discovered_at for c in closes)
 

@@ -5,7 +5,7 @@ between them; a Kafka transaction ends with a marker in each partition that it t
 stable offset (LSO) is the first offset of the earliest open one; the committed view delivers below the LSO what was
 committed or plain. On top run business transactions as messy as life: retries after aborts with the same or new
 timestamps, duplicates, missing opens and closes, several closes, clocks that disagree, equal timestamps, types that
-differ, records that belong to nobody.
+differ, records of other applications.
 
 Readers cut the log into batches at random, skip unreadable ranges, and tell an honest `as_of`: the latest moment at
 which the broker was asked for the log's end and named one that they have passed. Whatever is random comes from a
@@ -102,7 +102,7 @@ class KafkaTransaction:
 
 
 class Record(NamedTuple):
-    """One offset of a log: an event, somebody else's record, or (`control`) a marker."""
+    """One offset of a log: an event, another application's record, or (`control`) a marker."""
 
     at: float
     record_ts: float
@@ -167,7 +167,7 @@ class Log:
 
 
 class Outage(NamedTuple):
-    """The broker answers nobody in [began, ended)."""
+    """The broker does not answer in [began, ended)."""
 
     began: float
     ended: float
@@ -210,7 +210,7 @@ class Wanted:
 
 @dataclass
 class Business:
-    """A business transaction and what it still has to write; `producer`: who writes most of it."""
+    """A business transaction and what it still has to write; `producer`: the one that writes most of it."""
 
     txn_id: str
     txn_type: str | None
@@ -656,7 +656,7 @@ def read_world(c: Chooser, world: World, style: Style) -> Streams:
     begins = _begins(world, streams[0])
     for ref, log in world.logs.items():
         if ref not in begins:
-            continue  # deleted before anybody looked
+            continue  # deleted before the first look
         seen = _ranges(c, log, 12 if style.monitor_gaps else 0)
         missed = _ranges(c, log, 10)
         skipped = _ranges(c, log, 8)
