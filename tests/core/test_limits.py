@@ -81,7 +81,7 @@ def test_an_evicted_one_is_not_raised_from_the_dead() -> None:
     assert core.figures.anomalies["late_event"] == 2
     assert (
         hand(core, cover(A, 0, 4, [1], 50, as_of=50)) == []
-    )  # a late verdict of a finished transaction changes nothing
+    )  # a late verdict changes nothing
     assert core.archive.lingering["t"].outcome is Outcome.EVICTED
 
 
