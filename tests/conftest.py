@@ -2,7 +2,7 @@
 
 `make test` runs in two parts. In the first, two or more workers share the tests, file by file, since the tests of a
 file often share what takes long to make; each worker has a broker of its own. In the second part, the files in ALONE
-run one after the other: what they hold is true of an amount of time, and they would be at the mercy of what runs beside
+run one after the other: what they check is true of an amount of time, and depends on what runs beside
 them.
 
 Hypothesis decides the same on every machine, and gives no example a deadline: a busy machine is slow now and then.
@@ -41,7 +41,6 @@ ALONE = (
     HERE / "broker" / "test_scenarios.py",
     HERE / "monitoring" / "end_to_end",
     HERE / "systemd",
-    HERE / "unit" / "test_supervise_parent.py",
 )
 """Thresholds, heartbeats and watchdogs of a few seconds, or what is true at one moment of a scenario."""
 

@@ -79,9 +79,7 @@ def test_an_evicted_one_is_not_raised_from_the_dead() -> None:
     assert hand(core, sight(A, 4, ev(2, OPEN, 30, "t"), ev(3, CLOSE, 31, "t"))) == []
     assert set(core.live) == {"u"}
     assert core.figures.anomalies["late_event"] == 2
-    assert (
-        hand(core, cover(A, 0, 4, [1], 50, as_of=50)) == []
-    )  # a late verdict changes nothing
+    assert hand(core, cover(A, 0, 4, [1], 50, as_of=50)) == []  # a late verdict changes nothing
     assert core.archive.lingering["t"].outcome is Outcome.EVICTED
 
 
