@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.recovery import Recovered
     from txninsightd.aggregate.strict import StrictLoop
+    from txninsightd.core.sinks import Sink
     from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 
 AGGREGATOR = "aggregator"
@@ -81,6 +82,13 @@ def children(shared: Shared) -> list[ChildSpec]:
         ChildSpec(AGGREGATOR, partial(run_aggregator, shared), LineKind.CONTROL),
         *(ChildSpec(name, partial(run_reader, shared, role), LineKind.DATA) for name, role in roles.items()),
     ]
+
+
+def sinks() -> "list[Sink]":
+    """What takes the ledger's facts beside the figures. A new sink is one entry here."""
+    from txninsightd.aggregate.stuck_log import StuckLog
+
+    return [StuckLog()]
 
 
 def reader_roles(config: Config) -> dict[str, ReaderRole]:
@@ -166,7 +174,7 @@ async def _aggregate(shared: Shared, context: ChildContext) -> int:
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
-    loop.add_reader(control.fileno(), _on_control, control, aggregator, stopping)
+    loop.add_reader(control.fileno(), take_control_message, control, aggregator, stopping)
     server = HttpServer(aggregator, config, monotonic_counters)
     try:
         port = await server.start(config.http.host, config.http.port)
@@ -177,7 +185,7 @@ async def _aggregate(shared: Shared, context: ChildContext) -> int:
     operator_socket = OperatorSocket(aggregator)
     await operator_socket.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
-    await _tick(aggregator, Reporter(control), stopping, tick_s)
+    await tick_until_stopped(aggregator, Reporter(control), stopping, tick_s)
     # Stop the orders first: each is answered once a checkpoint holds its effect, and the last checkpoint is next.
     await operator_socket.stop()
     aggregator.tick()
@@ -197,7 +205,7 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     config, beat = shared.config, context.heartbeat.beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
-    recovered = recover(store, lambda: make_pipeline(config, shared.started_at), clock.now(), beat)
+    recovered = recover(store, lambda: make_pipeline(config, shared.started_at, sinks()), clock.now(), beat)
     monotonic_counters = MonotonicCounters(
         state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered)
     )
@@ -222,7 +230,9 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     return aggregator, monotonic_counters
 
 
-async def _tick(aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.Event, tick_s: float) -> None:
+async def tick_until_stopped(
+    aggregator: "Aggregator", reporter: Reporter, stopping: asyncio.Event, tick_s: float
+) -> None:
     """Until the parent has sent `Stop` and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
@@ -263,7 +273,7 @@ def _adopt(config: Config, aggregator: "Aggregator") -> None:
     )
 
 
-def _on_control(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:
+def take_control_message(control: socket.socket, aggregator: "Aggregator", stopping: asyncio.Event) -> None:
     import msgspec
 
     try:

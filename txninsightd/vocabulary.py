@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 
-# The values of these enums, Kind's numbers too, stand in checkpoints (core/snapshot.py) or in labels of metrics.
+# The values of these enums, Kind's numbers too, stand in checkpoints (core/snapshot/) or in labels of metrics.
 class Kind(IntEnum):
     """The four kinds of event."""
 
@@ -116,7 +116,7 @@ class ReaderRole(NamedTuple):
 class PartitionRef(NamedTuple):
     """One partition of one topic. A topic that is created again is another one, with a higher `incarnation`."""
 
-    # Their order is the order of places wherever events are ordered (core/events.py), and how a checkpoint has them.
+    # Events are ordered by them in this order (core/events.py), and checkpoints hold them in it.
     topic: str
     partition: int
     incarnation: int = 0

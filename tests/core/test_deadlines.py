@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txninsightd.core.deadlines import Bucket, Deadlines, Wheel, drop
+from txninsightd.core.deadlines import MOST_STALE, Bucket, Deadlines, Wheel, drop
 
 
 class Item:
@@ -56,8 +56,8 @@ def test_nothing_is_left_once_all_fell_due() -> None:
     for second in range(100):
         wheel.set(Item(), second / 3)
     assert len(wheel.due(1000)) == 100
-    assert not wheel._buckets
-    assert not wheel._order
+    assert wheel.earliest() is None
+    assert wheel.kept_seconds == 0
 
 
 def test_a_deadline_may_lie_before_the_epoch() -> None:
@@ -95,3 +95,13 @@ def test_a_crowded_second_is_emptied_in_steps_of_one_cost() -> None:
     bucket_s = min(emptying(bucket, bucket.pop_one) for bucket in map(wheel.bucket, range(3)))
     assert bucket_s < 30 * plain_s  # 3 times; well over 100 times where each step goes over all those before it
     assert wheel.earliest() is None
+
+
+def test_seconds_of_which_nothing_is_left_are_bounded() -> None:
+    wheel: Deadlines[Item] = Deadlines()
+    for second in range(50_000):
+        item = Item()
+        wheel.set(item, second)
+        if second % 100:
+            drop(item)
+        assert wheel.kept_seconds <= 2 * (second // 100 + 2) + MOST_STALE

@@ -74,10 +74,25 @@ def test_types_beyond_the_cap_share_a_gauge_until_the_cap_is_raised() -> None:
     assert figures.gauges.opened_seconds == {"a": {1: 1}, OVERFLOW: {2: 2}}
     assert figures.txn_types.cut == 2
     figures.name_at_most(2)
-    b_stuck = StandingChanged(Standing("b", "open", None, 2, False), Standing("b", "stuck", "idle", 2, False))
-    figures.take([b_stuck], 0.0)
+    b_stuck = Standing("b", "stuck", "idle", 2, False)
+    figures.take([StandingChanged(Standing("b", "open", None, 2, False), b_stuck)], 0.0)
     assert figures.gauges.live == {("a", "open"): 1, (OVERFLOW, "open"): 1, ("b", "stuck"): 1}
     assert figures.gauges.stuck == {("b", "idle"): 1}
+
+
+def test_every_decrement_finds_its_increment_though_the_type_has_a_label_by_now() -> None:
+    figures = Figures((1.0,), 0)
+    standing = Standing("a", "open", None, 1, True)
+    figures.take([StandingChanged(None, standing)] * 2, 0.0)
+    figures.name_at_most(1)
+    figures.take([StandingChanged(None, standing)], 0.0)
+    assert figures.gauges.live == {(OVERFLOW, "open"): 3}
+    figures.label_overflow([standing] * 3)
+    assert figures.gauges.live == {("a", "open"): 3}
+    assert figures.gauges.opened_seconds == {"a": {1: 3}}
+    figures.take([StandingChanged(standing, None)] * 3, 0.0)
+    gauges = figures.gauges
+    assert (gauges.live, gauges.stuck, gauges.partial, gauges.opened_seconds) == ({}, {}, {}, {})
 
 
 def test_reading_the_gauges_changes_nothing() -> None:

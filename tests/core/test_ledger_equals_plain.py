@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
 from tests.harness.core.core import Core
 from tests.harness.core.side_by_side import SideBySide, all_decided, end_of, new_core, no_leftovers
 from tests.harness.core.styles import STYLES, every_style
@@ -94,6 +95,29 @@ def test_the_worlds_have_everything_in_them() -> None:
         if not wanted:
             return
     raise AssertionError(f"never came up: {wanted}")
+
+
+@pytest.mark.parametrize("leak", ["wheel", "look again", "eviction order"])
+def test_a_leftover_is_found(leak: str) -> None:
+    both = side_by_side(
+        discover(99, A),
+        sight(A, 2, ev(0, OPEN, 100), ev(1, CLOSE, 101)),
+        cover(A, 0, 2, [0, 1], 102),
+        discover(200, A, found=()),
+        sight(A, 2, as_of=200),
+        cover(A, 2, 2, [], 200, as_of=200),
+    )
+    no_leftovers(both.core)
+    finished = both.core.archive.lingering["t"].txn
+    if leak == "wheel":
+        _, domain = next(both.core.ledger.watermark.domains())
+        domain.wheel.set(finished, 1e6)
+    elif leak == "look again":
+        both.core.ledger.stuck_tracker.look_again(finished)
+    else:
+        both.core.eviction.add(finished)
+    with pytest.raises(AssertionError):
+        no_leftovers(both.core)
 
 
 # --- Told again, and nonsense -----------------------------------------------------------------------------------------
@@ -202,5 +226,5 @@ def test_no_sequence_of_messages_raises(told: list[Message], colocated: bool, st
         core.tick(float(k))
     core.tick(1e13)
     core.settle(1e13)
-    assert core.figures.gauges.stuck_total == len(core.stuck)
+    assert sum(core.figures.gauges.stuck.values()) == len(core.stuck)
     assert all(math.isfinite(count) and count >= 0 for count in core.figures.gauges.live.values())

@@ -80,7 +80,7 @@ def test_verdicts_are_those_of_the_plainest_reading(told: list[Step], start: int
         assert state.undecided_records() == len(waiting)
         assert state.oldest_undecided() == ((waiting[0], f"t{waiting[0]}") if waiting else None)
     if state.validator_offset <= state.monitor_offset:
-        assert not state._waiting
+        assert not list(state.waiting)
         assert state.waiting_runs == 0
 
 

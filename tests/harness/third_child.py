@@ -43,8 +43,8 @@ async def _aggregate(context: ChildContext) -> None:
     loop = StrictLoop(asyncio.get_running_loop())
     roles, beat = daemon.reader_roles(Config()), context.heartbeat.beat
     made = Aggregator(make_pipeline(Config(), 0.0), loop, roles, daemon.SCOUT, clock.now, 1.0, beat=beat)
-    loop.add_reader(control.fileno(), daemon._on_control, control, made, stopping)
-    await daemon._tick(made, Reporter(control), stopping, SEND_EVERY_S)
+    loop.add_reader(control.fileno(), daemon.take_control_message, control, made, stopping)
+    await daemon.tick_until_stopped(made, Reporter(control), stopping, SEND_EVERY_S)
 
 
 def collector(context: ChildContext) -> None:

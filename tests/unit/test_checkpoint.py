@@ -68,8 +68,8 @@ def ask(checkpoints: Checkpoints) -> "asyncio.Future[OSError | None]":
 
 def writer_of(checkpoints: Checkpoints) -> int:
     """The process that writes."""
-    assert checkpoints._writer is not None
-    return checkpoints._writer.pid
+    assert checkpoints.writer_pid is not None
+    return checkpoints.writer_pid
 
 
 def resumed(directory: Path) -> Ledger:
@@ -181,7 +181,7 @@ def test_the_last_one_does_not_wait_for_a_writer_that_runs(tmp_path: Path) -> No
 
 
 def test_the_writer_holds_nothing_of_its_parents(tmp_path: Path) -> None:
-    """Whoever waits for the end of a line, or for a free port, must not wait for the writer."""
+    """What waits for the end of a line, or for a free port, must not wait for the writer."""
     store = GatedStore(tmp_path)
 
     async def test(checkpoints: Checkpoints) -> None:

@@ -60,9 +60,7 @@ def adopt(both: SideBySide, change: dict[str, Any], now: float) -> None:
     rules = both.core.rules._replace(**change)
     for _ in both.core.adopt(rules, now):
         pass
-    both.plain.rules = rules
-    for life in both.plain.lives.values():
-        both.plain._look_at(life)
+    both.plain.adopt(rules)
     both.compare_live()
     both.tick(now)
     both.settle(now)

@@ -1,6 +1,7 @@
 """Other rules for a running aggregator: in slices beside all other work, and not before it has caught up."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -8,9 +9,15 @@ from tests.harness.core.by_hand import OPEN, A, cover, discover, ev, sight
 from tests.harness.core.core import Core
 from tests.harness.core.worlds import Style, make_rules
 from txninsightd.aggregate import rule_reload
+from txninsightd.aggregate.aggregator import Aggregator
+from txninsightd.aggregate.assembly import make_pipeline
+from txninsightd.aggregate.assembly import make_rules as rules_of
 from txninsightd.aggregate.rule_reload import RuleReload
+from txninsightd.config import Config
+from txninsightd.config.model import LimitsConfig
 from txninsightd.core import ledger as ledger_module
-from txninsightd.vocabulary import Thresholds
+from txninsightd.daemon import SCOUT, reader_roles
+from txninsightd.vocabulary import OVERFLOW, Thresholds
 
 RULES = make_rules(Style())
 LOWER = RULES._replace(stuck=Thresholds(2, 3, 1))
@@ -120,3 +127,30 @@ def test_the_last_word_counts_where_several_wait(core: Core, turns: Turns, adopt
         pass
     assert not core.stuck
     assert core.rules == RULES
+
+
+def test_types_that_were_added_are_named_though_the_cap_is_full() -> None:
+    config = Config(limits=LimitsConfig(label_values=2))
+    loop: Any = Turns()
+    aggregator = Aggregator(make_pipeline(config, 0.0), loop, reader_roles(config), SCOUT, lambda: 100.0, 1.0)
+    rules = rules_of(config)._replace(stuck_by_type={"loan": Thresholds(), "refund": Thresholds()})
+    aggregator.adopt(rules, 2, 10.0)
+    assert [aggregator.figures.txn_types(name) for name in ("new", "loan", "refund")] == [OVERFLOW, "loan", "refund"]
+
+
+def test_a_raised_cap_gives_live_transactions_their_own_gauge_at_once() -> None:
+    config = Config(limits=LimitsConfig(label_values=1))
+    loop: Any = Turns()
+    pipeline = make_pipeline(config, 0.0)
+    aggregator = Aggregator(pipeline, loop, reader_roles(config), SCOUT, lambda: 100.0, 1.0)
+    opens = [ev(i, OPEN, 90, f"t{i}", txn_type=txn_type) for i, txn_type in enumerate(("order", "loan", "loan"))]
+    for message in (discover(99, A), sight(A, 3, *opens)):
+        pipeline.apply(message, 100.0)
+    gauges = aggregator.figures.gauges
+    assert gauges.live == {("order", "open"): 1, (OVERFLOW, "open"): 2}
+    aggregator.adopt(rules_of(config), 2, 10.0)
+    assert gauges.live == {("order", "open"): 1, ("loan", "open"): 2}
+    aggregator.adopt(rules_of(config), 1, 10.0)
+    assert gauges.live == {("order", "open"): 1, ("loan", "open"): 2}
+    assert aggregator.forget("t1")
+    assert gauges.live == {("order", "open"): 1, ("loan", "open"): 1}

@@ -116,7 +116,7 @@ def ending_of(
     (settings.demo_dir / "truth.jsonl").write_text(TRUTH)
     scenario = msgspec.structs.replace(scenario_of(settings.scenario), observe_after_s=0.0)
     ending = demo.DemoMonitor(settings, scenario, Supervisor(run_dir, settings.log_dir), 0)
-    assert not ending.is_done(), "it has just txn the end of the replay"
+    assert not ending.is_done(), "it has just seen the end of the replay"
     return ending
 
 

@@ -66,7 +66,7 @@ def test_a_line_that_came_without_its_descriptor_is_not_the_order_to_stop(pair: 
     unused: Any = None
     for message, stops in ((Attach("monitor-1"), False), (Reload(), False), (Stop(), True)):
         send(parent, message)
-        daemon._on_control(aggregator, unused, stopping)
+        daemon.take_control_message(aggregator, unused, stopping)
         assert stopping.is_set() == stops
 
 

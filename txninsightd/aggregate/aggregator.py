@@ -27,6 +27,7 @@ from txninsightd.vocabulary import (
     CheckpointHealth,
     ChildStatus,
     CommitOffsets,
+    Coverage,
     Discovery,
     FromChild,
     KnownPartitions,
@@ -166,12 +167,12 @@ class Aggregator:
 
     def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())
-        if isinstance(message, Discovery):
-            self._discovered(message, facts)
-            return
         if isinstance(message, Sightings):
             self._keep_outage(message)
-        self._pause_or_resume(PartitionRef(message.topic, message.partition, message.incarnation))
+        if isinstance(message, Sightings | Coverage):
+            self._pause_or_resume(PartitionRef(message.topic, message.partition, message.incarnation))
+        elif isinstance(message, Discovery):
+            self._discovered(message, facts)
 
     def _keep_outage(self, message: Sightings) -> None:
         """Write a checkpoint after an outage of the broker: nothing else remembers it over a restart."""
@@ -311,8 +312,7 @@ class Aggregator:
         """Go by these rules, name so many values of a label, and write the state as often as this."""
         if self._checkpoints is not None:
             self._checkpoints.write_every(checkpoint_every_s)
-        self.figures.name_at_most(most_label_values)
-        self.figures.name_types(rules.stuck_by_type)
+        self._pipeline.name_labels(most_label_values, rules.stuck_by_type)
         self._rule_reload.want(rules)
 
     def update_settings(self, command: UpdateReaderSettings) -> None:
@@ -366,7 +366,7 @@ class Aggregator:
     def status(self) -> str:
         """How things are, in one line for the operator."""
         gauges, missing = self.figures.gauges, self.missing()
-        line = f"{gauges.live_total:,} open, {gauges.stuck_total:,} stuck"
+        line = f"{sum(gauges.live.values()):,} open, {sum(gauges.stuck.values()):,} stuck"
         if missing:
             line += f"; not ready: {missing[0]}"
         return line if len(missing) < 2 else f"{line}, and {len(missing) - 1} more (GET /readyz)"

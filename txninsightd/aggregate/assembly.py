@@ -1,20 +1,19 @@
-"""Makes the pipeline from the config: the operator's rules, an empty ledger, and the sinks.
+"""Makes the pipeline from the config: the operator's rules, an empty ledger, its figures, and other sinks."""
 
-A new sink is one more entry in `make_pipeline`.
-"""
+from collections.abc import Sequence
 
-from txninsightd.aggregate.stuck_log import StuckLog
 from txninsightd.config import Config
 from txninsightd.core.figures import Figures
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Objectives, Rules
+from txninsightd.core.sinks import Sink
 from txninsightd.core.transaction import UNSEEN
 
 
-def make_pipeline(config: Config, started_at: float) -> Pipeline:
+def make_pipeline(config: Config, started_at: float, sinks: Sequence[Sink] = ()) -> Pipeline:
     """An empty ledger with the operator's rules, and its sinks. `started_at`: what `start: latest` means."""
-    return Pipeline(make_ledger(config, started_at), make_figures(config), sinks=[StuckLog()])
+    return Pipeline(make_ledger(config, started_at), make_figures(config), sinks)
 
 
 def make_figures(config: Config) -> Figures:

@@ -85,6 +85,11 @@ class Checkpoints:
         self._waiting: list[Then] = []
         self._next_at = now() + every_s
 
+    @property
+    def writer_pid(self) -> int | None:
+        """The process that writes one at present."""
+        return self._writer.pid if self._writer is not None else None
+
     def write_every(self, every_s: float) -> None:
         """Change the interval."""
         self._every_s = every_s

@@ -59,6 +59,11 @@ class Wheel:
                 self._order = sorted(self._buckets)
         return bucket
 
+    @property
+    def kept_seconds(self) -> int:
+        """How many seconds are kept in order; those without a bucket are bounded."""
+        return len(self._order)
+
     def earliest(self) -> Bucket | None:
         """The bucket of the earliest second that has one."""
         while self._order:

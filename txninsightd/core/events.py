@@ -1,6 +1,6 @@
 """One event as the ledger keeps it, and as the rules judge it.
 
-`Event` is what a monitor saw; its identity is (place, offset). `Judged` pairs it with what the committed view says.
+`Event` is what a monitor saw; its identity is (partition, offset). `Judged` pairs it with what the committed view says.
 Events are ordered by (ts, topic, partition, offset): that order, never the order of arrival, decides the figures.
 """
 

@@ -66,8 +66,8 @@ class Eviction:
         """Whether as many sightings await their verdict as may."""
         return self.undecided >= self.rules.most_undecided
 
-    def keeps(self, txn: Transaction, event: Event) -> bool:
-        """Whether an event past a limit is kept all the same.
+    def keeps(self, txn: Transaction, event: Event, start_at: float) -> bool:
+        """Whether an event past a limit is kept all the same. `start_at`: the moment at which reading began.
 
         A step that is not kept still shows that its transaction is alive.
         """
@@ -80,6 +80,7 @@ class Eviction:
         self._limit_hit("events_per_transaction" if len(txn.events) >= most else "undecided_records", 1)
         txn.given_up_steps += 1
         txn.last_at = max(txn.last_at, event.ts, event.record_ts)
+        txn.early = txn.early or event.ts < start_at
         txn.replayed = txn.replayed or signature.kept_time
         txn.future = txn.future or signature.future
         return False

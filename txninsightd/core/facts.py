@@ -1,4 +1,4 @@
-"""What the ledger reports: one value for each transition, in the order in which they arose.
+"""What the ledger reports: one value for each transition, in the order in which they arose (limits come last).
 
 The ledger decides and returns facts; sinks (sinks.py) fold them into counters, gauges and logs. A fact arises once for
 each transition of a transaction or once for each message, never for each step, so the inner loop over events pays

@@ -35,7 +35,8 @@ from txninsightd.core.gauges import Gauges
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.labels import PAIRS_A_VALUE, LabelCap, PairCap
 from txninsightd.core.sinks import StatefulSink
-from txninsightd.vocabulary import Anomaly
+from txninsightd.core.transaction import Standing
+from txninsightd.vocabulary import OVERFLOW, Anomaly
 
 LIMITS = (
     "open_transactions",
@@ -97,6 +98,19 @@ class Figures(StatefulSink):
         self.txn_types.name_at_most(most_label_values)
         for pairs in (self.steps, self.statuses):
             pairs.name_at_most(most_label_values * PAIRS_A_VALUE, most_label_values)
+
+    def rebuild(self, standings: Iterable[Standing]) -> None:
+        """Count the gauges anew."""
+        self.gauges.rebuild(standings)
+
+    def label_overflow(self, standings: Iterable[Standing]) -> None:
+        """Give types in overflow a label if there is room, and count the gauges anew if one gets it.
+
+        `standings`: where every live transaction stands. To be called when more values may have a label.
+        """
+        self.name_types(self.gauges.overflow_types)
+        if any(self.txn_types.label(txn_type) != OVERFLOW for txn_type in self.gauges.overflow_types):
+            self.gauges.rebuild(standings)
 
     # --- Facts --------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from txninsightd.core.histogram import Exemplar, Histogram
 from txninsightd.core.saved_values import Count
 
 MOST_COUNTED = 2**53
-"""A larger number of observations cannot be: floats would not tell it from the next one."""
+"""More observations than this are not possible: floats could not tell the number from the next one."""
 
 Labels = TypeVar("Labels")
 Pair = tuple[str, str]

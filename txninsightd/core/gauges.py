@@ -1,30 +1,33 @@
 """The live gauges: how many transactions stand where, and when the open ones were opened.
 
-They are counted by the type that events name, not by the label of that type, and capped only when they are read: a cap
-that the operator raises while transactions are live then moves them to their own label, and every decrement still finds
-its increment. Entries that reach 0 are dropped, so memory is bounded by the live transactions. Nothing of this is
-saved: they are counted anew from the live transactions of a restored ledger.
+They are counted by the label of the type. A type without a label of its own is counted under `__overflow__` for as long
+as such transactions are live, so that every decrement finds its increment; `rebuild` gives it its own label once there
+is room. Entries that reach 0 are dropped. Nothing of this is saved: it is counted anew from the live transactions.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 
 from txninsightd.core.labels import LabelCap
 from txninsightd.core.transaction import Standing
-
-Seconds = Mapping[int, int]
-"""How many of the open transactions of a type were opened in each second."""
+from txninsightd.vocabulary import OVERFLOW
 
 
 class Gauges:
-    """`txn_types` gives types their labels."""
+    """`txn_types` gives types their labels. All that is shown is by label, and must not be changed by the caller.
+
+    `live`: by type and state (open, tentatively_closed, stuck, aborted). `stuck`: by type and cause. `partial`: those
+    whose beginning was not seen, by type. `opened_seconds`: when the open ones were opened, by type and second.
+    """
 
     def __init__(self, txn_types: LabelCap) -> None:
+        self.live: Counter[tuple[str, str]] = Counter()
+        self.stuck: Counter[tuple[str, str]] = Counter()
+        self.partial: Counter[str] = Counter()
+        self.opened_seconds: dict[str, Counter[int]] = {}
         self._txn_types = txn_types
-        self._live: Counter[tuple[str | None, str]] = Counter()
-        self._stuck: Counter[tuple[str | None, str]] = Counter()
-        self._partial: Counter[str | None] = Counter()
-        self._opened: dict[str | None, Counter[int]] = {}
+        # How many live transactions of each type are counted as overflow.
+        self._overflow: Counter[str | None] = Counter()
 
     def move(self, before: Standing | None, after: Standing | None) -> None:
         """Move one live transaction from one place in the gauges to another."""
@@ -35,79 +38,39 @@ class Gauges:
             self._txn_types(after.txn_type)
             self._shift(after, 1)
 
-    def rebuild(self, standings: Iterable[Standing | None]) -> None:
-        """Count the live transactions of a restored ledger. No type gets a label by this, and none counts as cut."""
+    def rebuild(self, standings: Iterable[Standing]) -> None:
+        """Count all live transactions anew. No type gets a label by this, and none counts as cut."""
+        for counts in (self.live, self.stuck, self.partial, self.opened_seconds, self._overflow):
+            counts.clear()
         for standing in standings:
-            if standing is not None:
-                self._shift(standing, 1)
+            self._shift(standing, 1)
+
+    @property
+    def overflow_types(self) -> list[str]:
+        """The types of live transactions that are counted as overflow."""
+        return [txn_type for txn_type in self._overflow if txn_type]
 
     def _shift(self, standing: Standing, by: int) -> None:
-        txn_type = standing.txn_type
+        label = self._label(standing.txn_type, by)
         if standing.state is not None:
-            _shift(self._live, (txn_type, standing.state), by)
+            _shift(self.live, (label, standing.state), by)
         if standing.cause is not None:
-            _shift(self._stuck, (txn_type, standing.cause), by)
+            _shift(self.stuck, (label, standing.cause), by)
         if standing.partial:
-            _shift(self._partial, txn_type, by)
+            _shift(self.partial, label, by)
         if standing.opened_s is not None:
-            seconds = self._opened.get(txn_type)
+            seconds = self.opened_seconds.get(label)
             if seconds is None:
-                seconds = self._opened[txn_type] = Counter()
+                seconds = self.opened_seconds[label] = Counter()
             _shift(seconds, standing.opened_s, by)
             if not seconds:
-                del self._opened[txn_type]
+                del self.opened_seconds[label]
 
-    @property
-    def live_total(self) -> int:
-        """How many transactions stand in a gauge of a state."""
-        return sum(self._live.values())
-
-    @property
-    def stuck_total(self) -> int:
-        """How many transactions are stuck."""
-        return sum(self._stuck.values())
-
-    # --- As they are shown, by label ----------------------------------------------------------------------------------
-
-    @property
-    def live(self) -> dict[tuple[str, str], int]:
-        """Live transactions by type and state (open, tentatively_closed, stuck, aborted)."""
-        return self._by_label(self._live)
-
-    @property
-    def stuck(self) -> dict[tuple[str, str], int]:
-        """Stuck transactions by type and cause."""
-        return self._by_label(self._stuck)
-
-    @property
-    def partial(self) -> dict[str, int]:
-        """Live transactions whose beginning was not seen, by type."""
-        shown: dict[str, int] = defaultdict(int)
-        for txn_type, count in self._partial.items():
-            shown[self._txn_types.label(txn_type)] += count
-        return dict(shown)
-
-    @property
-    def opened_seconds(self) -> dict[str, Seconds]:
-        """When the open transactions of each type were opened."""
-        by_label: dict[str, list[Counter[int]]] = defaultdict(list)
-        for txn_type, seconds in self._opened.items():
-            by_label[self._txn_types.label(txn_type)].append(seconds)
-        # Only types that share a label are added up; all others are shown without a copy.
-        return {label: each[0] if len(each) == 1 else _sum(each) for label, each in by_label.items()}
-
-    def _by_label(self, counts: Counter[tuple[str | None, str]]) -> dict[tuple[str, str], int]:
-        shown: dict[tuple[str, str], int] = defaultdict(int)
-        for (txn_type, second), count in counts.items():
-            shown[self._txn_types.label(txn_type), second] += count
-        return dict(shown)
-
-
-def _sum(counters: list[Counter[int]]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for counter in counters:
-        total.update(counter)
-    return total
+    def _label(self, txn_type: str | None, by: int) -> str:
+        label = OVERFLOW if txn_type in self._overflow else self._txn_types.label(txn_type)
+        if label == OVERFLOW:
+            _shift(self._overflow, txn_type, by)
+        return label
 
 
 def _shift(counts: Counter, key: object, by: int) -> None:  # type: ignore[type-arg]

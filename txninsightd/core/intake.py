@@ -94,9 +94,8 @@ class Intake:
                     continue
             events = txn.events
             event = Event(ts, ref, offset, record_ts, signatures[index])
-            if len(events) >= most and not self._eviction.keeps(txn, event):
+            if len(events) >= most and not self._eviction.keeps(txn, event, start_at):
                 dropped.add(offset)
-                txn.early = txn.early or ts < start_at
                 if not txn.simple or txn.early or txn.replayed:
                     dirty[txn] = None
                 continue

@@ -10,7 +10,7 @@ UNNAMED = "unspecified"
 
 
 PAIRS_A_VALUE = 5
-"""Pairs of type and step, or type and status, that are named for each label value that may be."""
+"""So many pairs of type and step, or type and status, may have a name for each value that may have one."""
 
 
 class LabelCap:
@@ -103,7 +103,7 @@ class PairCap:
 
     def _name(self, first: str, value: str | None) -> str:
         label = self._second(value)
-        # What is cut is not kept, here or below: of that there is no end.
+        # Cut values are not kept, here or below: there may be any number of them.
         if label == OVERFLOW:
             return label
         if len(self._known) >= self._most:

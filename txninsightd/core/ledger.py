@@ -18,6 +18,7 @@ limits (eviction.py), what waits to be settled (settlement.py), how far all was 
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from txninsightd.core.archive import Archive
 from txninsightd.core.deadlines import drop
@@ -35,13 +36,13 @@ from txninsightd.core.facts import (
 from txninsightd.core.finished import Finished, finish, finish_plain, give_up, is_plain
 from txninsightd.core.intake import Intake
 from txninsightd.core.kpis import type_of
-from txninsightd.core.life_key import LifeKey, key_record
-from txninsightd.core.lifecycle import earliest_open, latest_abort, state_of
+from txninsightd.core.life_key import LifeKey, key_of
+from txninsightd.core.lifecycle import earliest_open
 from txninsightd.core.rules import JudgingRules, Rules
 from txninsightd.core.settlement import Settlement
-from txninsightd.core.stuck import ENDED, StuckTracker
+from txninsightd.core.stuck import StuckTracker
 from txninsightd.core.topics import Topics
-from txninsightd.core.transaction import NO_CLOSES, UNSEEN, Ending, Transaction
+from txninsightd.core.transaction import NO_CLOSES, UNSEEN, Standing, Transaction
 from txninsightd.core.verdicts import PartitionState, give_verdicts, judge
 from txninsightd.core.watermark import Watermark
 from txninsightd.offset_ranges import OffsetRanges
@@ -83,12 +84,17 @@ class Ledger:
         self.topics = Topics()
         self.partitions = self.topics.partitions
         self.watermark = Watermark(rules.colocated, rules.settle_max_s, rules.retry_grace_s)
-        self.settlement = Settlement(rules.colocated, rules.settle_max_s, self.watermark)
+        self.settlement = Settlement(rules.colocated, rules.settle_max_s, rules.settle_lateness_s, self.watermark)
         self.stuck_tracker = StuckTracker(rules, self.partitions, self.watermark, self._facts)
         self.eviction = Eviction(rules, self._facts.limit_hit)
         self.archive = Archive(
             rules.linger_s, rules.most_lingering, rules.remember_s, rules.most_remembered, self._facts.limit_hit
         )
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Sightings: self._sighted,
+            Coverage: self._covered,
+            Discovery: self._discovered,
+        }
         self._dirty: dict[Transaction, None] = {}
         self.intake = Intake(self.live, self.archive, self.eviction, self._facts, start_at)
         self._now = NOT_KNOWN
@@ -98,12 +104,7 @@ class Ledger:
     def apply(self, message: Message, now: float) -> list[Fact]:
         """Take in one message of a reader. What was applied before changes nothing."""
         self._now = now
-        if isinstance(message, Sightings):
-            self._sighted(message)
-        elif isinstance(message, Coverage):
-            self._covered(message)
-        else:
-            self._discovered(message)
+        self._handlers[type(message)](message)
         return self._facts.take()
 
     def settle(self, now: float) -> list[Fact]:
@@ -124,6 +125,7 @@ class Ledger:
 
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone: settle what waited for too long, and forget."""
+        self._now = now
         # During the warm-up the time in which nothing was read would count as waiting; but that may not last for ever.
         if self.stuck_tracker.has_warmed_up_for(self.rules.settle_max_s, now):
             self.settlement.overdue(now)
@@ -172,14 +174,13 @@ class Ledger:
         """The moment at which reading began; minus infinity: at the beginning of the topics."""
         return self.intake.start_at
 
+    def standings(self) -> Iterator[Standing]:
+        """Where every live transaction stands."""
+        return (txn.standing for txn in self.live.values() if txn.standing is not None)
+
     def key_of(self, txn: Transaction) -> LifeKey:
         """The idempotency key of a life, from what is known of it by now."""
-        return self._key(txn, self.life(txn) if txn.doubtful else None)
-
-    def _key(self, txn: Transaction, life: list[Judged] | None) -> LifeKey:
-        ref, offset = key_record(txn, life)
-        topic_id = self.partitions[ref].topic_id or f"#{ref.incarnation}"
-        return LifeKey(txn.txn_id, ref.topic, topic_id, ref.partition, offset)
+        return key_of(txn, self.life(txn) if txn.doubtful else None, self.partitions)
 
     # --- Starting and restoring ---------------------------------------------------------------------------------------
 
@@ -215,6 +216,7 @@ class Ledger:
     def _go_by(self, rules: Rules) -> None:
         self.rules = self.stuck_tracker.rules = self.eviction.rules = rules
         self.watermark.settle_max_s = self.settlement.settle_max_s = rules.settle_max_s
+        self.settlement.settle_lateness_s = rules.settle_lateness_s
         self.watermark.retry_grace_s = rules.retry_grace_s
 
     def _adopting(self, rules: Rules, now: float) -> Iterator[list[Fact]]:
@@ -277,7 +279,7 @@ class Ledger:
     # --- Sightings ----------------------------------------------------------------------------------------------------
 
     def _sighted(self, message: Sightings) -> None:
-        partition = self.topics.of_message(message)
+        partition = self.topics.partition_of(message)
         if partition is None:
             return
         applied = partition.monitor_offset
@@ -307,7 +309,7 @@ class Ledger:
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
     def _covered(self, message: Coverage) -> None:
-        partition = self.topics.of_message(message)
+        partition = self.topics.partition_of(message)
         if partition is None:
             return
         self._count_records(View.VALIDATOR, message.topic, partition.cover(message))
@@ -361,10 +363,10 @@ class Ledger:
             txn.opened_at = earliest_open(life)
         # The wheel it belongs to may have changed with its events, or with the `as_of`s.
         drop(txn)
-        txn.state = _state_of(txn, life)
+        txn.state = txn.state_by(life)
         self.stuck_tracker.evaluate(txn, life, self._now)
         txn.simple = txn.state is State.OPEN and txn.cause is None and not txn.doubtful
-        self._prepare_ending(txn, life)
+        self.settlement.await_ending(txn, self.settlement.ending_of(txn, life))
         self._report(txn)
         # A new transaction is not simple yet, so it comes by here at the end of its first message.
         self.eviction.add(txn)
@@ -377,20 +379,6 @@ class Ledger:
         if standing != txn.standing:
             self._facts.add(StandingChanged(txn.standing, standing))
             txn.standing = standing
-
-    def _prepare_ending(self, txn: Transaction, life: list[Judged] | None) -> None:
-        ending = None
-        # Colocated, the first decided close ends it, though another may pend.
-        if txn.deciding is not None and (txn.state in ENDED or self.rules.colocated):
-            record_ts, _, _, decided_at = txn.deciding
-            ending = Ending(record_ts + self.rules.settle_lateness_s, decided_at, wholly_aborted=False)
-        # An abort with events that stand has no ending: it stays until it is retried, forgotten or evicted.
-        elif life is not None and not any(j.stands for j in life):
-            decided_at = latest_abort(life)
-            settles_at = self.watermark.due_after(decided_at, self.rules.retry_grace_s)
-            ending = Ending(settles_at, decided_at, wholly_aborted=True)
-        if ending is not None or txn.ending is not None:
-            self.settlement.await_ending(txn, ending)
 
     # --- The end of a life --------------------------------------------------------------------------------------------
 
@@ -423,21 +411,5 @@ class Ledger:
         self._facts.add(StandingChanged(txn.standing, None))
         txn.standing = None
         self.archive.add(finished, self._now)
-        self._facts.add(Settled(finished, key, self._missed_objective(finished)))
-
-    def _missed_objective(self, finished: Finished) -> bool:
-        """Whether it took longer than wanted. A transaction replayed with its original time misses no objective."""
-        wanted_s = self.rules.objectives.of(finished.txn.txn_type).duration_s
-        duration_s = finished.kpis.duration_s
-        return wanted_s is not None and duration_s is not None and duration_s > wanted_s and not finished.txn.replayed
-
-
-def _state_of(txn: Transaction, life: list[Judged] | None) -> State:
-    """The first three rules by what was noted; only a doubtful transaction needs its whole life."""
-    if txn.committed_close:
-        return State.CLOSED
-    if txn.pending_closes:
-        return State.TENTATIVELY_CLOSED
-    if txn.unknown_close:
-        return State.UNKNOWN
-    return State.OPEN if life is None else state_of(life)
+        missed = self.rules.objectives.are_missed(txn.txn_type, finished.kpis.duration_s) and not txn.replayed
+        self._facts.add(Settled(finished, key, missed))

@@ -15,12 +15,13 @@ docs/reliability.md lists when the same records can still make another key. The 
 the number of its incarnation begins at 0 again when the state is lost; where brokers give no id, by that number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from txninsightd.core.events import STEP_KINDS, Event, Judged
 from txninsightd.core.transaction import Transaction
+from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import PartitionRef, Verdict
 
 
@@ -34,8 +35,14 @@ class LifeKey(msgspec.Struct, frozen=True, gc=False):
     offset: int
 
 
-def key_record(txn: Transaction, life: list[Judged] | None) -> tuple[PartitionRef, int]:
-    """Partition and offset of the record that stands for a life. `life` None: all its events are committed."""
+def key_of(txn: Transaction, life: list[Judged] | None, partitions: Mapping[PartitionRef, PartitionState]) -> LifeKey:
+    """The key of a life as it is known. `life`: its events with their verdicts; None: all are committed."""
+    ref, offset = _key_record(txn, life)
+    topic_id = partitions[ref].topic_id or f"#{ref.incarnation}"
+    return LifeKey(txn.txn_id, ref.topic, topic_id, ref.partition, offset)
+
+
+def _key_record(txn: Transaction, life: list[Judged] | None) -> tuple[PartitionRef, int]:
     if txn.deciding is None:
         return _first_record(txn.events)
     ref = txn.deciding[1]

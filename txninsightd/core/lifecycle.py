@@ -78,6 +78,10 @@ RULES = (
 )
 
 
+ENDED = (State.CLOSED, State.UNKNOWN)
+"""States that only wait to be settled."""
+
+
 def state_of(life: Life) -> State:
     """The state of a transaction, by the first rule that holds."""
     return next(rule.state for rule in RULES if rule.holds(life))
@@ -110,8 +114,8 @@ def due_after(reference: float, wait_s: float, outages: Sequence[Outage], grace_
 class Situation:
     """A transaction, and how far all was seen. Moments are seconds since the epoch.
 
-    `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(place)` the
-    smaller of both views' there; `last_stable_offset(place)` is -1 while the validator is on its way to it.
+    `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(ref)` the
+    smaller of both views' there; `last_stable_offset(ref)` is -1 while the validator is on its way to it.
     `maybe_unread`: events of it may lie where the monitor could not read. `last_at`: of the last event, if not kept.
     """
 

@@ -2,10 +2,10 @@
 
 Each call applies something to the ledger and hands the facts that it returns to every sink before the call itself
 returns. Between two calls all state is therefore of one moment, and that is when a snapshot may be taken: no decision
-is lost or counted twice, whichever process dies when. The daemon, the tests and every replay of a file use this class.
+is lost or counted twice, whichever process dies when. The daemon and the tests use the same class.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from txninsightd.core.facts import Fact
 from txninsightd.core.figures import Figures
@@ -21,6 +21,8 @@ class Pipeline:
         self.ledger = ledger
         self.figures = figures
         self._sinks = (figures, *sinks)
+        names = [sink.name for sink in self.stateful_sinks]
+        assert len(set(names)) == len(names), f"two sinks with one name: {names}"
         # The steps of a reload are taken between other calls, and go by the time that those were told.
         self._now = 0.0
 
@@ -53,6 +55,17 @@ class Pipeline:
         # The ledger changes its rules in this call, its steps come later.
         self._now = now
         return self._stepwise(self.ledger.adopt(rules, now))
+
+    def rebuild(self) -> None:
+        """Let the sinks work out anew what a snapshot does not hold. To be called once, after a restore."""
+        for sink in self._sinks:
+            sink.rebuild(self.ledger.standings())
+
+    def name_labels(self, most_label_values: int, txn_types: Iterable[str]) -> None:
+        """Give so many values of each label a name from now on, these types first."""
+        self.figures.name_at_most(most_label_values)
+        self.figures.name_types(txn_types)
+        self.figures.label_overflow(self.ledger.standings())
 
     def _stepwise(self, steps: Iterator[list[Fact]]) -> Iterator[None]:
         for facts in steps:

@@ -20,6 +20,11 @@ class Objectives(NamedTuple):
         """The objective of a type."""
         return self.usual if txn_type is None else self.by_type.get(txn_type, self.usual)
 
+    def are_missed(self, txn_type: str | None, duration_s: float | None) -> bool:
+        """Whether a closed transaction of this type took longer than wanted."""
+        wanted_s = self.of(txn_type).duration_s
+        return wanted_s is not None and duration_s is not None and duration_s > wanted_s
+
 
 class JudgingRules(NamedTuple):
     """The part of the rules by which live transactions are judged. All but the last two are seconds."""

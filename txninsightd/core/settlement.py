@@ -18,7 +18,8 @@ from itertools import accumulate, count
 from math import ceil
 from typing import NamedTuple
 
-from txninsightd.core.lifecycle import NEVER
+from txninsightd.core.events import Judged
+from txninsightd.core.lifecycle import ENDED, NEVER, latest_abort
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.core.watermark import Watermark
@@ -116,9 +117,10 @@ class Settlement:
     `given_up`: endings that became obsolete since obsolete ones were last removed from the queues.
     """
 
-    def __init__(self, colocated: bool, settle_max_s: float, watermark: Watermark) -> None:
-        self._colocated = colocated
+    def __init__(self, colocated: bool, settle_max_s: float, settle_lateness_s: float, watermark: Watermark) -> None:
         self.settle_max_s = settle_max_s
+        self.settle_lateness_s = settle_lateness_s
+        self._colocated = colocated
         self._watermark = watermark
         # Unless events are colocated, closed ones stand in both, and leave by the one that is ripe first.
         self._by_decided = Cohorts()
@@ -132,6 +134,19 @@ class Settlement:
         self._compact_at = LEAST_COMPACTED
 
     # --- In -----------------------------------------------------------------------------------------------------------
+
+    def ending_of(self, txn: Transaction, life: list[Judged] | None) -> Ending | None:
+        """What the transaction waits for as it stands. `life`: its events with their verdicts, if it is doubtful."""
+        # Colocated, the first decided close ends it, though another may pend.
+        if txn.deciding is not None and (txn.state in ENDED or self._colocated):
+            record_ts, _, _, decided_at = txn.deciding
+            return Ending(record_ts + self.settle_lateness_s, decided_at, wholly_aborted=False)
+        # An abort with events that stand has no ending: it stays until it is retried, forgotten or evicted.
+        if life is not None and not any(j.stands for j in life):
+            decided_at = latest_abort(life)
+            settles_at = self._watermark.due_after(decided_at, self._watermark.retry_grace_s)
+            return Ending(settles_at, decided_at, wholly_aborted=True)
+        return None
 
     def await_ending(self, txn: Transaction, ending: Ending | None) -> None:
         """Let the transaction wait for this ending (None: it lives on) instead of a former one."""

@@ -5,9 +5,10 @@ never calls the ledger and never learns of a fact in another way, so its state i
 ledger's. A sink that must outlive the process is stateful: the snapshot holds what `save` gives under its `name`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from txninsightd.core.facts import Fact
+from txninsightd.core.transaction import Standing
 
 
 class Sink:
@@ -16,6 +17,9 @@ class Sink:
     def take(self, facts: Sequence[Fact], now: float) -> None:
         """Fold these facts, which the ledger reported at `now` (epoch seconds)."""
         raise NotImplementedError
+
+    def rebuild(self, standings: Iterable[Standing]) -> None:
+        """Work out anew what is not saved, from where every live transaction stands. Called once, after a restore."""
 
     def end_round(self) -> None:
         """All messages that arrived together are applied and settled: batched effects, such as logging, belong here."""

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 
 from txninsightd.core.events import Judged
 from txninsightd.core.facts import FactBuffer, StuckChanged
-from txninsightd.core.lifecycle import Situation, Stuck, cause_of, latest_abort
+from txninsightd.core.lifecycle import ENDED, Situation, Stuck, cause_of, latest_abort
 from txninsightd.core.rules import Rules
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState, judge
 from txninsightd.core.watermark import Watermark
 from txninsightd.vocabulary import Cause, PartitionRef, State, Thresholds
-
-ENDED = (State.CLOSED, State.UNKNOWN)
 
 NOT_WARMING_UP = 0.0
 

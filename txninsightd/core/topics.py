@@ -39,7 +39,7 @@ class Topics:
         partition.topic_id = topic_id
         return partition
 
-    def of_message(self, message: Sightings | Coverage) -> PartitionState | None:
+    def partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
         """The partition that a message is about; None when its topic was deleted meanwhile."""
         partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
         return None if partition.void else partition

@@ -8,8 +8,8 @@ holds its events and nothing else.
 import msgspec
 
 from txninsightd.core.deadlines import Bucket
-from txninsightd.core.events import Event
-from txninsightd.core.lifecycle import NEVER
+from txninsightd.core.events import Event, Life
+from txninsightd.core.lifecycle import NEVER, state_of
 from txninsightd.vocabulary import Cause, PartitionRef, State, Verdict
 
 UNSEEN = float("-inf")
@@ -171,6 +171,16 @@ class Transaction:
         self.notes[ref, offset] = note
         if note.verdict is Verdict.ABORTED or note.verdict is Verdict.UNKNOWN:
             self.doubtful = True
+
+    def state_by(self, life: Life | None) -> State:
+        """Its state: the first three rules by what was noted. `life` is only needed, and given, if it is doubtful."""
+        if self.committed_close:
+            return State.CLOSED
+        if self.pending_closes:
+            return State.TENTATIVELY_CLOSED
+        if self.unknown_close:
+            return State.UNKNOWN
+        return State.OPEN if life is None else state_of(life)
 
     def place_in_gauges(self) -> Standing:
         """Where it stands, from its state and cause as they were last evaluated."""

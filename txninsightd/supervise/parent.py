@@ -266,8 +266,11 @@ def _backoff(limits: Limits) -> Backoff:
 
 def _final_code(child: Child, exited: Exit) -> int:
     """The daemon's exit code if this exit ends it, else 0."""
-    # At the first start these two are for the operator to fix; what has worked before may work again.
-    if exited.code == EXIT_UNUSABLE or (exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE)):
+    if exited.code == EXIT_UNUSABLE:
+        return exited.code
+    # At the aggregator's first start these two are for the operator to fix; what has worked before may work again.
+    is_aggregator = child.spec.line is LineKind.CONTROL
+    if is_aggregator and exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE):
         return exited.code
     if exited.too_often:
         log.error("gave_up", child=child.name)

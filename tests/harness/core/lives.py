@@ -1,6 +1,6 @@
 """Lives written in words, for the ledger and for the plain model.
 
-Events are written as `kind verdict @place:offset ts`: `o` open, `s`/`d` step opened/done, `c` close; `+` committed,
+Events are written as `kind verdict @partition:offset ts`: `o` open, `s`/`d` step opened/done, `c` close; `+` committed,
 `-` aborted, `?` unknown, `~` pending. `c- @a1:7 20` is an aborted close in topic a, partition 1, offset 7, ts 20.
 """
 

@@ -3,7 +3,7 @@
 It keeps every sighting and every coverage that it was ever given, and after each message works everything out again
 from the beginning: positions, `as_of`s, the verdict of each event, states, causes, what may be settled and what would
 come of it. Nothing here is fast, nothing is remembered but what was received, which lives have ended, and the running
-maximum of the horizon. It shares no code with the core but the words of the vocabulary and the operator's rules.
+maximum of the watermark. It shares no code with the core but the words of the vocabulary and the operator's rules.
 """
 
 import math
@@ -33,7 +33,7 @@ OPEN, STEP_OPEN, STEP_DONE, CLOSE = Kind.TRANSACTION_OPEN, Kind.STEP_OPEN, Kind.
 
 
 class Sighting(NamedTuple):
-    """An event as the monitor saw it; (place, offset) is its identity."""
+    """An event as the monitor saw it; (partition, offset) is its identity."""
 
     ref: PartitionRef
     offset: int
@@ -575,6 +575,12 @@ class Plain:
         if behind:
             return Cause.UNDECIDED, min(behind)
         return (Cause.COMMIT_PENDING, min(at_lso)) if at_lso else None
+
+    def adopt(self, rules: Rules) -> None:
+        """Go by other rules from now on, for all that is live."""
+        self.rules = rules
+        for life in self.lives.values():
+            self._look_at(life)
 
     def _look_at(self, life: Life) -> None:
         label = type_of(life.sightings) or "unspecified"

@@ -607,7 +607,7 @@ def validator_messages(
 
 
 def discoveries(c: Chooser, world: World) -> list[Sent]:
-    """What the first monitor found, from time to time. A recreated topic is seen at one look, and begun at the next."""
+    """What the scout found, from time to time. A recreated topic is seen at one look, and begun at the next."""
     sent = []
     known: set[PartitionRef] = set()
     seen_ids: dict[str, str] = {}

@@ -93,7 +93,7 @@ def _restore(chunks: Iterator[bytes], pipeline: Pipeline) -> list[str]:
         parts = sections.pop(sink.name, None)
         if parts is not None:
             sink.restore(parts)
-    pipeline.figures.gauges.rebuild(txn.standing for txn in ledger.live.values())
+    pipeline.rebuild()
     return sorted(sections)
 
 

@@ -31,14 +31,14 @@ def moments_of(data: bytes) -> "array[float]":
     moments = numbers_of("d", data)
     # What is not a number slips through min() and max(), but not through a sum.
     if moments and not (isfinite(sum(moments)) and -LATEST_S <= min(moments) <= max(moments) <= LATEST_S):
-        raise ValueError("a moment that cannot be")
+        raise ValueError("a timestamp out of range")
     return moments
 
 
 def moments_or_never_of(data: bytes) -> "array[float]":
     moments = numbers_of("d", data)
     if not all(-LATEST_S <= moment <= LATEST_S or moment == NEVER for moment in moments):
-        raise ValueError("a moment that cannot be")
+        raise ValueError("a timestamp out of range")
     return moments
 
 
@@ -46,5 +46,5 @@ def due_ats_of(data: bytes) -> "array[float]":
     due_ats = numbers_of("d", data)
     # A transaction without a deadline has NaN here, for which no comparison holds.
     if any(abs(due_at) > LATEST_S for due_at in due_ats):
-        raise ValueError("a moment that cannot be")
+        raise ValueError("a timestamp out of range")
     return due_ats

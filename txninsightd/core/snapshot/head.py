@@ -71,8 +71,8 @@ class SavedTombstones(msgspec.Struct):
 class Head(msgspec.Struct, kw_only=True):
     """`judging`: by what the live ones are judged; `judged`: whether all are by now.
 
-    `sections`: the names of the stateful sinks, whose states follow in this order, one chunk each. `figures` only
-    stands in snapshots of version 1, which have no other section.
+    `sections`: the names of the stateful sinks, with their states in the last chunks. `figures` only stands in
+    snapshots of version 1, which have no other section.
     """
 
     colocated: bool

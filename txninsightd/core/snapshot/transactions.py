@@ -60,7 +60,7 @@ class SavedEnd(msgspec.Struct, array_like=True):
 
 
 class Rest(msgspec.Struct, omit_defaults=True):
-    """What a plain open transaction does not have. Places are numbers in the head's list of partitions."""
+    """What a plain open transaction does not have. Partitions are numbers in the head's list of partitions."""
 
     state: State = State.OPEN
     cause: Cause | None = None
@@ -209,7 +209,7 @@ def _lives(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> Iterator[l
     signature_numbers = numbers_of("I", chunk.signature_numbers)
     offsets = numbers_of("q", chunk.offsets)
     if min(offsets, default=0) < 0 or any(s.kind not in KINDS for s in signatures):
-        raise ValueError("an event that cannot be")
+        raise ValueError("an event with an impossible offset or kind")
     events = list(
         map(
             Event,
