@@ -199,6 +199,16 @@ def test_a_retry_has_one_key_whether_its_aborted_attempt_was_settled_before_or_b
     assert keys(discover(99, A), *in_one, *end) == [("a", 2, Outcome.CLOSED)]
 
 
+def test_of_attempts_that_all_were_aborted_the_first_gives_the_key_and_that_of_the_others_comes_no_more() -> None:
+    first = (sight(A, 1, ev(0, OPEN, 100), as_of=101), cover(A, 0, 1, [], 102, as_of=101))
+    retry = (sight(A, 2, ev(1, OPEN, 300)), cover(A, 1, 2, [], 301))
+    settle = (discover(200, A, found=()), sight(A, 1, as_of=200))
+    end = (discover(900, A, found=()), sight(A, 2, as_of=900))
+    aborted = [("a", 0, Outcome.ABORTED), ("a", 1, Outcome.ABORTED)]
+    assert keys(discover(99, A), *first, *settle, *retry, *end) == aborted
+    assert keys(discover(99, A), *first, *retry, *end) == aborted[:1]
+
+
 def test_what_is_dropped_past_a_limit_has_no_say() -> None:
     steps = [ev(i, kind, 100 + i, step="x") for i, kind in enumerate((STEP_OPEN, STEP_DONE, STEP_OPEN, STEP_DONE))]
     for most in (2, 100):

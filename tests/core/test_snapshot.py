@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.harness.core.by_hand import OPEN, A, B, cover, discover, ev, side_by_side, sight
+from tests.harness.core.by_hand import CLOSE, OPEN, A, B, cover, discover, ev, side_by_side, sight
 from tests.harness.core.core import Core
 from tests.harness.core.side_by_side import SideBySide
 from tests.harness.core.styles import STYLES, every_style
@@ -243,6 +243,23 @@ def test_a_missing_chunk_is_noticed() -> None:
             empty_like(both).restore(chunks[:missing] + chunks[missing + 1 :])
 
 
+@pytest.mark.parametrize("twice", [1, 3])
+def test_a_transaction_that_stands_twice_is_noticed(twice: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "TRANSACTIONS_A_CHUNK", 1)
+    core = Core(make_rules(Style(colocated=True)))
+    core.apply(discover(99, A), 99)
+    lives = [ev(0, OPEN, 100, "a"), ev(1, CLOSE, 101, "a"), ev(2, OPEN, 102, "b"), ev(3, CLOSE, 103, "b")]
+    core.apply(sight(A, 4, *lives), 104)
+    core.apply(cover(A, 0, 4, [0, 1, 2, 3], 104), 104)
+    core.settle(104)
+    core.apply(sight(A, 6, ev(4, OPEN, 105, "c"), ev(5, OPEN, 105, "d")), 105)
+    # Two live ones, then two that linger, then the figures.
+    chunks = core.chunks()
+    assert (len(core.live), len(core.archive.lingering), len(chunks)) == (2, 2, 6)
+    with pytest.raises(Unusable, match="stands twice"):
+        Core(core.rules).restore([*chunks[: twice + 1], *chunks[twice:]])
+
+
 @pytest.mark.parametrize("column", ["type_numbers", "flags", "event_counts", "place_numbers", "offsets", "due_at"])
 def test_columns_of_different_lengths_are_noticed(column: str) -> None:
     core, both = a_core()
@@ -312,6 +329,16 @@ def test_a_new_sink_brings_its_section_and_touches_nothing_else() -> None:
     after = Tally()
     assert restore(dump(before), pipeline(after)) == []
     assert after.counted == tally.counted
+
+
+def test_figures_in_the_head_and_sections_are_of_no_version() -> None:
+    core, both = a_core()
+    first, *more = core.chunks()
+    head = msgspec.msgpack.decode(first)
+    assert head["sections"] == ["figures"]
+    head["figures"] = {}
+    with pytest.raises(Unusable, match="version 1"):
+        empty_like(both).restore([msgspec.msgpack.encode(head), *more])
 
 
 def test_a_sink_without_a_section_begins_empty_and_a_section_without_a_sink_is_named() -> None:

@@ -39,5 +39,9 @@ class StatefulSink(Sink):
         raise NotImplementedError
 
     def restore(self, parts: list[bytes]) -> None:
-        """Take up a saved state, once, before any fact. Raises ValueError for parts that are no such state."""
+        """Take up a saved state, once, before any fact.
+
+        Raises ValueError for parts that are no such state, also when one is missing or stands twice: the store only
+        promises that the bytes are those that were written.
+        """
         raise NotImplementedError

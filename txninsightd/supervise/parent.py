@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
 
 class Parent:
-    """Runs `specs`; exactly one of them, the aggregator, has the control line.
+    """Runs `specs`, each of another name; exactly one of them, the aggregator, has the control line.
 
     `reload` reads the config again, for all children that are forked from then on, and gives what the running
     aggregator must be sent; None when the file is refused. `now`: seconds that no change of the wall clock moves.
@@ -62,7 +62,10 @@ class Parent:
         (self._aggregator,) = (child for child in children if child.spec.line is LineKind.CONTROL)
         self._senders = [child for child in children if child.spec.line is LineKind.DATA]
         self._limits = limits
-        self._heartbeats = Heartbeats([spec.name for spec in specs])
+        names = [spec.name for spec in specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two children of one name: {', '.join(names)}")
+        self._heartbeats = Heartbeats(names)
         self._hang_detector = HangDetector(self._heartbeats, limits.heartbeat_timeout_s)
         self._notifier = notifier
         self._now = now

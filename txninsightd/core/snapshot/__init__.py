@@ -100,6 +100,8 @@ def _restore(chunks: Iterator[bytes], pipeline: Pipeline) -> list[str]:
 def _sections(head: Head, chunks: Iterator[bytes]) -> dict[str, list[bytes]]:
     """The saved states of sinks by name."""
     if head.figures is not msgspec.UNSET:
+        if head.sections:
+            raise ValueError("figures in the head, as in version 1, and sections as well")
         return {FIGURES: [bytes(head.figures)]}
     sections: dict[str, list[bytes]] = {name: [] for name in head.sections}
     for section in map(msgspec.msgpack.Decoder(Section).decode, chunks):

@@ -190,17 +190,26 @@ def _flags(txn: Transaction) -> int:
 def restore_transactions(chunks: Iterator[bytes], live: int, lingering: int, ledger: Ledger) -> None:
     """Fill a ledger whose head was restored with so many transactions; later chunks are left alone.
 
-    Raises ValueError if the chunks hold other numbers of them.
+    Raises ValueError if the chunks hold other numbers of them, or one of them twice.
     """
     refs = list(ledger.partitions)
     decode = msgspec.msgpack.Decoder(Chunk).decode
     standings: dict[Standing, Standing] = {}
     while len(ledger.live) < live:
-        _restore_live(ledger, decode(next(chunks)), refs, standings)
+        chunk, before = decode(next(chunks)), len(ledger.live)
+        _restore_live(ledger, chunk, refs, standings)
+        _require_all_new(chunk, before, len(ledger.live))
     while len(ledger.archive.lingering) < lingering:
-        _restore_ended(ledger, decode(next(chunks)), refs)
+        chunk, before = decode(next(chunks)), len(ledger.archive.lingering)
+        _restore_ended(ledger, chunk, refs)
+        _require_all_new(chunk, before, len(ledger.archive.lingering))
     if (len(ledger.live), len(ledger.archive.lingering)) != (live, lingering):
         raise ValueError(f"{len(ledger.live)} of {live} live transactions")
+
+
+def _require_all_new(chunk: Chunk, before: int, after: int) -> None:
+    if after - before != len(chunk.txn_ids):
+        raise ValueError("a transaction that stands twice")
 
 
 def _lives(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef]) -> Iterator[list[Event]]:
