@@ -31,6 +31,9 @@ class Gauges:
 
     def move(self, before: Standing | None, after: Standing | None) -> None:
         """Move one live transaction from one place in the gauges to another."""
+        if before is not None and after is not None and before.txn_type == after.txn_type not in self._overflow:
+            self._change(before, after)
+            return
         if before is not None:
             self._shift(before, -1)
         if after is not None:
@@ -50,10 +53,29 @@ class Gauges:
         """The types of live transactions that are counted as overflow."""
         return [txn_type for txn_type in self._overflow if txn_type]
 
+    def _change(self, before: Standing, after: Standing) -> None:
+        # The type, and so the label, stays; mostly, only the state is another.
+        label = self._txn_types.label(after.txn_type)
+        if before.state != after.state:
+            self._shift_state(label, before.state, -1)
+            self._shift_state(label, after.state, 1)
+        if before.cause != after.cause or before.partial != after.partial or before.opened_s != after.opened_s:
+            self._shift_rest(label, before, -1)
+            self._shift_rest(label, after, 1)
+
     def _shift(self, standing: Standing, by: int) -> None:
-        label = self._label(standing.txn_type, by)
-        if standing.state is not None:
-            _shift(self.live, (label, standing.state), by)
+        txn_type = standing.txn_type
+        label = OVERFLOW if txn_type in self._overflow else self._txn_types.label(txn_type)
+        if label == OVERFLOW:
+            _shift(self._overflow, txn_type, by)
+        self._shift_state(label, standing.state, by)
+        self._shift_rest(label, standing, by)
+
+    def _shift_state(self, label: str, state: str | None, by: int) -> None:
+        if state is not None:
+            _shift(self.live, (label, state), by)
+
+    def _shift_rest(self, label: str, standing: Standing, by: int) -> None:
         if standing.cause is not None:
             _shift(self.stuck, (label, standing.cause), by)
         if standing.partial:
@@ -66,15 +88,10 @@ class Gauges:
             if not seconds:
                 del self.opened_seconds[label]
 
-    def _label(self, txn_type: str | None, by: int) -> str:
-        label = OVERFLOW if txn_type in self._overflow else self._txn_types.label(txn_type)
-        if label == OVERFLOW:
-            _shift(self._overflow, txn_type, by)
-        return label
-
 
 def _shift(counts: Counter, key: object, by: int) -> None:  # type: ignore[type-arg]
-    count = counts[key] + by
+    # Not `counts[key]`: a Counter answers what it does not hold by a call of Python.
+    count = counts.get(key, 0) + by
     if count:
         counts[key] = count
     else:
