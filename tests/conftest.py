@@ -9,6 +9,7 @@ Hypothesis decides the same on every machine, and gives no example a deadline: a
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,12 @@ ALONE = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker ports that no other one draws: a port is not always in use while its test counts on it."""
+    """Let Ctrl-C reach what tests start, and give each worker ports that no other one draws.
+
+    A shell starts its background jobs with SIGINT ignored, which their children inherit. A port is not always in use
+    while its test counts on it.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if worker:
         ports = machine.TEST_PORTS
