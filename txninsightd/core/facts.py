@@ -22,7 +22,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 
 class StandingChanged(msgspec.Struct, frozen=True, gc=False):
-    """A live transaction stands elsewhere. `before` None: it is new here; `after` None: it is no longer live."""
+    """A live transaction stands elsewhere in the gauges. None: no gauge counts it (not yet, or not any longer)."""
 
     before: Standing | None
     after: Standing | None

@@ -408,8 +408,9 @@ class Ledger:
             self.partitions[close.ref].give_up(close)
         txn.pending_closes = NO_CLOSES
         del self.live[txn.txn_id]
-        self._facts.add(StandingChanged(txn.standing, None))
-        txn.standing = None
+        if txn.standing is not None:
+            self._facts.add(StandingChanged(txn.standing, None))
+            txn.standing = None
         self.archive.add(finished, self._now)
         missed = self.rules.objectives.are_missed(txn.txn_type, finished.kpis.duration_s) and not txn.replayed
         self._facts.add(Settled(finished, key, missed))

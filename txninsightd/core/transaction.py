@@ -182,8 +182,8 @@ class Transaction:
             return State.UNKNOWN
         return State.OPEN if life is None else state_of(life)
 
-    def place_in_gauges(self) -> Standing:
-        """Where it stands, from its state and cause as they were last evaluated."""
+    def place_in_gauges(self) -> Standing | None:
+        """Where it stands, from its state and cause as they were last evaluated; None where no gauge counts it."""
         waits_open = self.state is State.OPEN or self.state is State.TENTATIVELY_CLOSED
         cause = self.cause
         if cause is not None:
@@ -192,6 +192,8 @@ class Transaction:
             state = self.state.value if waits_open or self.state is State.ABORTED else None
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         opened_s = int(self.opened_at) if aged else None
+        if state is None and not self.partial:
+            return None
         return Standing(self.txn_type, state, cause.value if cause is not None else None, opened_s, self.partial)
 
     def stuck_for(self, cause: Cause) -> None:

@@ -296,8 +296,9 @@ def _restore_live(ledger: Ledger, chunk: Chunk, refs: list[PartitionRef], standi
         if rest is not PLAIN:
             _restore_waits(ledger, txn, rest, refs)
         standing = txn.place_in_gauges()
-        # Transactions that stand alike share it.
-        txn.standing = standings.setdefault(standing, standing)
+        if standing is not None:
+            # Transactions that stand alike share it.
+            txn.standing = standings.setdefault(standing, standing)
 
 
 def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
