@@ -274,7 +274,7 @@ class Ledger:
 
     def _count_records(self, view: View, topic: str, results: dict[str, int]) -> None:
         if results:
-            self._facts.add(RecordsRead(view.value, topic, results))
+            self._facts.add(RecordsRead(view, topic, results))
 
     # --- Sightings ----------------------------------------------------------------------------------------------------
 

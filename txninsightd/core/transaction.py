@@ -184,17 +184,15 @@ class Transaction:
 
     def place_in_gauges(self) -> Standing | None:
         """Where it stands, from its state and cause as they were last evaluated; None where no gauge counts it."""
-        waits_open = self.state is State.OPEN or self.state is State.TENTATIVELY_CLOSED
-        cause = self.cause
-        if cause is not None:
-            state: str | None = "stuck"
-        else:
-            state = self.state.value if waits_open or self.state is State.ABORTED else None
-        aged = waits_open and self.opened_at != NEVER and not self.replayed
-        opened_s = int(self.opened_at) if aged else None
-        if state is None and not self.partial:
+        state, cause, partial = self.state, self.cause, self.partial
+        waits_open = state is State.OPEN or state is State.TENTATIVELY_CLOSED
+        if not (waits_open or cause is not None or partial or state is State.ABORTED):
             return None
-        return Standing(self.txn_type, state, cause.value if cause is not None else None, opened_s, self.partial)
+        counted: str | None = "stuck"
+        if cause is None:
+            counted = state if waits_open or state is State.ABORTED else None
+        aged = waits_open and self.opened_at != NEVER and not self.replayed
+        return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 
     def stuck_for(self, cause: Cause) -> None:
         """Keep one more cause."""
