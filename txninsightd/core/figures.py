@@ -79,7 +79,6 @@ class Figures(StatefulSink):
         self.step_durations: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
         self.step_gaps: dict[tuple[str, str], Histogram] = defaultdict(lambda: Histogram(bounds))
         self._fold: dict[type, Callable[[Any], None]] = {
-            StandingChanged: self._standing_changed,
             Settled: self._settled,
             Opened: self._opened,
             StuckChanged: self._stuck_changed,
@@ -116,13 +115,13 @@ class Figures(StatefulSink):
 
     def take(self, facts: Sequence[Fact], now: float) -> None:
         """Count what has happened."""
+        move, fold_of = self.gauges.move, self._fold.get
         for fact in facts:
-            fold = self._fold.get(type(fact))
-            if fold is not None:
+            # More than half of all facts.
+            if type(fact) is StandingChanged:
+                move(fact.before, fact.after)
+            elif (fold := fold_of(type(fact))) is not None:
                 fold(fact)
-
-    def _standing_changed(self, fact: StandingChanged) -> None:
-        self.gauges.move(fact.before, fact.after)
 
     def _opened(self, fact: Opened) -> None:
         self.opened[self.txn_types(fact.txn_type)] += 1

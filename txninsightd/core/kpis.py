@@ -76,7 +76,8 @@ def measure(events: list[Event], open_sighted: bool, partial: bool) -> Kpis:
         anomalies.add(Anomaly.DUPLICATE_OPEN)
     if len(closes) > 1:
         anomalies.add(Anomaly.DUPLICATE_CLOSE)
-    if any(e.signature.kind != CLOSE for e in events[events.index(closes[0]) :]):
+    # Mostly the close is the last event.
+    if events[-1] is not closes[0] and any(e.signature.kind != CLOSE for e in events[events.index(closes[0]) :]):
         anomalies.add(Anomaly.EVENT_AFTER_CLOSE)
     return Kpis(duration, closes[0].signature.status, durations, gaps, anomalies)
 
@@ -95,8 +96,9 @@ def _step_durations(opened: Moments, done: Moments, anomalies: set[Anomaly]) -> 
                 anomalies.add(Anomaly.NEGATIVE_GAP)
             else:
                 figures.append((step, end - start))
-    if any(len(ends) > len(opened.get(step, ())) for step, ends in done.items()):
-        anomalies.add(Anomaly.DONE_WITHOUT_OPEN)
+    for step, ends in done.items():
+        if len(ends) > len(opened.get(step, ())):
+            anomalies.add(Anomaly.DONE_WITHOUT_OPEN)
     return figures
 
 
