@@ -45,11 +45,10 @@ def is_plain(txn: Transaction, colocated: bool) -> bool:
     # Of committed events only closes have notes, so two notes are two closes.
     if txn.doubtful or txn.future or txn.given_up_steps or len(txn.notes) > 1 or txn.pending_closes or txn.late_retry:
         return False
-    events = txn.events
-    # Comparing by identity is enough: a partition's events share one PartitionRef, and if not, `finish` gives the same.
-    return not colocated or (
-        events[-1].signature.kind == Kind.TRANSACTION_CLOSE and all(event.ref is events[0].ref for event in events)
-    )
+    if not colocated:
+        return True
+    refs = [event.ref for event in txn.events]
+    return txn.events[-1].signature.kind == Kind.TRANSACTION_CLOSE and refs.count(refs[0]) == len(refs)
 
 
 def finish_plain(txn: Transaction, now: float) -> Finished:
