@@ -62,8 +62,11 @@ NOT_KNOWN = 0.0
 REJUDGED_A_STEP = 100
 """Transactions evaluated again in one step after a change of rules."""
 
+SETTLED_A_STEP = 100
+"""Transactions settled before their facts are handed on, while the processor's caches still hold them."""
+
 PROGRESS_EVERY = 5_000
-"""After so many transactions in one call, `on_progress` is called."""
+"""After so many transactions evaluated in one call, `on_progress` is called."""
 
 Message = Sightings | Coverage | Discovery
 
@@ -107,21 +110,23 @@ class Ledger:
         self._handlers[type(message)](message)
         return self._facts.take()
 
-    def settle(self, now: float) -> list[Fact]:
+    def settle(self, now: float) -> Iterator[list[Fact]]:
         """Emit, once and for all, every transaction whose outcome is final, and evict what there is no room for.
 
-        Its cost grows with the partitions, so it is called once for all messages that arrived together.
+        Thousands may be final at once, so their facts come in portions; all are to be taken before the next call. The
+        cost grows with the partitions, so this is called once for all messages that arrived together.
         """
         self._now = now
         for i, txn in enumerate(self.settlement.ripe(self.partitions), 1):
             self._finish(txn)
-            if not i % PROGRESS_EVERY:
+            if not i % SETTLED_A_STEP:
                 self.on_progress()
+                yield self._facts.take()
         for txn, limit in self.eviction.victims(self.live):
             self._facts.limit_hit(limit)
             self._give_up(txn, Outcome.EVICTED)
         self.archive.shrink(self.rules.most_events - self.eviction.kept_events)
-        return self._facts.take()
+        yield self._facts.take()
 
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone: settle what waited for too long, and forget."""

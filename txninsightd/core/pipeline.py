@@ -35,12 +35,12 @@ class Pipeline:
         """Take in one message of a reader."""
         return self._hand_over(self.ledger.apply(message, now), now)
 
-    def settle(self, now: float) -> list[Fact]:
+    def settle(self, now: float) -> None:
         """Settle what is final, and end the round of messages that was applied since the last call."""
-        facts = self._hand_over(self.ledger.settle(now), now)
+        for facts in self.ledger.settle(now):
+            self._hand_over(facts, now)
         for sink in self._sinks:
             sink.end_round()
-        return facts
 
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone."""

@@ -32,7 +32,7 @@ class Recorder(Sink):
 
 
 class Core:
-    """A pipeline, and all facts that it reported if they are to be remembered."""
+    """A pipeline, and all facts that it reported; only those since the last settlement if it does not remember."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Core:
         remembers: bool = True,
     ) -> None:
         self._recorder = Recorder()
-        sinks = [self._recorder] if remembers else []
-        self.pipeline = Pipeline(Ledger(rules, start_at), Figures(bounds, most_labels), sinks)
+        self._remembers = remembers
+        self.pipeline = Pipeline(Ledger(rules, start_at), Figures(bounds, most_labels), [self._recorder])
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "Core":
@@ -60,7 +60,12 @@ class Core:
 
     def settle(self, now: float) -> list[Finished]:
         """The transactions that are settled by this."""
-        return [fact.finished for fact in self.pipeline.settle(now) if isinstance(fact, Settled)]
+        before = len(self.facts)
+        self.pipeline.settle(now)
+        settled = [fact.finished for fact in self.facts[before:] if isinstance(fact, Settled)]
+        if not self._remembers:
+            self.facts.clear()
+        return settled
 
     def tick(self, now: float) -> None:
         self.pipeline.tick(now)
