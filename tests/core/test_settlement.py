@@ -9,6 +9,8 @@ from tests.harness.core.by_hand import CLOSE, OPEN, STEP_OPEN, A, B, cover, disc
 from tests.harness.core.core import Core
 from tests.harness.core.side_by_side import SideBySide, no_leftovers
 from tests.harness.core.worlds import Style, World, make_rules
+from txninsightd.core.facts import Settled
+from txninsightd.core.ledger import SETTLED_A_STEP
 from txninsightd.vocabulary import Anomaly, Outcome, PartitionRef, State
 
 C = PartitionRef("c", 0)
@@ -82,6 +84,23 @@ def test_a_partition_that_vanished_is_not_waited_for() -> None:
     assert settled(both) == []
     hand(both, discover(1010, A, found=()))
     assert settled(both) == [Outcome.CLOSED]
+
+
+def test_facts_of_many_that_settle_at_once_come_in_portions() -> None:
+    count = 2 * SETTLED_A_STEP + 1
+    core = Core(make_rules(Style()))
+    events = [ev(offset, (OPEN, CLOSE)[offset % 2], 100, f"t{offset // 2}") for offset in range(2 * count)]
+    everything = list(range(2 * count))
+    for message in (
+        discover(1000, A),
+        sight(A, 2 * count, *events),
+        cover(A, 0, 2 * count, everything, 103, as_of=103),
+        sight(A, 2 * count, as_of=104),
+    ):
+        core.apply(message)
+    portions = [[fact for fact in facts if isinstance(fact, Settled)] for facts in core.ledger.settle(105)]
+    assert [len(portion) for portion in portions] == [SETTLED_A_STEP, SETTLED_A_STEP, 1]
+    assert {fact.finished.txn.txn_id for portion in portions for fact in portion} == {f"t{i}" for i in range(count)}
 
 
 def test_an_own_event_that_is_pending_is_waited_for() -> None:
