@@ -380,7 +380,9 @@ class Ledger:
         if txn.sighted_open and not txn.counted_open:
             txn.counted_open = True
             self._facts.add(Opened(txn.txn_type))
-        standing = txn.place_in_gauges()
+        self._move(txn, txn.place_in_gauges())
+
+    def _move(self, txn: Transaction, standing: Standing | None) -> None:
         if standing != txn.standing:
             self._facts.add(StandingChanged(txn.standing, standing))
             txn.standing = standing
@@ -413,9 +415,7 @@ class Ledger:
             self.partitions[close.ref].give_up(close)
         txn.pending_closes = NO_CLOSES
         del self.live[txn.txn_id]
-        if txn.standing is not None:
-            self._facts.add(StandingChanged(txn.standing, None))
-            txn.standing = None
+        self._move(txn, None)
         self.archive.add(finished, self._now)
         missed = self.rules.objectives.are_missed(txn.txn_type, finished.kpis.duration_s) and not txn.replayed
         self._facts.add(Settled(finished, key, missed))

@@ -186,11 +186,13 @@ class Transaction:
         """Where it stands, from its state and cause as they were last evaluated; None where no gauge counts it."""
         state, cause, partial = self.state, self.cause, self.partial
         waits_open = state is State.OPEN or state is State.TENTATIVELY_CLOSED
-        if not (waits_open or cause is not None or partial or state is State.ABORTED):
+        counted: str | None = None
+        if cause is not None:
+            counted = "stuck"
+        elif waits_open or state is State.ABORTED:
+            counted = state
+        elif not partial:
             return None
-        counted: str | None = "stuck"
-        if cause is None:
-            counted = state if waits_open or state is State.ABORTED else None
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 

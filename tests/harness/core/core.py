@@ -48,7 +48,7 @@ class Core:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "Core":
-        """The core of a pipeline that was made elsewhere."""
+        """The core of a pipeline that was made elsewhere; its facts are not seen here."""
         core = cls(pipeline.ledger.rules)
         core.pipeline = pipeline
         return core
