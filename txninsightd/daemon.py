@@ -105,11 +105,13 @@ def run_daemon(config: Config, path: Path) -> int:
     current = CurrentConfig(config, path)
     specs = children(Shared(current, clock.now(), directory))
     lock = DirectoryLock(Path(config.state.directory))
+    parent = Parent(specs, _limits(config), Notifier.from_environment(os.environ), time.monotonic, current.reload)
     try:
+        # The lock may be waited for.
+        parent.note_signals()
         # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
-        notifier = Notifier.from_environment(os.environ)
-        return Parent(specs, _limits(config), notifier, time.monotonic, current.reload).run()
+        return parent.run()
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
@@ -147,7 +149,7 @@ def run_reader(shared: Shared, role: ReaderRole, context: ChildContext) -> None:
     from txninsightd import reader_process
 
     has_scout = context.name == SCOUT
-    sys.exit(reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context))
+    reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context)
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ two packages do not import each other.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -24,6 +25,7 @@ from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuild
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext
 from txninsightd.supervise.exit_codes import EXIT_UNUSABLE
+from txninsightd.supervise.process_setup import leave
 from txninsightd.vocabulary import Line, Mapping, View
 
 EXIT_REPLACE = 1
@@ -31,20 +33,21 @@ EXIT_REPLACE = 1
 log = structlog.get_logger()
 
 
-def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> int:
-    """Work until SIGTERM; gives the exit code. `multiproc_dir`: where this process writes its own health."""
+def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> NoReturn:
+    """Work until SIGTERM; ends the process. `multiproc_dir`: where this process writes its own health."""
     try:
         health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
         reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.now)
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
-        return EXIT_UNUSABLE
+        leave(EXIT_UNUSABLE)
     try:
         reader.run(context.stopping)
     except ClientLost as lost:
         log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
-        return EXIT_REPLACE
-    return 0
+        leave(EXIT_REPLACE)
+    # Here, while `reader` is still in use: freeing its Kafka clients may wait for a broker.
+    leave(0)
 
 
 def make_reader(

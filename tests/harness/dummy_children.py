@@ -6,8 +6,8 @@ The children do nothing but beat, and note what happens to them, as JSON lines o
 wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
 aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
 beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
-line closes well before its process ends), `not-serving` (the aggregator works, but does not listen), or `deaf-systemd`
-(the first READY=1 after a reload is not delivered).
+line closes well before its process ends), `not-serving` (the aggregator works, but does not listen), `restoring` (it
+does not even look at the control line), or `deaf-systemd` (the first READY=1 after a reload is not delivered).
 """
 
 import json
@@ -66,6 +66,9 @@ def aggregator(context: ChildContext) -> None:
     reporter = Reporter(control)
     while True:
         beat(context.heartbeat, hangs=fault == "aggregator-hangs")
+        if fault == "restoring":
+            time.sleep(BEAT_EVERY_S)
+            continue
         if fault != "not-serving":
             reporter.report("all is well")
         if not select.select([control], [], [], BEAT_EVERY_S)[0]:

@@ -18,7 +18,8 @@ from txninsightd.expose.api import errors_as_json, json_response
 from txninsightd.expose.source import Source
 
 OWNER_ONLY_UMASK = 0o177
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 2.0
+"""How long running commands may take after the socket stops; the last checkpoint and HTTP need time, too."""
 
 log = structlog.get_logger()
 

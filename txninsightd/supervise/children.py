@@ -5,7 +5,6 @@ gets the far end of it. The parent asks nothing else of a spec, so a new kind of
 daemon.py.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -17,7 +16,7 @@ import structlog
 
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.heartbeats import Heartbeats, HeartbeatWriter
-from txninsightd.supervise.process_setup import set_up_child_process, stop_signals_blocked
+from txninsightd.supervise.process_setup import leave, set_up_child_process, stop_signals_blocked
 from txninsightd.vocabulary import ChildStatus
 
 _FORK = get_context("fork")
@@ -58,7 +57,8 @@ def run_child(spec: ChildSpec, line: int, heartbeats: Heartbeats) -> None:
         spec.program(ChildContext(spec.name, line, heartbeats.writer(spec.name), heartbeats, stopping))
     except Exception:
         log.exception("child_failed")
-        sys.exit(1)
+        # Here, while the traceback still holds what the program has made: freeing it could wait for a broker.
+        leave(1)
 
 
 class Exit(NamedTuple):

@@ -75,9 +75,13 @@ class Parent:
         self._control = ControlLine()
         self._ready = False
 
+    def note_signals(self) -> None:
+        """From now on SIGTERM is a stop in order, also before `run`."""
+        self._signals.install()
+
     def run(self) -> int:
         """Supervise until a signal, or until a child cannot go on; gives the exit code."""
-        self._signals.install()
+        self.note_signals()
         log.info("daemon_started", pid=os.getpid(), children=len(self._children))
         try:
             while self._signals.stop_signal is None:
@@ -237,20 +241,22 @@ class Parent:
         """Senders first; then the aggregator takes in what they have sent. 0 if all stop as they should.
 
         Senders have half of the time. One that does not stop in it is killed, so that its line ends, and the aggregator
-        has the other half.
+        has the other half. An aggregator that does not serve yet is killed in order: it may be restoring its state for
+        long, and has nothing that is not on disk or in Kafka.
         """
         self._notifier.stopping()
         self._notifier.status("stopping")
         stop_timeout_s = self._limits.stop_timeout_s
         deadline = self._now() + stop_timeout_s
-        running = [child for child in self._senders if child.is_up]
+        # One that has just exited by itself is no matter of stopping.
+        running = [child for child in self._senders if child.is_up and child.process.is_alive()]
         for child in running:
             child.process.terminate()
         # A list, so that each is awaited even when another did not stop in order.
         in_order = [child.stops_by(deadline - stop_timeout_s / 2, self._now()) for child in running]
         for child in running:
             child.kill()
-        if self._control.open_end is not None and self._aggregator.is_up:
+        if self._control.open_end is not None and self._control.report.serving and self._aggregator.is_up:
             self._control.stop()
             in_order.append(self._aggregator.stops_by(deadline, self._now()))
         self._kill_all()
