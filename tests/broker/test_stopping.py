@@ -75,10 +75,12 @@ class Experiment:
 
     def await_commits(self, *phases: str) -> None:
         """Wait until the readers of these daemons have offsets to commit that no broker takes."""
-        for phase in phases:
-            daemon = self.daemons[phase]
-            enough = len(daemon.log(event="checkpoint_written")) + COMMITS
-            daemon.await_that(lambda: len(self.daemons[phase].log(event="checkpoint_written")) >= enough, "commits wait")
+        written = {phase: self.checkpoints(phase) for phase in phases}
+        await_that(lambda: all(self.checkpoints(p) >= written[p] + COMMITS for p in phases), "commits wait")
+
+    def checkpoints(self, phase: str) -> int:
+        """How many the daemon has written."""
+        return len(self.daemons[phase].log(event="checkpoint_written"))
 
     def stop(self, *phases: str) -> None:
         """SIGTERM, and once more while it stops."""

@@ -16,7 +16,7 @@ from txninsightd.aggregate.assembly import make_pipeline
 from txninsightd.config import Config
 from txninsightd.daemon import SCOUT, reader_roles
 from txninsightd.supervise.channel import Channel, descriptor_pair
-from txninsightd.vocabulary import Coverage, Discovery, Pause, ToReader, UpdateReaderSettings
+from txninsightd.vocabulary import Assign, Coverage, Discovery, PartitionStart, Pause, ToReader, UpdateReaderSettings
 
 HANG_GUARD_S = 60.0
 
@@ -78,3 +78,18 @@ def test_nothing_is_read_before_it_is_on_disk_where_it_was_begun(tmp_path: Path)
         assert reader.receive()
 
     asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
+
+
+def test_a_new_partition_is_seen_up_to_the_look_that_did_not_find_it_but_its_readers_have_seen_nothing() -> None:
+    loop, pipeline = ManualLoop(), make_pipeline(Config(), 0.0)
+    aggregator = Aggregator(pipeline, loop, reader_roles(Config()), SCOUT, lambda: 100.0, 1.0)
+    monitor = attached(aggregator, "monitor-0")
+    new = [PartitionStart("b", 0, 0, as_of=98.0, topic_id="b-0")]
+    for message in (discover(98.0, A), Discovery(99.0, new, {"a": [0], "b": [0]}, [], {"a": "a-0", "b": "b-0"})):
+        monitor.send(message)
+        loop.run_once()
+    partition = aggregator.ledger.partitions[B]
+    assert (partition.monitor_as_of, partition.validator_as_of) == (98.0, 98.0)
+    decode = msgspec.msgpack.Decoder(ToReader).decode
+    assigned = [message for message in map(decode, monitor.receive()) if isinstance(message, Assign)]
+    assert [(start.topic, start.as_of) for assign in assigned for start in assign.starts] == [("a", 0.0), ("b", 0.0)]

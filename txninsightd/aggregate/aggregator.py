@@ -22,6 +22,7 @@ from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 from txninsightd.core.snapshot import dump
 from txninsightd.core.transaction import UNSEEN
+from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import (
     Assign,
     CheckpointHealth,
@@ -228,8 +229,7 @@ class Aggregator:
                 topic=p.ref.topic,
                 partition=p.ref.partition,
                 start_offset=p.monitor_offset if monitor else p.validator_offset,
-                # UNSEEN is minus infinity; in messages 0 stands for what is not known.
-                as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
+                as_of=_seen(p, p.monitor_as_of if monitor else p.validator_as_of),
                 incarnation=p.ref.incarnation,
                 topic_id=p.topic_id,
             )
@@ -385,3 +385,11 @@ class Aggregator:
                 ahead_s = min(as_ofs) - self.now()
                 missing.append(f"the clock was set back: the {view} sees nothing new for another {ahead_s:.0f} s")
         return missing
+
+
+def _seen(partition: PartitionState, as_of: float) -> float:
+    """The `as_of` to assign a partition with: 0 while the view has seen nothing of it.
+
+    With another one, a reader that does not find the new partition at once would report an outage since then.
+    """
+    return as_of if as_of > partition.absent_at else 0.0

@@ -73,6 +73,9 @@ class Topics:
             start_offset = known.monitor_offset if known is not None else found.start_offset
             partition = self.add(ref, start_offset, topic.topic_id)
             partition.absent_at = not_there_at
+            # Nothing can be unread of before it existed. (One that comes back may have been there, and not been shown.)
+            if known is None and found.as_of:
+                partition.monitor_as_of = partition.validator_as_of = found.as_of
             yield (
                 partition,
                 PartitionStart(
