@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.json_log import parse_lines
 from tests.harness.systemd import UNIT, Machine, freeze, why_not
+from txninsightd.supervise.exit_codes import EXIT_STATE
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +112,19 @@ def test_the_watchdog_leaves_one_alone_that_works(machine: Machine) -> None:
         await_replaced(machine, "monitor-0", monitor)
     assert machine.show("NRestarts") == restarts
     assert machine.pids()["parent"] == before["parent"]
+
+
+def test_a_second_unit_with_the_same_state_directory_is_told_whose_it_is(machine: Machine) -> None:
+    before = machine.pids()
+    own = ["--property=DynamicUser=yes", "--property=StateDirectory=txninsightd-two"]
+    program = ["/opt/txninsightd/bin/txninsightd", "--config", "/etc/txninsightd/txninsight.yaml"]
+    second = machine.run("systemd-run", "--quiet", "--wait", "--pipe", *own, *program)
+    assert second.returncode == EXIT_STATE
+    (line,) = parse_lines(second.stderr.splitlines(), event="state_unusable")
+    assert "/var/lib/txninsightd is a symbolic link to private/txninsightd" in line["error"]
+    assert "this unit's own is /var/lib/txninsightd-two" in line["error"]
+    assert "remove" not in line["error"]
+    assert machine.pids() == before
 
 
 def test_it_reads_its_configuration_again(machine: Machine) -> None:

@@ -38,6 +38,7 @@ from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 from txninsightd import clock
+from txninsightd.aggregate.state_advice import advice
 
 KEPT = 2
 NAME = re.compile(r"checkpoint-(\d{12,})")
@@ -52,17 +53,6 @@ BLOCK_BYTES = 1 << 20
 PATIENCE_S = 5.0
 LOOK_EVERY_S = 0.05
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-ADVICE = {
-    errno.EACCES: "create it, or give it to the daemon's user: "
-    "sudo install -d -m 700 -o {user} {directory} && sudo chown -R {user} {directory}",
-    errno.EPERM: "give it to the daemon's user: sudo chown -R {user} {directory}",
-    errno.EROFS: "mount its file system writable",
-    errno.ENOTDIR: "remove the file in its place",
-    errno.EEXIST: "remove the file in its place",
-    errno.ENOSPC: "free space on its file system",
-    errno.EDQUOT: "raise the quota of user {user}",
-}
 
 
 class StateUnusable(Exception):
@@ -258,10 +248,9 @@ def _sync_directory(directory: Path) -> None:
 def _unusable(directory: Path, failure: OSError) -> StateUnusable:
     failed = Path(os.fsdecode(failure.filename)) if failure.filename else directory
     where = "" if failed == directory else f" ({failed})"
-    advice = ADVICE.get(failure.errno or 0, "check its file system").format(user=os.geteuid(), directory=directory)
     return StateUnusable(
         f"the state directory {directory} cannot be used: {failure.strerror}{where}; "
-        f"{advice}; or set state.directory in the config to another one"
+        f"{advice(directory, failure)}; or set state.directory in the config to another one"
     )
 
 

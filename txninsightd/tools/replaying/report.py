@@ -35,6 +35,11 @@ class ReplayResult:
     created_topics: list[str]
 
     @property
+    def unpublished(self) -> int:
+        """The good lines that a stop kept from being published, dispatched or not."""
+        return self.counts.unpublished + self.found.events - self.progress.dispatched
+
+    @property
     def exit_code(self) -> int:
         """0: all published; 1: with errors; 130: interrupted."""
         if self.interrupted:
@@ -46,6 +51,7 @@ class ReplayResult:
         counts = msgspec.structs.asdict(self.counts)
         del counts["delays_s"]
         return counts | {
+            "unpublished": self.unpublished,
             "exit_code": self.exit_code,
             "lines": self.found.lines,
             "bad_lines": self.found.bad.count,
@@ -101,6 +107,7 @@ class Display:
         if result.interrupted:
             self.say(
                 f"stopped after line {result.progress.line} of {result.found.lines} (at {result.progress.at:.15g}); "
+                f"{result.unpublished} lines were not published; "
                 f"{result.counts.aborted_at_stop} open Kafka transactions were aborted"
             )
         for reason, count in sorted(result.counts.reasons.items(), key=lambda item: -item[1]):
@@ -157,8 +164,8 @@ def _table(result: ReplayResult) -> Table:
     table.add_row("delivery errors", str(counts.delivery_errors))
     table.add_row("transaction errors", str(counts.transaction_errors))
     table.add_row("bad lines skipped", str(result.found.bad.count))
-    if counts.unpublished:
-        table.add_row("dispatched, not published", str(counts.unpublished))
+    if result.unpublished:
+        table.add_row("lines not published", str(result.unpublished))
     if counts.left_open:
         table.add_row("left open", f"{counts.left_open} (the broker aborts them after their time-out)")
     table.add_row("timestamps shifted by", f"{result.shift_s} s")
