@@ -354,7 +354,8 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         pytest.param(
             "metrics: {duration_buckets_s: []}\n",
             [
-                "1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long (found an empty list)"
+                "1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long "
+                "(found an empty list)"
             ],
             id="no bucket",
         ),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 TAKE = "sudo chown -R {user} {directory}"
 ADVICE = {
-    errno.EACCES: f"create it, or give it to the daemon's user: sudo install -d -m 700 -o {{user}} {{directory}} && {TAKE}",
+    errno.EACCES: "create it, or give it to the daemon's user: "
+    f"sudo install -d -m 700 -o {{user}} {{directory}} && {TAKE}",
     errno.EPERM: f"give it to the daemon's user: {TAKE}",
     errno.EROFS: "mount its file system writable",
     errno.ENOTDIR: "a file is in its place",
@@ -25,8 +26,8 @@ def advice(directory: Path, failure: OSError) -> str:
     link = _dead_link(directory)
     if link is not None:
         return (
-            f"{link} is a symbolic link to {os.readlink(link)}, which this service cannot reach: systemd makes such a "
-            f"link for the unit with that StateDirectory=, so it is another unit's state{_own_directory()}"
+            f"{link} is a symbolic link to {link.readlink()}, which this service cannot reach: under systemd, that may "
+            f"be the StateDirectory= of another unit{_own_directory()}"
         )
     text = ADVICE.get(failure.errno or 0, "check its file system").format(user=os.geteuid(), directory=directory)
     owner = _other_owner(directory) if failure.errno in (errno.EACCES, errno.EPERM) else None
