@@ -139,8 +139,8 @@ def test_every_field_of_a_partition_is_saved_or_known_to_be_worked_out_again() -
 def test_every_field_of_the_ledger_and_its_parts_is_saved_or_known_to_be_worked_out_again() -> None:
     ledger = a_core()[0].ledger
     parts = {"topics", "watermark", "settlement", "stuck_tracker", "eviction", "archive", "intake"}
-    assert set(vars(ledger)) == parts | {"rules", "judged_by", "live", "partitions", "on_progress"} | {
-        *("_facts", "_dirty", "_now", "_handlers")
+    assert set(vars(ledger)) == parts | {"rules", "judged_by", "live", "partitions", "agenda"} | {
+        *("_facts", "_now", "_handlers")
     }
     assert set(vars(ledger.topics)) == {"partitions", "incarnations"}
     assert set(vars(ledger.intake)) == {"start_at", "signatures", "_live", "_archive", "_eviction", "_facts"}

@@ -81,8 +81,7 @@ class Aggregator:
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
-        # A message, or a change of rules, that touches very many may take longer than the parent waits for a beat.
-        self.beat = self.ledger.on_progress = beat
+        self.beat = beat
         self.heartbeat_ages_s = heartbeat_ages_s
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()

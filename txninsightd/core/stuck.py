@@ -59,22 +59,19 @@ class StuckTracker:
     def end_warm_up(self) -> dict[Transaction, None]:
         """End the warm-up once both views have seen beyond its start; returns what must be evaluated again."""
         withheld: dict[Transaction, None] = {}
-        if self.warming_up and self._seen_by_both() > self._warming_up_since:
+        if self.warming_up and self._watermark.seen_everywhere_by_both() > self._warming_up_since:
             self._warming_up_since = NOT_WARMING_UP
             withheld, self._withheld = self._withheld, {}
         return withheld
 
     def notice_catch_up(self) -> None:
         """What becomes stuck from the first catch-up on is new. To be called once what was withheld is evaluated."""
-        self.caught_up = self.caught_up or (not self.warming_up and self._seen_by_both() > UNSEEN)
+        self.caught_up = self.caught_up or (not self.warming_up and self._watermark.seen_everywhere_by_both() > UNSEEN)
 
     @property
     def awaits_catch_up(self) -> bool:
         """Whether one of the two above has anything to do."""
         return self.warming_up or not self.caught_up
-
-    def _seen_by_both(self) -> float:
-        return min((p.both_as_of for p in self._partitions.values() if not p.gone), default=UNSEEN)
 
     # --- What is looked at again --------------------------------------------------------------------------------------
 

@@ -121,6 +121,20 @@ class PartitionState:
                 return sighted.offsets[i], sighted.txn_ids[i]
         return None
 
+    def every(self, most: int, low: int, high: int) -> Iterator[int]:
+        """The offset of each `most`-th sighting in (low, high), counted from `low`."""
+        skip = most
+        for sighted in self._sighted:
+            offsets = sighted.offsets
+            if offsets[0] >= high:
+                return
+            start, end = bisect_left(offsets, low), bisect_left(offsets, high)
+            for i in range(start + skip, end, most):
+                yield offsets[i]
+            if end > start:
+                # So many of the next batch come before its first one; none: that is its first sighting.
+                skip = (skip - (end - start)) % most
+
     def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int, read_at: float) -> None:
         """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""
         # Batches are told apart by their first and last offset, so none may be empty.

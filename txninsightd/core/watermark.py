@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines
-from txninsightd.core.lifecycle import Outage, due_after
+from txninsightd.core.lifecycle import NEVER, Outage, due_after
+from txninsightd.core.minimum import Minimum
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import PartitionRef
@@ -53,10 +54,14 @@ class Domain:
 
 
 class Watermark:
-    """The domains, the outages, and the moment of the last complete look for partitions (`discovered_at`)."""
+    """The domains, the outages, and the moment of the last complete look for partitions (`discovered_at`).
+
+    `changes`: how often partitions came, went or fell back; between two of them each only goes forward.
+    """
 
     def __init__(self, colocated: bool, settle_max_s: float, retry_grace_s: float) -> None:
         self.discovered_at = UNSEEN
+        self.changes = 0
         self.outages: list[Outage] = []
         self.settle_max_s = settle_max_s
         self.retry_grace_s = retry_grace_s
@@ -64,14 +69,44 @@ class Watermark:
         self._everywhere = Domain()
         self._domains: dict[PartitionRef, Domain] = {}
         self._partitions: dict[PartitionRef, PartitionState] = {}
+        # Kept, since thousands of partitions may each be heard of every second.
+        self._seen_by_monitor = Minimum(lambda: (p.monitor_as_of for p in self.present()), NEVER)
+        self._seen_by_both = Minimum(lambda: (p.both_as_of for p in self.present()), UNSEEN)
 
     def add(self, partition: PartitionState) -> None:
         """A partition may carry events from now on. Of a recreated topic it takes the part of the old one."""
         ref = _in_any_incarnation(partition.ref)
         self._partitions[ref] = partition
+        self.partitions_changed()
         # A domain outlives the topic: its `as_of` must not fall, and transactions wait in its wheel.
         if ref not in self._domains:
             self._domains[ref] = Domain() if self._colocated else self._everywhere
+
+    def present(self) -> Iterator[PartitionState]:
+        """The partitions that something may still come of."""
+        return (p for p in self._partitions.values() if not p.gone)
+
+    def partitions_changed(self) -> None:
+        """One came or went, or its `as_of` was changed otherwise than by the two methods below."""
+        self.changes += 1
+        self._seen_by_monitor.changed()
+        self._seen_by_both.changed()
+
+    def seen_by_monitor(self, partition: PartitionState, as_of: float) -> bool:
+        """The monitor has seen all of this partition up to `as_of`; returns whether that is news."""
+        before, both = partition.monitor_as_of, partition.both_as_of
+        if as_of <= before:
+            return False
+        partition.monitor_as_of = as_of
+        self._seen_by_monitor.rose(before)
+        self._seen_by_both.rose(both)
+        return True
+
+    def seen_by_validator(self, partition: PartitionState, as_of: float) -> None:
+        """The same of the validator."""
+        if as_of > partition.validator_as_of:
+            both, partition.validator_as_of = partition.both_as_of, as_of
+            self._seen_by_both.rose(both)
 
     def domains(self) -> Iterator[tuple[PartitionRef | None, Domain]]:
         """All domains: by partition where events are colocated, else the one that is all of them."""
@@ -90,6 +125,7 @@ class Watermark:
 
     def not_beyond(self, now: float) -> None:
         """Nothing can have been seen beyond now, even if the clock was ahead and has been set back since."""
+        self.partitions_changed()
         self.discovered_at = min(self.discovered_at, now)
         for domain in (self._everywhere, *self._domains.values()):
             domain.as_of = min(domain.as_of, now)
@@ -114,18 +150,25 @@ class Watermark:
             return self._everywhere.wheel
         return min((self._domain(event.ref) for event in txn.events), key=lambda domain: domain.as_of).wheel
 
-    def advance(self, partition: PartitionState | None) -> list[Transaction]:
-        """Take in the new `as_of` of one partition (None: of all); returns the transactions that fall due by it."""
+    def advance(self, partitions: Iterable[PartitionState] | None) -> list[Transaction]:
+        """Take in the new `as_of` of these partitions (None: of all); returns the transactions that fall due by it."""
         if self._colocated:
-            changed = self._partitions.values() if partition is None else [partition]
+            changed = self._partitions.values() if partitions is None else partitions
             return [txn for p in changed for txn in self._raise(self._domain(p.ref), p.monitor_as_of)]
         return self._raise(self._everywhere, self.seen_everywhere())
 
     def seen_everywhere(self) -> float:
         """The smallest monitor `as_of` of all present partitions, not beyond the last complete look. It may fall."""
         # Without a partition nothing was seen, silence included.
-        present = [p.monitor_as_of for p in self._partitions.values() if not p.gone]
-        return min(self.discovered_at, *present) if present else UNSEEN
+        return min(self.discovered_at, self._seen_by_monitor.value) if self._seen_by_monitor.value != NEVER else UNSEEN
+
+    def read_everywhere(self) -> float:
+        """The moment up to which no present partition has anything unread: without a partition, that of the look."""
+        return min(self.discovered_at, self._seen_by_monitor.value)
+
+    def seen_everywhere_by_both(self) -> float:
+        """The same of both views, whatever was looked for; UNSEEN without a partition."""
+        return self._seen_by_both.value
 
     def _domain(self, ref: PartitionRef) -> Domain:
         return self._domains[_in_any_incarnation(ref)]

@@ -387,9 +387,8 @@ class Plain:
         self.watermark_everywhere = max(self.watermark_everywhere, self.seen_everywhere())
         for life in self.lives.values():
             self._look_at(life)
-        if not isinstance(message, Discovery):
-            seen = [p.both_as_of() for p in self.present()]
-            self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
+        seen = [p.both_as_of() for p in self.present()]
+        self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
 
     def _discovered(self, message: Discovery) -> None:
         for topic, topic_id in message.topic_ids.items():

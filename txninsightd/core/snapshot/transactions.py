@@ -105,7 +105,7 @@ def dump_transactions(ledger: Ledger) -> Iterator[bytes]:
     # Partitions are numbered in the order in which the head lists them.
     numbers = {ref: i for i, ref in enumerate(ledger.partitions)}
     final = ledger.settlement.final()
-    to_look_at = ledger.stuck_tracker.to_look_at()
+    to_look_at = ledger.stuck_tracker.to_look_at() | set(ledger.agenda)
     live = iter(ledger.live.values())
     while some := list(islice(live, TRANSACTIONS_A_CHUNK)):
         rests = {i: _rest(txn, numbers, txn in final, txn in to_look_at) for i, txn in enumerate(some)}
