@@ -19,7 +19,7 @@ from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.events import Judged
 from txninsightd.core.transaction import UNSEEN, Note, PendingClose, Transaction
 from txninsightd.offset_ranges import OffsetRanges
-from txninsightd.vocabulary import Coverage, PartitionRef, Verdict
+from txninsightd.vocabulary import Coverage, PartitionRef, Verdict, View
 
 LEAST_COMPACTED = 10_000
 """So many sightings or closes that are no longer needed may stay before they are removed."""
@@ -98,6 +98,10 @@ class PartitionState:
     def order_pending_closes(self) -> None:
         """Sort the pending closes by offset, the order in which their verdicts come."""
         self.pending_closes = deque(sorted(self.pending_closes, key=attrgetter("offset")))
+
+    def as_of(self, view: View) -> float:
+        """The moment up to which the view has nothing unread."""
+        return self.monitor_as_of if view is View.MONITOR else self.validator_as_of
 
     @property
     def both_as_of(self) -> float:

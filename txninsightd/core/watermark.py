@@ -18,7 +18,7 @@ from txninsightd.core.lifecycle import NEVER, Outage, due_after
 from txninsightd.core.minimum import Minimum
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState
-from txninsightd.vocabulary import PartitionRef
+from txninsightd.vocabulary import PartitionRef, View
 
 MOST_GAPS = 1000
 MOST_OUTAGES = 1000
@@ -71,6 +71,7 @@ class Watermark:
         self._partitions: dict[PartitionRef, PartitionState] = {}
         # Kept, since thousands of partitions may each be heard of every second.
         self._seen_by_monitor = Minimum(lambda: (p.monitor_as_of for p in self.present()), NEVER)
+        self._seen_by_validator = Minimum(lambda: (p.validator_as_of for p in self.present()), NEVER)
         self._seen_by_both = Minimum(lambda: (p.both_as_of for p in self.present()), UNSEEN)
 
     def add(self, partition: PartitionState) -> None:
@@ -90,6 +91,7 @@ class Watermark:
         """One came or went, or its `as_of` was changed otherwise than by the two methods below."""
         self.changes += 1
         self._seen_by_monitor.changed()
+        self._seen_by_validator.changed()
         self._seen_by_both.changed()
 
     def seen_by_monitor(self, partition: PartitionState, as_of: float) -> bool:
@@ -104,9 +106,15 @@ class Watermark:
 
     def seen_by_validator(self, partition: PartitionState, as_of: float) -> None:
         """The same of the validator."""
-        if as_of > partition.validator_as_of:
-            both, partition.validator_as_of = partition.both_as_of, as_of
+        before, both = partition.validator_as_of, partition.both_as_of
+        if as_of > before:
+            partition.validator_as_of = as_of
+            self._seen_by_validator.rose(before)
             self._seen_by_both.rose(both)
+
+    def seen_by(self, view: View) -> float:
+        """The smallest `as_of` of a view; NEVER without a partition."""
+        return (self._seen_by_monitor if view is View.MONITOR else self._seen_by_validator).value
 
     def domains(self) -> Iterator[tuple[PartitionRef | None, Domain]]:
         """All domains: by partition where events are colocated, else the one that is all of them."""
