@@ -22,8 +22,6 @@ SLICE_S = 0.01
 log = structlog.get_logger()
 
 
-
-
 class RuleReload:
     """`after_slice` is called after each slice, to handle its results."""
 
