@@ -16,11 +16,12 @@ import structlog
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
 from txninsightd.aggregate.lines import Lines, Loop
 from txninsightd.aggregate.readers import Readers
+from txninsightd.aggregate.recovery import CORRECTED
 from txninsightd.aggregate.rule_reload import RuleReload
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
+from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.core.facts import Fact, PartitionsFound
-from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 from txninsightd.core.snapshot import dump
@@ -49,6 +50,7 @@ MOST_WAITING_RUNS = 100_000
 """A validator this far ahead of its monitor in a partition is told to pause there."""
 
 BLIND_AFTER_S = 15.0
+LEAST_SUSPENSION_S = 1.0
 
 log = structlog.get_logger()
 
@@ -59,8 +61,8 @@ class Aggregator:
     `store`: where checkpoints are kept; None: nowhere.
 
     `fallbacks`: how many checkpoints were passed over for the one that the pipeline is from. `multiproc_dir`: where the
-    readers write their health, for the metrics. `beat` tells the parent that the loop makes progress;
-    `heartbeat_ages_s` returns how long ago each child did so.
+    readers write their health, for the metrics. `wall_time` converts the readers' moments. `beat` tells the parent that
+    the loop makes progress; `heartbeat_ages_s` returns how long ago each child did so.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Aggregator:
         multiproc_dir: Path | None = None,
         beat: Callable[[], None] = lambda: None,
         heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
+        wall_time: WallTime | None = None,
     ) -> None:
         self.ledger = pipeline.ledger
         self.figures = pipeline.figures
@@ -88,6 +91,7 @@ class Aggregator:
         self.heartbeat_ages_s = heartbeat_ages_s
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
+        self._wall_time = wall_time if wall_time is not None else WallTime()
         self._lines = Lines(loop, self._take_in, self._settle, self._attached, beat)
         self._readers = Readers(readers)
         self._scout = scout
@@ -136,7 +140,8 @@ class Aggregator:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     def _take_in(self, frame: bytes) -> Iterator[None]:
-        for portion in self.ledger.in_portions(self._decode(frame)):
+        message = self._wall_time.message(self._decode(frame))
+        for portion in self.ledger.in_portions(message):
             self._apply(portion)
             yield
 
@@ -204,7 +209,7 @@ class Aggregator:
                 partition=p.ref.partition,
                 start_offset=p.monitor_offset if monitor else p.validator_offset,
                 # UNSEEN is minus infinity; in messages 0 stands for what is not known.
-                as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
+                as_of=self._wall_time.steady(max(p.as_of(view), 0.0)),
                 incarnation=p.ref.incarnation,
                 topic_id=p.topic_id,
             )
@@ -302,12 +307,33 @@ class Aggregator:
     def tick(self) -> None:
         """What the wall clock brings; called about once a second."""
         self.beat()
+        self._follow_clock()
         self._rule_reload.tick()
         self._pipeline.tick(self.now())
         self._lines.schedule()
         self._lines.flush()
         if self._checkpoints is not None:
             self._checkpoints.tick()
+
+    def _follow_clock(self) -> None:
+        """If the wall clock was stepped, correct all that was learnt under the wrong one."""
+        suspended_s, step_s = self._wall_time.suspended_s(), self._wall_time.follow()
+        if suspended_s > LEAST_SUSPENSION_S:
+            log.warning("host_suspended", seconds=round(suspended_s, 3))
+        if not step_s:
+            return
+        log.warning("clock_stepped", seconds=round(step_s, 3), effect=CORRECTED)
+        self._pipeline.clock_stepped(step_s, self.now())
+        self.ledger.our_clock = self._wall_time.our_clock()
+        self.started_at += step_s
+        self._discovered_at += step_s if self._discovered_at else 0.0
+        if self._checkpoints is not None:
+            self._checkpoints.clock_stepped(step_s)
+
+    @property
+    def clock_steps(self) -> int:
+        """How often the wall clock was stepped while this process ran."""
+        return self._wall_time.steps
 
     # --- Readiness ----------------------------------------------------------------------------------------------------
 
@@ -356,6 +382,4 @@ class Aggregator:
                 missing.append(f"the {view} has not caught up yet on {unseen} of {len(as_ofs)} partitions")
             elif now - as_of > BLIND_AFTER_S:
                 missing.append(f"the {view} has seen nothing newer than {now - as_of:.0f} s")
-            elif as_of != NEVER and as_of - now > BLIND_AFTER_S:
-                missing.append(f"the clock was set back: the {view} sees nothing new for another {as_of - now:.0f} s")
         return missing

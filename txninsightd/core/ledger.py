@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from txninsightd.core import our_clock
 from txninsightd.core.agenda import Agenda
 from txninsightd.core.archive import Archive
 from txninsightd.core.deadlines import drop
@@ -79,7 +80,8 @@ class Ledger:
     """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
 
     `judged_by`: the rules by which every live transaction was judged; None while a reload evaluates them again.
-    `agenda`: what is still to be evaluated after the latest messages.
+    `agenda`: what is still to be evaluated after the latest messages. `our_clock`: the one that gave all moments that
+    are not those of events.
     """
 
     def __init__(self, rules: Rules, start_at: float = UNSEEN) -> None:
@@ -104,6 +106,7 @@ class Ledger:
         }
         self.agenda = Agenda()
         self.intake = Intake(self.live, self.archive, self.eviction, self._facts, start_at)
+        self.our_clock = our_clock.NOT_KNOWN
         self._now = NOT_KNOWN
 
     # --- Calls that return facts. `now` in epoch seconds --------------------------------------------------------------
@@ -207,11 +210,36 @@ class Ledger:
     def start_reading(self, now: float) -> None:
         """Reading begins, or goes on, at `now`: nothing new is called stuck until both views have seen beyond it."""
         self.stuck_tracker.start_reading(now)
+        seen = max((max(p.monitor_as_of, p.validator_as_of) for p in self.partitions.values()), default=UNSEEN)
+        if max(seen, self.watermark.discovered_at) > now:
+            # The clock was ahead before a restart of the machine, nobody knows how far: nothing was learnt after now.
+            self._correct(lambda moment: min(moment, now))
+
+    def clock_stepped(self, by_s: float, now: float) -> list[Fact]:
+        """Our clock was found to be stepped by so many seconds; `now` is told by it as it is from here on.
+
+        All moments that it gave are what they were plus the step. Waits that were running do not run over a leap
+        forward, and nothing new is called stuck until both views have seen beyond `now`: with readers that are well, a
+        second or two.
+        """
+        self._now = now
+        self._correct(lambda moment: moment + by_s)
+        self.watermark.pauses.clock_stepped(by_s, now)
+        self.stuck_tracker.start_reading(now)
+        return self._facts.take()
+
+    def _correct(self, move: Callable[[float], float]) -> None:
+        """Replace each moment that our clock gave, and look at all live transactions again."""
         for partition in self.partitions.values():
-            # If a clock was set back, `as_of` would lie in the future, and silence unseen would count as seen.
-            partition.monitor_as_of = min(partition.monitor_as_of, now)
-            partition.validator_as_of = min(partition.validator_as_of, now)
-        self.watermark.not_beyond(now)
+            partition.move_moments(move)
+        self.watermark.move_moments(move)
+        for txn in self.live.values():
+            if txn.notes or txn.deciding is not None:
+                txn.move_moments(move)
+        self.settlement.move_moments(self.live.values(), move)
+        self.archive.move_moments(move)
+        self.intake.start_at = move(self.intake.start_at)
+        self.agenda.add(self.live.values())
 
     def restore_judging(self, judging: JudgingRules, judged: bool) -> None:
         """Judge as the snapshot did until rules are adopted. `judged`: whether all live ones had been judged so."""
@@ -316,7 +344,7 @@ class Ledger:
 
     def _note_outage(self, began: float, ended: float) -> None:
         """The broker did not answer for a while: stuck ones, and those about to settle as aborted, get more time."""
-        if began and self.watermark.outage(began, ended):
+        if began and self.watermark.pauses.outage(began, ended):
             # One in a wheel falls due as before, and then waits for longer. But when an abort may settle stands in its
             # ending.
             self.agenda.add(self.stuck.values())

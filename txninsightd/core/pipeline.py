@@ -50,6 +50,10 @@ class Pipeline:
         for sink in self._sinks:
             sink.end_round()
 
+    def clock_stepped(self, by_s: float, now: float) -> list[Fact]:
+        """Our clock was found to be stepped by so many seconds; `now` is told by it as it is from here on."""
+        return self._hand_over(self.ledger.clock_stepped(by_s, now), now)
+
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone."""
         return self._hand_over(self.ledger.tick(now), now)

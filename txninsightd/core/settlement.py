@@ -12,7 +12,7 @@ A transaction may be settled later than possible, but never with another result.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from math import ceil
@@ -183,6 +183,18 @@ class Settlement:
             self._ready.append((txn, ending))
         else:
             self._enqueue(txn, ending)
+
+    def move_moments(self, live: Iterable[Transaction], move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave, and queue all anew that wait."""
+        final = self.final()
+        self._by_decided, self._by_key, self._read_past = Cohorts(), Cohorts(), ReadPast(self._watermark)
+        self._aborted, self._parked, self._ready = {}, {}, deque()
+        self.given_up = 0
+        for txn in live:
+            ending = txn.ending
+            if ending is not None:
+                key = move(ending.key) if ending.wholly_aborted else ending.key
+                self.restore(txn, Ending(key, move(ending.decided_at), ending.wholly_aborted), txn in final)
 
     def release(self, txn: Transaction) -> None:
         """It no longer waits for its ending."""

@@ -168,7 +168,7 @@ class StuckTracker:
                 both_as_of=lambda ref: self._partitions[ref].both_as_of,
                 last_stable_offset=lambda ref: self._partitions[ref].last_stable_offset,
                 maybe_unread=self._watermark.maybe_unread(txn),
-                outages=self._watermark.outages,
+                outages=self._watermark.pauses.all,
                 last_at=txn.last_at,
             )
         )
@@ -184,10 +184,10 @@ class StuckTracker:
             self._withheld[txn] = None
             return
         since = stuck.since if stuck is not None else 0.0
-        self._facts.add(StuckChanged(txn.txn_id, txn.txn_type, txn.cause, cause, since, now, self.caught_up))
+        is_new = cause is not None and txn.stuck_for(cause) and self.caught_up
+        self._facts.add(StuckChanged(txn.txn_id, txn.txn_type, txn.cause, cause, since, now, is_new))
         txn.cause, txn.since = cause, since
         if cause is None:
             del self.stuck[txn.txn_id]
         else:
-            txn.stuck_for(cause)
             self.stuck[txn.txn_id] = txn

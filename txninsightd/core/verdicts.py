@@ -11,9 +11,11 @@ are neither delivered nor sighted, so they need no treatment of their own.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.events import Judged
@@ -94,6 +96,19 @@ class PartitionState:
         self._waiting.extend(waiting)
         self._sighted.extend(sighted)
         self.undecided = sum(len(s.offsets) for s in self._sighted)
+
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave."""
+        self.monitor_as_of = move(self.monitor_as_of)
+        self.validator_as_of = move(self.validator_as_of)
+        self.absent_at = move(self.absent_at)
+        self.waiting_since = move(self.waiting_since) if self.waiting_since else 0.0
+        self._waiting = deque(
+            msgspec.structs.replace(c, decided_at=move(c.decided_at), as_of=move(c.as_of) if c.as_of else 0.0)
+            for c in self._waiting
+        )
+        for close in self.pending_closes:
+            close.sighted_at = move(close.sighted_at)
 
     def order_pending_closes(self) -> None:
         """Sort the pending closes by offset, the order in which their verdicts come."""

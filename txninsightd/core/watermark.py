@@ -7,21 +7,22 @@ offset.)
 
 Two things suspend or delay the judgement. Where the monitor could not read a range (a *gap*), events may be missing of
 every transaction that may have lived then. While the broker did not answer (an *outage*), producers could not write
-either: a wait that was running when the outage began is lengthened by it, and ends no earlier than a grace after it.
+either: a wait that was running when the outage began is lengthened by it, and ends no earlier than a grace after it. So
+is one that was running when our clock leapt forward (pauses.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines
-from txninsightd.core.lifecycle import NEVER, Outage, due_after
+from txninsightd.core.lifecycle import NEVER, due_after
 from txninsightd.core.minimum import Minimum
+from txninsightd.core.pauses import Pauses
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import PartitionRef, View
 
 MOST_GAPS = 1000
-MOST_OUTAGES = 1000
 
 
 class Gap(NamedTuple):
@@ -54,7 +55,7 @@ class Domain:
 
 
 class Watermark:
-    """The domains, the outages, and the moment of the last complete look for partitions (`discovered_at`).
+    """The domains, the pauses, and the moment of the last complete look for partitions (`discovered_at`).
 
     `changes`: how often partitions came, went or fell back; between two of them each only goes forward.
     """
@@ -62,7 +63,7 @@ class Watermark:
     def __init__(self, colocated: bool, settle_max_s: float, retry_grace_s: float) -> None:
         self.discovered_at = UNSEEN
         self.changes = 0
-        self.outages: list[Outage] = []
+        self.pauses = Pauses()
         self.settle_max_s = settle_max_s
         self.retry_grace_s = retry_grace_s
         self._colocated = colocated
@@ -123,24 +124,26 @@ class Watermark:
             yield from self._domains.items()
 
     def restore(
-        self, discovered_at: float, outages: list[Outage], domains: list[tuple[PartitionRef | None, float, list[Gap]]]
+        self, discovered_at: float, pauses: Pauses, domains: list[tuple[PartitionRef | None, float, list[Gap]]]
     ) -> None:
         """Take up the watermark of a snapshot. The partitions must have been added before."""
-        self.discovered_at, self.outages = discovered_at, outages
+        self.discovered_at, self.pauses = discovered_at, pauses
         for ref, as_of, gaps in domains:
             domain = self._everywhere if ref is None else self._domains[ref]
             domain.as_of, domain.gaps = as_of, gaps
 
-    def not_beyond(self, now: float) -> None:
-        """Nothing can have been seen beyond now, even if the clock was ahead and has been set back since."""
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave. Pauses have their own rules (pauses.py)."""
         self.partitions_changed()
-        self.discovered_at = min(self.discovered_at, now)
-        for domain in (self._everywhere, *self._domains.values()):
-            domain.as_of = min(domain.as_of, now)
+        self.discovered_at = move(self.discovered_at)
+        for domain in {id(d): d for d in (self._everywhere, *self._domains.values())}.values():
+            domain.as_of = move(domain.as_of)
+            domain.gaps = [Gap(g.ref, move(g.passed_at), move(g.seen_before)) for g in domain.gaps]
 
     def due_after(self, reference: float, wait_s: float) -> float:
-        """When a wait that began at `reference` is over, with the outages taken into account."""
-        return due_after(reference, wait_s, self.outages, self.retry_grace_s) if self.outages else reference + wait_s
+        """When a wait that began at `reference` is over, with the pauses taken into account."""
+        pauses = self.pauses.all
+        return due_after(reference, wait_s, pauses, self.retry_grace_s) if pauses else reference + wait_s
 
     def of(self, txn: Transaction) -> float:
         """The moment up to which nothing of this transaction can be unread."""
@@ -187,7 +190,7 @@ class Watermark:
         domain.as_of = as_of
         return domain.wheel.due(as_of)
 
-    # --- Gaps and outages ---------------------------------------------------------------------------------------------
+    # --- Gaps ---------------------------------------------------------------------------------------------------------
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed a range of this partition that it could not read."""
@@ -209,16 +212,6 @@ class Watermark:
                 # Gaps are rare, so the events are only searched when there is one.
                 began = min(event.record_ts for event in txn.events)
                 yield from (gap for gap in domain.gaps if began <= gap.passed_at + self.settle_max_s)
-
-    def outage(self, began: float, ended: float) -> bool:
-        """The broker did not answer for a while. Overlapping outages become one. Returns whether this one is news."""
-        known = [o for o in self.outages if o.began <= ended and began <= o.ended]
-        merged = Outage(min([began, *(o.began for o in known)]), max([ended, *(o.ended for o in known)]))
-        if known == [merged]:
-            return False
-        # Ascending and disjoint, as `due_after` expects them.
-        self.outages = sorted([o for o in self.outages if o not in known] + [merged])[-MOST_OUTAGES:]
-        return True
 
 
 def _in_any_incarnation(ref: PartitionRef) -> PartitionRef:

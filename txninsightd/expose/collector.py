@@ -170,6 +170,7 @@ class LedgerCollector(Collector):
         reloads = self._source.reloads
         yield simple(catalogue.CONFIG_RELOADS, {("applied",): reloads.applied, ("refused",): reloads.refused})
         yield simple(catalogue.CONFIG_LAST_RELOAD_SUCCESSFUL, {(): int(reloads.good)})
+        yield simple(catalogue.CLOCK_STEPS, {(): self._source.clock_steps})
         yield simple(catalogue.CHILD_UP, {(child.name,): int(child.up) for child in children})
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()

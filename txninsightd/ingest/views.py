@@ -99,7 +99,9 @@ class MonitorBuilder:
         value_bytes: int,
         future_tolerance_s: float,
         report_rejected: Callable[[RecordResult, Any], None],
+        wall_clock: Callable[[], float],
     ) -> None:
+        self._wall_clock = wall_clock
         self._mapping_for = mapping_for
         self._report_rejected = report_rejected
         self.update_settings(value_bytes, future_tolerance_s)
@@ -118,7 +120,9 @@ class MonitorBuilder:
         if decoder is None:
             mapping = self._mapping_for(topic)
             decoder = self._decoders[topic] = Decoder(mapping, self._value_bytes, self._future_tolerance_s)
-        columns = _Columns(now, now + self._future_tolerance_s)
+        # The records' timestamps are compared with the wall clock; `now` is another, which no step moves.
+        wall = self._wall_clock()
+        columns = _Columns(wall, wall + self._future_tolerance_s)
         for record in records:
             self._take(decoder, columns, record)
         if columns.offsets:
