@@ -51,6 +51,7 @@ from txninsightd.vocabulary import (
     Discovery,
     Outcome,
     PartitionRef,
+    Seen,
     Sightings,
     State,
     View,
@@ -68,7 +69,7 @@ SETTLED_A_STEP = 100
 PROGRESS_EVERY = 5_000
 """After so many transactions evaluated in one call, `on_progress` is called."""
 
-Message = Sightings | Coverage | Discovery
+Message = Sightings | Coverage | Seen | Discovery
 
 
 class Ledger:
@@ -96,6 +97,7 @@ class Ledger:
         self._handlers: dict[type, Callable[[Any], None]] = {
             Sightings: self._sighted,
             Coverage: self._covered,
+            Seen: self._seen,
             Discovery: self._discovered,
         }
         self._dirty: dict[Transaction, None] = {}
@@ -296,20 +298,45 @@ class Ledger:
         # Gap and outage lie before the message's `as_of`: what falls due by that must be judged with both known.
         if OffsetRanges(message.gaps).end > applied:
             self._note_gap(partition, message.read_at)
-        self._note_outage(message)
+        self._note_outage(message.outage_from, message.as_of)
         # 0 is larger than UNSEEN, and yet no moment that was seen.
         if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
             partition.monitor_as_of = message.as_of
             self._dirty.update(dict.fromkeys(self.watermark.advance(partition)))
         self._update(partition)
 
-    def _note_outage(self, message: Sightings) -> None:
+    def _note_outage(self, began: float, ended: float) -> None:
         """The broker did not answer for a while: stuck ones, and those about to settle as aborted, get more time."""
-        if message.outage_from and self.watermark.outage(message.outage_from, message.as_of):
+        if began and self.watermark.outage(began, ended):
             # One in a wheel falls due as before, and then waits for longer. But when an abort may settle stands in its
             # ending.
             self._dirty.update(dict.fromkeys(self.stuck.values()))
             self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
+
+    # --- How far all was seen ----------------------------------------------------------------------------------------
+
+    def _seen(self, message: Seen) -> None:
+        for topic in message.topics:
+            outages, is_monitor = dict(topic.outages), message.view is View.MONITOR
+            stable_offsets = topic.stable_offsets or [-1] * len(topic.partitions)
+            columns = zip(topic.partitions, topic.as_ofs, topic.end_offsets, stable_offsets, strict=True)
+            for number, as_of, end_offset, stable_offset in columns:
+                partition = self.partitions[PartitionRef(topic.topic, number, topic.incarnation)]
+                if partition.void:
+                    continue
+                if is_monitor:
+                    partition.monitor_end = max(partition.monitor_end, end_offset)
+                    # The outage lies before the `as_of`: what falls due by that must be judged with it known.
+                    self._note_outage(outages.get(number, NOT_KNOWN), as_of)
+                    if as_of > max(partition.monitor_as_of, NOT_KNOWN):
+                        partition.monitor_as_of = as_of
+                        self._dirty.update(dict.fromkeys(self.watermark.advance(partition)))
+                else:
+                    partition.validator_end = max(partition.validator_end, end_offset)
+                    partition.stable_offset = max(partition.stable_offset, stable_offset)
+                    if as_of > max(partition.validator_as_of, NOT_KNOWN):
+                        partition.validator_as_of = as_of
+                self._update(partition)
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
