@@ -55,6 +55,7 @@ def make_reader(
         cluster = ClusterClients(config.kafka.client, now)
         settings = consumer_settings(cluster.settings, view, config.limits.prefetch_bytes)
         return Reader(
+            view=view,
             make_consumer=consumer_factory(settings, cluster.logger),
             builder=make_builder(config, view, now),
             end_offsets=EndOffsets(cluster.admin, cluster.metadata, view, now),

@@ -76,7 +76,7 @@ def test_the_readers_go_on_asking() -> None:
     for step_s in (0.0, HOUR_S, -HOUR_S):
         clock.time += step_s
         end_offsets.poll([PartitionRef("b", 0)])
-        topic_id_gate.poll([], at_once=False)
+        topic_id_gate.poll(None, [], at_once=False)
         end_offsets.poll([PartitionRef("b", 0)])
         await_refreshed(admin, metadata, len(asked) + 1)
         asked.append(dict(admin.asked))

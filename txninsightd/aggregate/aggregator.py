@@ -41,6 +41,7 @@ from txninsightd.vocabulary import (
     Pause,
     ReaderRole,
     Reloads,
+    Seen,
     Sightings,
     UpdateReaderSettings,
     View,
@@ -147,16 +148,16 @@ class Aggregator:
 
     def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())
-        if isinstance(message, Sightings):
+        if isinstance(message, Seen):
             self._keep_outage(message)
         if isinstance(message, Sightings | Coverage):
             self._pause_or_resume(PartitionRef(message.topic, message.partition, message.incarnation))
         elif isinstance(message, Discovery):
             self._discovered(message, facts)
 
-    def _keep_outage(self, message: Sightings) -> None:
+    def _keep_outage(self, message: Seen) -> None:
         """Write a checkpoint after an outage of the broker: nothing else remembers it over a restart."""
-        if message.outage_from and self._checkpoints is not None:
+        if self._checkpoints is not None and any(topic.outages for topic in message.topics):
             self._checkpoints.request()
 
     def _discovered(self, message: Discovery, facts: list[Fact]) -> None:

@@ -378,11 +378,11 @@ class Ledger:
             moved.append(partition)
             if monitor:
                 partition.monitor_end = max(partition.monitor_end, topic.end_offsets[i])
-                watermark.seen_by_monitor(partition, topic.as_ofs[i])
+                watermark.seen_by_monitor(partition, topic.as_ofs[i] or UNSEEN)
             else:
                 partition.validator_end = max(partition.validator_end, topic.end_offsets[i])
                 partition.stable_offset = max(partition.stable_offset, topic.stable_offsets[i])
-                watermark.seen_by_validator(partition, topic.as_ofs[i])
+                watermark.seen_by_validator(partition, topic.as_ofs[i] or UNSEEN)
         return moved
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
