@@ -201,13 +201,21 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.assembly import make_pipeline, make_rules
     from txninsightd.aggregate.recovery import recover
+    from txninsightd.aggregate.wall_time import WallTime
     from txninsightd.core.snapshot import VERSION
     from txninsightd.expose.monotonic_counters import MonotonicCounters
 
     config, beat = shared.config, context.heartbeat.beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
-    recovered = recover(store, lambda: make_pipeline(config, shared.started_at, sinks()), clock.now(), beat)
+    wall_time = WallTime.of_this_process()
+    recovered = recover(
+        store,
+        lambda: make_pipeline(config, shared.started_at, sinks()),
+        clock.now(),
+        beat,
+        wall_time.our_clock(),
+    )
     monotonic_counters = MonotonicCounters(
         state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered)
     )
@@ -225,6 +233,7 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
         multiproc_dir=shared.multiproc_dir,
         beat=beat,
         heartbeat_ages_s=context.heartbeats.ages_s,
+        wall_time=wall_time,
     )
     # A restored ledger has the rules of its checkpoint until it adopts those of the file. Thresholds that have changed
     # wait until both views have caught up.

@@ -68,6 +68,7 @@ class World:
         self.warm = True
         self.lacking: list[str] = []
         self.reloads = Reloads()
+        self.clock_steps = 0
         self.saved: list[int] = []  # how many were live at each checkpoint that was asked for
         self.unwritable: OSError | None = None
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]
