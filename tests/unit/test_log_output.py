@@ -1,4 +1,4 @@
-"""The log's output: what it does with a descriptor that takes nothing, takes a part, or fails. It never waits or raises."""
+"""The log's output on a descriptor that takes nothing, takes a part, or fails: it never waits or raises."""
 
 import contextlib
 import errno
