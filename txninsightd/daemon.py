@@ -200,13 +200,21 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.assembly import make_pipeline, make_rules
     from txninsightd.aggregate.recovery import recover
+    from txninsightd.aggregate.wall_time import WallTime
     from txninsightd.core.snapshot import VERSION
     from txninsightd.expose.monotonic_counters import MonotonicCounters
 
     config, beat = shared.config, context.heartbeat.beat
     state = Path(config.state.directory)
     store = CheckpointStore(state, VERSION, clock.now)
-    recovered = recover(store, lambda: make_pipeline(config, shared.started_at, sinks()), clock.now(), beat)
+    wall_time = WallTime.of_this_process()
+    recovered = recover(
+        store,
+        lambda: make_pipeline(config, shared.started_at, sinks()),
+        clock.now(),
+        beat,
+        wall_time.our_clock(),
+    )
     monotonic_counters = MonotonicCounters(
         state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered)
     )
@@ -224,6 +232,7 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
         multiproc_dir=shared.multiproc_dir,
         beat=beat,
         heartbeat_ages_s=context.heartbeats.ages_s,
+        wall_time=wall_time,
         dropped_log_lines=OUTPUT.dropped_lines.counts,
         noters=[OUTPUT.dropped_lines.notes],
     )

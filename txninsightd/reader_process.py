@@ -35,7 +35,7 @@ def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path,
     """Work until SIGTERM; gives the exit code. `multiproc_dir`: where this process writes its own health."""
     try:
         health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
-        reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.now)
+        reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.steady)
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
         return EXIT_UNUSABLE
@@ -50,11 +50,12 @@ def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path,
 def make_reader(
     config: Config, view: View, has_scout: bool, line: Line, health: Health, now: Callable[[], float]
 ) -> Reader:
-    """A reader that is ready to run. Raises UnusableClient."""
+    """A reader that is ready to run; `now` is the steady clock. Raises UnusableClient."""
     with refusals_named():
         cluster = ClusterClients(config.kafka.client, now)
         settings = consumer_settings(cluster.settings, view, config.limits.prefetch_bytes)
         return Reader(
+            view=view,
             make_consumer=consumer_factory(settings, cluster.logger),
             builder=make_builder(config, view, now),
             end_offsets=EndOffsets(cluster.admin, cluster.metadata, view, now),
@@ -65,7 +66,7 @@ def make_reader(
             now=now,
             batch_records=config.limits.batch_records,
             queue_batches=config.limits.queue_batches,
-            scout=PartitionScout(cluster.admin, config, now) if has_scout else None,
+            scout=PartitionScout(cluster.admin, config, now, wall_clock) if has_scout else None,
         )
 
 
@@ -79,5 +80,11 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
         return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
     return MonitorBuilder(
-        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now)
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), wall_clock
     )
+
+
+def wall_clock() -> float:
+    """Seconds since the epoch, for comparison with the timestamps of records."""
+    clock.follow()
+    return clock.now()

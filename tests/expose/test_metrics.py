@@ -271,8 +271,10 @@ def test_a_view_is_as_old_as_its_blindest_partition() -> None:
     world.time += 5
     assert plain(world).values("txninsight_view_age_seconds") == {("monitor",): 5, ("validator",): 5}
     world.ledger.partitions[PartitionRef("orders", 1)].monitor_as_of -= 20
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 25
     world.ledger.partitions[PartitionRef("orders", 1)].gone = True
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 5
 
 

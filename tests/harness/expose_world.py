@@ -70,6 +70,7 @@ class World:
         self.noted: list[str] = []
         self.dropped = {"parent": 0, "monitor-0": 0, "validator-0": 0}
         self.reloads = Reloads()
+        self.clock_steps = 0
         self.saved: list[int] = []  # how many were live at each checkpoint that was asked for
         self.unwritable: OSError | None = None
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]

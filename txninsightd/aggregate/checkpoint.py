@@ -97,6 +97,14 @@ class Checkpoints:
         # A longer interval does not delay the checkpoint that is already scheduled.
         self._next_at = min(self._next_at, self._now() + every_s)
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The clock that tells `now` was stepped."""
+        self._next_at += by_s
+        if self._writer is not None:
+            self._writer = self._writer._replace(begun_at=self._writer.begun_at + by_s)
+        if self.health.written_at:
+            self.health = self.health._replace(written_at=self.health.written_at + by_s)
+
     def request(self, then: Then | None = None) -> None:
         """Write a checkpoint as soon as possible, and call `then` with its result."""
         if then is not None:
@@ -158,10 +166,12 @@ class Checkpoints:
         # Else the pipe would not end with the writer.
         os.close(theirs)
         self._writer = Writer(pid, report, now, waiting, bytearray())
-        self._loop.add_reader(report, self._reported, self._writer)
+        self._loop.add_reader(report, self._reported)
 
-    def _reported(self, writer: Writer) -> None:
+    def _reported(self) -> None:
         """Handle the writer's report. The pipe ends when the writer has freed its memory, so reaping does not block."""
+        writer = self._writer
+        assert writer is not None
         more = os.read(writer.report, REPORT_BYTES)
         if more:
             writer.answer.extend(more)

@@ -34,12 +34,18 @@ log = structlog.get_logger()
 
 
 class PartitionScout:
-    """Looks every `discovery.every_s` seconds, once `start` has said which partitions are known."""
+    """Looks every `discovery.every_s` seconds, once `start` has said which partitions are known.
 
-    def __init__(self, admin: AdminClient, config: Config, now: Callable[[], float]) -> None:
+    `now` is the steady clock, by which looks are dated; `wall_clock` is asked what so many seconds ago was.
+    """
+
+    def __init__(
+        self, admin: AdminClient, config: Config, now: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
         self._admin = admin
         self._config = config
         self._now = now
+        self._wall_clock = wall_clock
         self._known: set[PartitionRef] = set()
         self._ids: dict[str, str] = {}
         # None: the first look is still to come.
@@ -169,7 +175,7 @@ class PartitionScout:
             return found + self._ask(first, OffsetSpec.earliest())
         if start.kind == "latest":
             return found + self._ask(first, OffsetSpec.latest())
-        moment_ms = int((self._now() - start.ago_s) * 1000)
+        moment_ms = int((self._wall_clock() - start.ago_s) * 1000)
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
         # There is no record since that moment. A consumer would take this answer as the end at its assignment, which
         # differs between the views; so both begin at the last stable offset of one moment.

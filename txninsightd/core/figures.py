@@ -127,7 +127,7 @@ class Figures(StatefulSink):
         self.opened[self.txn_types(fact.txn_type)] += 1
 
     def _stuck_changed(self, fact: StuckChanged) -> None:
-        if fact.cause is not None and fact.is_new:
+        if fact.is_new and fact.cause is not None:
             self.stuck[self.txn_types(fact.txn_type), fact.cause.value] += 1
 
     def _records_read(self, fact: RecordsRead) -> None:

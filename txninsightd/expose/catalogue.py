@@ -281,6 +281,13 @@ CONFIG_LAST_RELOAD_SUCCESSFUL = Definition(
     (),
     "1 unless the latest reload was refused: then the log says why, and the former configuration stays in force.",
 )
+CLOCK_STEPS = Definition(
+    "txninsight_clock_steps_total",
+    MetricType.COUNTER,
+    (),
+    "How often the host's wall clock was set to another time while the daemon ran. All moments are corrected at once.",
+    counted=Counted.AGGREGATOR,
+)
 CHILD_UP = Definition("txninsight_child_up", MetricType.GAUGE, ("child",), "1 while this child process runs.")
 CHILD_RESTARTS = Definition(
     "txninsight_child_restarts_total",

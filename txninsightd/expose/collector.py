@@ -25,10 +25,11 @@ from txninsightd import __version__
 from txninsightd.core.figures import Figures
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.labels import UNNAMED
+from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import Definition
-from txninsightd.expose.partitions import as_of, lag_records, lso_age_s
+from txninsightd.expose.partitions import lag_records, lso_age_s
 from txninsightd.expose.source import Source
 from txninsightd.vocabulary import OVERFLOW, Cause, Outcome, RecordResult, View
 
@@ -154,9 +155,10 @@ class LedgerCollector(Collector):
         return counts
 
     def _view_age_s(self, view: View) -> float:
-        present = [as_of(p, view) for p in self._source.ledger.partitions.values() if not p.gone]
-        # Before a view's first catch-up (UNSEEN is minus infinity) its age is that of the aggregator.
-        seen = max(min(present, default=0.0), self._source.started_at)
+        seen = self._source.ledger.watermark.seen_by(view)
+        # Before a view's first catch-up (UNSEEN is minus infinity), and without a partition (NEVER), its age is that of
+        # the aggregator.
+        seen = self._source.started_at if seen == NEVER else max(seen, self._source.started_at)
         return max(0.0, self._source.now() - seen)
 
     # --- The daemon ---------------------------------------------------------------------------------------------------
@@ -168,6 +170,7 @@ class LedgerCollector(Collector):
         reloads = self._source.reloads
         yield simple(catalogue.CONFIG_RELOADS, {("applied",): reloads.applied, ("refused",): reloads.refused})
         yield simple(catalogue.CONFIG_LAST_RELOAD_SUCCESSFUL, {(): int(reloads.good)})
+        yield simple(catalogue.CLOCK_STEPS, {(): self._source.clock_steps})
         yield simple(catalogue.CHILD_UP, {(child.name,): int(child.up) for child in children})
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()

@@ -40,6 +40,10 @@ class Source(Protocol):
     def reloads(self) -> Reloads:
         """The results of config reloads, as the parent reports them."""
 
+    @property
+    def clock_steps(self) -> int:
+        """How often the wall clock was stepped while the aggregator ran."""
+
     def forget(self, txn_id: str) -> bool:
         """End a live transaction; returns whether there was one."""
 

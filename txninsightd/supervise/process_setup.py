@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 
-from txninsightd import logs
+from txninsightd import clock, logs
 from txninsightd.parent_death import kill_on_parent_exit
 
 GC_THRESHOLDS = (100_000, 20, 100)
@@ -51,5 +51,7 @@ def set_up_child_process(name: str, ignore_sigterm: bool) -> Callable[[], bool]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore_sigterm else lambda number, _: terminations.append(number))
     # Unblock last: signals that came since the fork then meet these handlers, not copies of the parent's.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    # The parent does not follow the wall clock: it needs none.
+    clock.follow()
     logs.bind(name)
     return lambda: bool(terminations)
