@@ -25,6 +25,7 @@ import structlog
 from txninsightd import clock, logs
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 from txninsightd.config import Config
+from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
@@ -234,6 +235,8 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
         beat=beat,
         heartbeat_ages_s=context.heartbeats.ages_s,
         wall_time=wall_time,
+        dropped_log_lines=OUTPUT.dropped_lines.counts,
+        noters=[OUTPUT.dropped_lines.notes],
     )
     # A restored ledger has the rules of its checkpoint until it adopts those of the file. Thresholds that have changed
     # wait until both views have caught up.

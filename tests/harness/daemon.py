@@ -53,10 +53,11 @@ class Daemon:
         return self
 
     def launch(self, **options: Any) -> None:
-        """Start its process; `options` are for Popen."""
+        """Start its process; `options` are for Popen, such as another place for its output."""
         line: list[str | Path] = [PROGRAM, "--config", self.config_file]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+            usual = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(line, **{**usual, **options})
 
     def await_ready(self) -> "Daemon":
         """Wait until /readyz says that nothing is missing."""
@@ -127,11 +128,11 @@ class Daemon:
 
     def missing(self) -> list[str]:
         """What /readyz says is missing, in words."""
-        try:
-            answer: dict[str, Any] = self.get("/readyz")
-        except urllib.error.HTTPError as error:
-            answer = json.load(error)
-        return list(answer["missing"])
+        return list(self._readyz()["missing"])
+
+    def notes(self) -> list[str]:
+        """What /readyz says beside that."""
+        return list(self._readyz()["notes"])
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON that a GET gives."""
@@ -197,6 +198,13 @@ class Daemon:
         """Wait until none of these processes lives."""
         pids = list(pids)
         await_that(lambda: not living(pids), f"none of {pids} lives", within_s, output=self._tail)
+
+    def _readyz(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self.get("/readyz")
+        except urllib.error.HTTPError as error:
+            answer = json.load(error)
+        return answer
 
     def _tail(self) -> str:
         missing = []

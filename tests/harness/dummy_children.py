@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from txninsightd import logs
+from txninsightd import logs, standard_streams
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
@@ -159,6 +159,7 @@ def reload() -> bytes | None:
 
 
 if __name__ == "__main__":
+    standard_streams.take_over()
     logs.setup("debug", "json")
     if fault == "reader-undying":
         kill = BaseProcess.kill

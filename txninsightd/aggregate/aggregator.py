@@ -7,7 +7,7 @@ or dead reader costs nothing here.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -64,7 +64,9 @@ class Aggregator:
 
     `fallbacks`: how many checkpoints were passed over for the one that the pipeline is from. `multiproc_dir`: where the
     readers write their health, for the metrics. `wall_time` converts the readers' moments. `beat` tells the parent that
-    the loop makes progress; `heartbeat_ages_s` returns how long ago each child did so.
+    the loop makes progress; `heartbeat_ages_s` returns how long ago each child did so. `dropped_log_lines`: how
+    many lines of the log each process has dropped. `noters`: each gives what an operator should know although all is
+    ready.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Aggregator:
         beat: Callable[[], None] = lambda: None,
         heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
         wall_time: WallTime | None = None,
+        dropped_log_lines: Callable[[], Mapping[str, int]] = dict,
+        noters: Sequence[Callable[[], list[str]]] = (),
     ) -> None:
         self.ledger = pipeline.ledger
         self.figures = pipeline.figures
@@ -91,6 +95,8 @@ class Aggregator:
         self.multiproc_dir = multiproc_dir
         self.beat = beat
         self.heartbeat_ages_s = heartbeat_ages_s
+        self.dropped_log_lines = dropped_log_lines
+        self._noters = noters
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
         self._wall_time = wall_time if wall_time is not None else WallTime()
@@ -358,6 +364,10 @@ class Aggregator:
             missing.append("warming up: what was written while the daemon did not read is being read")
         return missing + self._blindness()
 
+    def notes(self) -> list[str]:
+        """What an operator should know although it keeps no figure from being right, in words."""
+        return [note for noter in self._noters for note in noter()]
+
     def warming_up(self) -> bool:
         """Whether both views are still on their way to where the topics ended when the aggregator began."""
         return self.ledger.warming_up
@@ -368,7 +378,9 @@ class Aggregator:
         line = f"{sum(gauges.live.values()):,} open, {sum(gauges.stuck.values()):,} stuck"
         if missing:
             line += f"; not ready: {missing[0]}"
-        return line if len(missing) < 2 else f"{line}, and {len(missing) - 1} more (GET /readyz)"
+        if len(missing) > 1:
+            line += f", and {len(missing) - 1} more (GET /readyz)"
+        return "; ".join([line, *self.notes()])
 
     def _blindness(self) -> list[str]:
         seen = {

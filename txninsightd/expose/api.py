@@ -26,7 +26,7 @@ ROUTES = {
     "/api/v1/transactions/{txn_id}": "one transaction: its timeline, and the reason for its state",
     "/api/v1/partitions": "how far each partition was read, and its oldest undecided record",
     "/healthz": "200 while the aggregator's event loop runs",
-    "/readyz": "200 when nothing is missing, else 503 with what is missing",
+    "/readyz": "200 when nothing is missing, else 503 with what is missing; notes beside it",
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -134,9 +134,9 @@ class Api:
         return json_response({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Readiness: 200, or 503 with what is missing."""
-        missing = self._source.missing()
-        return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        """Readiness: 200, or 503 with what is missing. Notes do not decide it."""
+        missing, notes = self._source.missing(), self._source.notes()
+        return json_response({"ready": not missing, "missing": missing, "notes": notes}, 503 if missing else 200)
 
 
 @web.middleware

@@ -330,6 +330,14 @@ CONSUMER_PAUSES = Definition(
     "How often this reader has paused its consumer because its queue was full (limits.queue_batches).",
     counted=Counted.PARENT,
 )
+LOG_LINES_DROPPED = Definition(
+    "txninsight_log_lines_dropped_total",
+    MetricType.COUNTER,
+    ("process",),
+    "Lines of the log that this process could not write: the disk is full, or the log's reader has gone or does not "
+    "read. /readyz has a note for a minute.",
+    counted=Counted.PARENT,
+)
 WARMING_UP = Definition(
     "txninsight_warming_up",
     MetricType.GAUGE,

@@ -175,6 +175,8 @@ class LedgerCollector(Collector):
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()
         yield simple(catalogue.CHILD_HEARTBEAT_AGE, {(name,): age_s for name, age_s in ages_s.items()})
+        dropped = self._source.dropped_log_lines()
+        yield simple(catalogue.LOG_LINES_DROPPED, {(process,): lines for process, lines in dropped.items()})
         yield simple(catalogue.WARMING_UP, {(): int(self._source.warming_up())})
         yield from self._checkpoints()
 

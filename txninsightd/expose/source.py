@@ -59,6 +59,12 @@ class Source(Protocol):
     def missing(self) -> list[str]:
         """Why the daemon is not ready, in words; empty when it is ready."""
 
+    def notes(self) -> list[str]:
+        """What an operator should know although the daemon may be ready, in words."""
+
+    def dropped_log_lines(self) -> Mapping[str, int]:
+        """How many lines of the log each process has dropped since the daemon's start."""
+
     def children(self) -> list[ChildStatus]:
         """The child processes, as the parent reports them."""
 

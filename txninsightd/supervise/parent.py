@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import structlog
 
+from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.children import Child, ChildSpec, Exit, LineKind, run_child
@@ -66,6 +67,7 @@ class Parent:
         if len(set(names)) < len(names):
             raise ValueError(f"two children of one name: {', '.join(names)}")
         self._heartbeats = Heartbeats(names)
+        OUTPUT.share(names)
         self._hang_detector = HangDetector(self._heartbeats, limits.heartbeat_timeout_s)
         self._notifier = notifier
         self._now = now
