@@ -9,6 +9,9 @@ import sys
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from txninsightd.visible_text import visible, visible_lines
 
 
 def setup(level: str, form: str) -> None:
@@ -21,12 +24,21 @@ def setup(level: str, form: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
             structlog.processors.format_exc_info,
+            *([_show_visibly] if console else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _show_visibly(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Let no field act on the terminal, or begin a line. JSON needs no such step: it is written in ASCII."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = visible_lines(value) if name == "exception" else visible(value)
+    return fields
 
 
 def bind(process: str) -> None:
