@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from structlog.typing import EventDict
+from structlog.typing import EventDict, WrappedLogger
 
 from txninsightd.log_output import OUTPUT, STANDARD_ERROR, LogOutput
+from txninsightd.visible_text import visible, visible_lines
 
 MOST_LINE_CHARS = 256 * 1024
 MOST_REDUCED_CHARS = 1000
@@ -33,12 +34,20 @@ def setup(level: str, form: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
-            Rendering([structlog.processors.format_exc_info, renderer], OUTPUT),
+            Rendering([structlog.processors.format_exc_info, *([_show_visibly] if console else []), renderer], OUTPUT),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: LINE_LOGGER,
         cache_logger_on_first_use=False,
     )
+
+
+def _show_visibly(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Let no field act on the terminal, or begin a line. JSON needs no such step: it is written in ASCII."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = visible_lines(value) if name == "exception" else visible(value)
+    return fields
 
 
 def bind(process: str) -> None:

@@ -342,7 +342,7 @@ def test_label_values_may_hold_anything() -> None:
     world = World()
     world.event("transaction_open", "t1", txn_type='a "quoted"\\ line\nand ünïcode')
     for shown in (plain(world), openmetrics(world)):
-        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\nand ünïcode') == 1
+        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\\x0aand ünïcode') == 1
 
 
 # --- Formats ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.harness.daemon import Daemon
 from tests.harness.http import free_port
+from tests.harness.hostile_text import unsafe
 from txninsightd.tools import watch
 from txninsightd.tools.receivers import Message
 from txninsightd.tools.watch import Client, LiveView, Readiness, Snapshot, TransactionSummary, parse_samples
@@ -51,8 +52,8 @@ def snapshot(
     )
 
 
-def rendered(view: LiveView) -> str:
-    console = Console(file=io.StringIO(), width=80, height=50, force_terminal=False)
+def rendered(view: LiveView, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, height=50, force_terminal=False)
     console.print(view.render())
     text = console.file
     assert isinstance(text, io.StringIO)
@@ -80,6 +81,24 @@ def test_stuck_ones_stand_with_cause_age_and_why() -> None:
     assert newest == "o-2  undecided  5 s"
     assert oldest == "o-1  idle  10 s  no event for 10 s, its type's limit is 5 s"
     assert "http://daemon/metrics" in text
+
+
+def test_what_events_say_is_text_and_neither_markup_nor_an_order_to_the_terminal() -> None:
+    view = LiveView("http://daemon")
+    hostile = "[red]x[/] [/] [link=http://a]y\x1b[2J\x9b\n\u202e"
+    shown = "[red]x[/] [/] [link=http://a]y\\x1b[2J\\x9b\\x0a\\u202e"
+    metrics = 'txninsight_transactions{txn_type="[/]",state="open"} 12\n'
+    txn = msgspec.structs.replace(IDLE, txn_id=hostile)
+    given = msgspec.structs.replace(
+        snapshot(metrics=metrics, transactions=(txn,)), stuck=[txn], whys={hostile: f"its {hostile}"}
+    )
+    view.update(given)
+    view.set_error("\x1b[2J")
+    text = rendered(view, width=200)
+    assert unsafe(text) == set()
+    assert row(text, "[/]")[1] == "12"
+    assert [line.count(shown) for line in text.splitlines() if shown in line] == [2, 1]
+    assert unsafe(view.plain_line()) == set()
 
 
 def test_what_changed_is_logged_once() -> None:

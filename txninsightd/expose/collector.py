@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from txninsightd import __version__
-from txninsightd.core.figures import Figures
+from txninsightd.core.figures import MOST_EXEMPLAR_CHARS, Figures
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.labels import UNNAMED
 from txninsightd.core.lifecycle import NEVER
@@ -31,6 +31,7 @@ from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import Definition
 from txninsightd.expose.partitions import lag_records, lso_age_s
 from txninsightd.expose.source import Source
+from txninsightd.visible_text import visible, visible_start
 from txninsightd.vocabulary import OVERFLOW, Cause, Outcome, RecordResult, View
 
 STATES = ("open", "tentatively_closed", "stuck", "aborted")
@@ -103,8 +104,10 @@ class LedgerCollector(Collector):
 
     def _objectives(self, types: list[str]) -> Iterator[Metric]:
         missed = self._source.figures.objective_missed
+        objectives = self._source.ledger.rules.objectives
+        by_label = {visible(txn_type): objective for txn_type, objective in objectives.by_type.items()}
         # The types behind `__overflow__` share no objective.
-        wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
+        wanted = {t: by_label.get(t, objectives.usual) for t in types if t != OVERFLOW}
         durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
         ages = {(t,): o.open_age_s for t, o in wanted.items() if o.open_age_s is not None}
         yield simple(catalogue.OBJECTIVE, durations)
@@ -194,7 +197,7 @@ class LedgerCollector(Collector):
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     """The values of the label `txn_type`: configured types and seen types."""
     gauges = figures.gauges
-    named = [*configured, *figures.txn_types.named]
+    named = [*map(visible, configured), *figures.txn_types.named]
     seen = [txn_type for counts in (figures.opened, figures.durations, gauges.partial) for txn_type in counts]
     by_state = [key[0] for counts in (gauges.live, figures.finished) for key in counts]
     # A dict keeps the order of samples stable, which monotonic_counters.py handles fastest.
@@ -213,14 +216,15 @@ class TopicLabels:
     """Label values of topics: the first `most` distinct topics by name, the others as `__overflow__`."""
 
     def __init__(self, topics: Iterable[str], most: int) -> None:
-        distinct = list(dict.fromkeys(topics))
+        distinct = list(dict.fromkeys(map(visible, topics)))
         self._named = set(distinct[:most])
         self.cut = max(0, len(distinct) - most)
         self.labels = distinct[:most] + ([OVERFLOW] if self.cut else [])
 
     def label(self, topic: str) -> str:
         """The label value of this topic."""
-        return topic if topic in self._named else OVERFLOW
+        name = visible(topic)
+        return name if name in self._named else OVERFLOW
 
 
 def _lags(topics: TopicLabels, present: list[tuple[str, PartitionState]]) -> dict[tuple[str, str], int]:
@@ -254,7 +258,7 @@ def histograms(definition: Definition, values: Mapping[V, Histogram]) -> Metric:
         # The ledger's buckets are not cumulative, Prometheus' are.
         cumulative = list(accumulate(histogram.counts))
         exemplars = {
-            i: Exemplar({"txn_id": exemplar.txn_id}, exemplar.value, exemplar.at)
+            i: Exemplar({"txn_id": visible_start(exemplar.txn_id, MOST_EXEMPLAR_CHARS)}, exemplar.value, exemplar.at)
             for i, exemplar in histogram.exemplars.items()
         }
         family.samples += _buckets(definition, labels, histogram.bounds, cumulative, exemplars)

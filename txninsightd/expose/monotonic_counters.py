@@ -41,6 +41,7 @@ from txninsightd.core.labels import UNNAMED
 from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import CATALOGUE, COUNTERS_KEPT, Counted, Definition
 from txninsightd.expose.monotonic_counters_file import ExposedFamily, ExposedValues, Unreadable
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import OVERFLOW
 
 log = structlog.get_logger()
@@ -309,8 +310,10 @@ class _CounterFamily:
 
     def load(self, kept: ExposedFamily) -> None:
         """Load the rows from the file. Raises Unreadable."""
-        self.keys = [(self._name + key[0], *key[1:]) for key in monotonic_counters_file.keys_of(kept)]
-        self._labels, self._shown, self._base = kept.labels, kept.shown, kept.base
+        # An older version kept label values as events had them. No page may hold them, or one key twice.
+        keys = [(self._name + key[0], *map(visible, key[1:])) for key in monotonic_counters_file.keys_of(kept)]
+        self.keys = list(dict.fromkeys(keys))
+        self._labels, self._shown, self._base = kept.labels, _sums(keys, kept.shown), _sums(keys, kept.base)
         # The first scrape aligns them.
         self._present = len(self.keys)
         self._pack()
@@ -319,6 +322,14 @@ class _CounterFamily:
         start = len(self._name)
         # Pack them when they change, not at each write. Each begins with the family's name, which is left out.
         self._packed_keys = monotonic_counters_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
+
+
+def _sums(keys: list[Key], row: list[float]) -> list[float]:
+    """The sum for each distinct key, in the order of `keys`; an empty row stays empty."""
+    sums: dict[Key, float] = {}
+    for key, value in zip(keys, row, strict=False):
+        sums[key] = sums.get(key, 0.0) + value
+    return list(sums.values())
 
 
 def _with(sample: Sample, value: float) -> Sample:

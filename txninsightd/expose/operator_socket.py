@@ -16,6 +16,7 @@ from aiohttp import web
 
 from txninsightd.expose.api import errors_as_json, json_response
 from txninsightd.expose.source import Source
+from txninsightd.visible_text import from_visible
 
 OWNER_ONLY_UMASK = 0o177
 STOP_TIMEOUT_S = 2.0
@@ -64,7 +65,7 @@ class OperatorSocket:
             txn_id = msgspec.json.decode(await request.read(), type=ForgetCommand).txn_id
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return json_response({"error": 'expected {"txn_id": "..."} in UTF-8'}, 400)
-        if not self._source.forget(txn_id):
+        if not self._source.forget(txn_id) and not self._source.forget(from_visible(txn_id)):
             return json_response({"error": self._absence(txn_id)}, 404)
         # It has ended even if the checkpoint fails: a second request gets 404.
         log.info("transaction_forgotten", txn_id=txn_id)

@@ -31,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from txninsightd.tools.receivers import Message, read_record
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import Outcome, State
 
 REFRESH_EVERY_S = 1.0
@@ -224,7 +225,7 @@ class LiveView:
 
     def set_error(self, error: str) -> None:
         """Show that the daemon did not answer, beside its last answers."""
-        self.error = error
+        self.error = visible(error)
 
     def rate(self, name: str, **labels: str) -> float:
         """A counter's increase per second over the last `RATE_WINDOW_S`."""
@@ -273,7 +274,7 @@ class LiveView:
             return
         moment = time.strftime("%H:%M:%S", time.localtime(at))
         change = "" if before is None else f" {before} →"
-        self._log.append(Text.assemble((moment, "dim"), f"  {txn.txn_id} {change} ", (txn.label, txn.colour)))
+        self._log.append(Text.assemble((moment, "dim"), f"  {visible(txn.txn_id)} {change} ", (txn.label, txn.colour)))
 
     def _rates(self) -> str:
         events = self.rate("txninsight_records_total", view="monitor", result="ok")
@@ -301,7 +302,8 @@ def counts_table(snapshot: Snapshot) -> Table:
         table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     txn_types = snapshot.txn_types()
     for txn_type in txn_types:
-        table.add_row(txn_type, *_cells(snapshot, txn_type=txn_type))
+        # A Text, since rich takes a cell of str for markup.
+        table.add_row(Text(visible(txn_type)), *_cells(snapshot, txn_type=txn_type))
     table.add_section()
     table.add_row("all", *_cells(snapshot), style="bold")
     return table
@@ -331,10 +333,10 @@ def _alert(message: Message) -> Text:
 
 
 def _stuck(txn: TransactionSummary, snapshot: Snapshot) -> Text:
-    line = Text(txn.txn_id, style="bold").append(f"  {txn.cause}", style=txn.colour)
+    line = Text(visible(txn.txn_id), style="bold").append(f"  {txn.cause}", style=txn.colour)
     if txn.stuck_since is not None:
         line.append(f"  {snapshot.at - txn.stuck_since:.0f} s", style="default")
-    return line.append(f"  {snapshot.whys.get(txn.txn_id, '')}", style="not bold")
+    return line.append(f"  {visible(snapshot.whys.get(txn.txn_id, ''))}", style="not bold")
 
 
 def _cells(snapshot: Snapshot, **labels: str) -> Iterator[Text]:

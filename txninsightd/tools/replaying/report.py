@@ -16,6 +16,7 @@ from rich.table import Table
 from txninsightd.tools.replaying import dispatcher
 from txninsightd.tools.replaying.counts import Counts, Totals
 from txninsightd.tools.replaying.plan import Survey
+from txninsightd.visible_text import visible_lines
 
 REFRESH_S = 0.1
 _LINES_A_LOOK = 5000
@@ -74,8 +75,8 @@ class Display:
         self._console = console
 
     def say(self, text: str) -> None:
-        """Print one message without markup."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print one message without markup. It may quote the file that is replayed."""
+        self._console.print(visible_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     def bad_lines(self, found: Survey, *, skipped: bool) -> None:
         """Print the first bad lines with number and reason, and the number of bad lines."""
