@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from txninsightd import clock
+from txninsightd import clock, host_limits
 from txninsightd.cluster.client_settings import UnusableClient, refusals_named
 from txninsightd.cluster.clients import ClusterClients
 from txninsightd.cluster.scout import PartitionScout
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> int:
     """Work until SIGTERM; gives the exit code. `multiproc_dir`: where this process writes its own health."""
+    host_limits.require_threads()
     try:
         health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
         reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.now)
