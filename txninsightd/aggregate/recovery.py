@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import structlog
 
-from txninsightd.aggregate.store import CheckpointStore, StateUnusable
+from txninsightd.aggregate.state_directory import StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.snapshot import OtherColocation, Unusable, restore
 
