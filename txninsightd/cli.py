@@ -27,6 +27,8 @@ EXIT_CODES = """exit codes:
   5  a child did not stop in order, or not within supervise.stop_timeout_s
   6  http.listen cannot be listened on
   7  state.directory cannot be used; the log says what to do
+  8  stopped in order, but the last checkpoint could not be written: what came since the one before is read again
+  9  the host has too few descriptors, threads or memory for it; the log names the limit and what to set
 """
 
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import structlog
 
-from txninsightd import clock
+from txninsightd import clock, host_limits
 from txninsightd.cluster.client_settings import UnusableClient, refusals_named
 from txninsightd.cluster.clients import ClusterClients
 from txninsightd.cluster.scout import PartitionScout
@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> NoReturn:
     """Work until SIGTERM; ends the process. `multiproc_dir`: where this process writes its own health."""
+    host_limits.require_threads()
     try:
         health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
         reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.steady)

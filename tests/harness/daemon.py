@@ -52,9 +52,9 @@ class Daemon:
         self.launch()
         return self
 
-    def launch(self, **options: Any) -> None:
-        """Start its process; `options` are for Popen, such as another place for its output."""
-        line: list[str | Path] = [PROGRAM, "--config", self.config_file]
+    def launch(self, before: Iterable[str] = (), **options: Any) -> None:
+        """Start its process, with another command `before` it; `options` are for Popen."""
+        line: list[str | Path] = [*before, PROGRAM, "--config", self.config_file]
         with self.log_file.open("ab") as log:
             usual = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             self.process = subprocess.Popen(line, **{**usual, **options})

@@ -4,10 +4,11 @@
 
 The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says what is
 wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
-aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
-beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
-line closes well before its process ends), `not-serving` (the aggregator works, but does not listen), `restoring` (it
-does not even look at the control line), or `deaf-systemd` (the first READY=1 after a reload is not delivered).
+aggregator has no place for its state), `no-memory` (the validator gets none at its start), `stubborn` (the validator
+ignores SIGTERM), `reader-hangs` (the validator never beats), `reader-undying` (nor can it be killed),
+`aggregator-hangs`, `aggregator-dies-slowly` (its end of the control line closes well before its process ends),
+`not-serving` (the aggregator works, but does not listen), `restoring` (it does not even look at the control line), or
+`deaf-systemd` (the first READY=1 after a reload is not delivered).
 """
 
 import json
@@ -126,6 +127,8 @@ def reader(context: ChildContext) -> None:
     note(context.name, "started", descriptors=len(list(Path("/proc/self/fd").iterdir())))
     if is_faulty and fault == "reader-dies":
         sys.exit(1)
+    if is_faulty and fault == "no-memory":
+        bytearray(1 << 60)
     if is_faulty and fault == "unusable":
         sys.exit(EXIT_UNUSABLE)
     line = Channel(context.line)

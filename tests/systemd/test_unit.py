@@ -67,6 +67,16 @@ def test_its_state_is_its_own(machine: Machine) -> None:
     assert machine.run("stat", "--format=%U", "/var/lib/txninsightd/.").stdout.strip() != "root"
 
 
+def test_what_lasts_for_one_run_is_in_its_runtime_directory(machine: Machine) -> None:
+    assert machine.run("stat", "--format=%a %F", "/run/txninsightd/.").stdout.strip() == "700 directory"
+    files = machine.run("find", "/run/txninsightd/", "-name", "*.db").stdout
+    assert {Path(line).name.removesuffix(".db").split("_")[-1] for line in files.split()} == {
+        "monitor-0",
+        "validator-0",
+    }
+    assert machine.run("find", "/tmp", "/var/lib/txninsightd/", "-name", "*.db").stdout == ""
+
+
 @pytest.mark.parametrize("child", ["validator-0", "aggregator"])
 def test_a_stopped_child_is_replaced_and_the_service_stays_active(machine: Machine, child: str) -> None:
     before, restarts = machine.pids(), machine.show("NRestarts")

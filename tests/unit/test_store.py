@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.tmpfs import tmpfs
-from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
+from txninsightd.aggregate.state_directory import DirectoryLock, StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 
 VERSION = 3
 MEBIBYTE = 1 << 20
@@ -23,7 +24,7 @@ CHUNKS = [b"one", b"", b"\x00" * 5000, bytes(range(256))]
 HOLDER = """
 import os, sys
 from pathlib import Path
-from txninsightd.aggregate.store import DirectoryLock
+from txninsightd.aggregate.state_directory import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 lock.acquire()
 if not os.fork():

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from tests.harness.daemon import Daemon
-from tests.harness.http import free_port
 from tests.harness.hostile_text import unsafe
+from tests.harness.http import free_port
 from txninsightd.tools import watch
 from txninsightd.tools.receivers import Message
 from txninsightd.tools.watch import Client, LiveView, Readiness, Snapshot, TransactionSummary, parse_samples

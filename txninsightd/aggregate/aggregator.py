@@ -270,10 +270,9 @@ class Aggregator:
         self._checkpoints.request(then)
         await done
 
-    def close(self) -> None:
-        """The last checkpoint; nothing may be applied after it."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+    def close(self) -> bool:
+        """The last checkpoint; nothing may be applied after it. Says whether it is written."""
+        return self._checkpoints is None or self._checkpoints.close()
 
     def _commit_offsets(self) -> Then:
         """A checkpoint begins: once it is on disk, readers commit its positions to Kafka, for lag tools."""

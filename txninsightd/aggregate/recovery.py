@@ -10,7 +10,8 @@ from typing import NamedTuple
 import structlog
 
 from txninsightd import clock
-from txninsightd.aggregate.store import CheckpointStore, StateUnusable
+from txninsightd.aggregate.state_directory import StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.our_clock import NOT_KNOWN, OurClock
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.snapshot import OtherColocation, Unusable, restore

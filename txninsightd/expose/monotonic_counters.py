@@ -27,7 +27,7 @@ the old values first. To forget the table, stop the daemon and delete the file.
 The table is written before the answer leaves. If the write fails, the answer still leaves, with `COUNTERS_KEPT` at 0.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from operator import add
 from pathlib import Path
@@ -67,12 +67,14 @@ class StateOrigin(StrEnum):
 class MonotonicCounters:
     """The last exposed values, stored in the file `path`. Create one per aggregator process, before it counts.
 
-    `session` identifies the parent process. An unusable file is logged and replaced.
+    `session` identifies the parent process. An unusable file is logged and replaced. `claim` makes sure that the file's
+    directory is still this daemon's, or raises OSError; it is called before each write.
     """
 
-    def __init__(self, path: Path, session: str, origin: StateOrigin) -> None:
+    def __init__(self, path: Path, session: str, origin: StateOrigin, claim: Callable[[], None] = lambda: None) -> None:
         self._path = path
         self._session = session
+        self._claim = claim
         self._saved = True
         self._families = {name: _CounterFamily(definition) for name, definition in COUNTED.items()}
         self._load(origin)
@@ -130,10 +132,11 @@ class MonotonicCounters:
                 family.clear_base()
 
     def _save(self) -> None:
-        if not self._changed:
+        if not self._changed and self._path.exists():
             return
         table = {name: family.to_exposed() for name, family in self._families.items() if family.keys}
         try:
+            self._claim()
             monotonic_counters_file.write(self._path, ExposedValues(self._session, table))
         except OSError as e:
             if self._saved:
