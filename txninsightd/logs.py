@@ -10,6 +10,8 @@ from typing import Any
 
 import structlog
 
+from txninsightd import redaction
+
 
 def setup(level: str, form: str) -> None:
     """`level`: debug, info, warning, error. `form`: json, console, or auto (console on a terminal)."""
@@ -21,6 +23,7 @@ def setup(level: str, form: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
             structlog.processors.format_exc_info,
+            redaction.in_log_line,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -19,6 +19,7 @@ from txninsightd.expose.partitions import PartitionSummary, partition_summary
 from txninsightd.expose.rendering import format_for, render
 from txninsightd.expose.source import Source
 from txninsightd.expose.summaries import detail_of, summary_of
+from txninsightd.redaction import clean
 
 ROUTES = {
     "/metrics": "all metrics, in Prometheus' text format or as OpenMetrics (with exemplars), by the Accept header",
@@ -135,7 +136,7 @@ class Api:
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Readiness: 200, or 503 with what is missing."""
-        missing = self._source.missing()
+        missing = [clean(what) for what in self._source.missing()]
         return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
 
