@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from txninsightd import clock, logs
+from txninsightd import clock, logs, redaction
 from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
 from txninsightd.supervise.current_config import CurrentConfig, unpickled
 from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_STATE
@@ -99,6 +100,7 @@ def reader_roles(config: Config) -> dict[str, ReaderRole]:
 
 def run_daemon(config: Config, path: Path) -> int:
     """Run until a signal; gives the exit code. `path`: the config's file, read again on SIGHUP."""
+    redaction.hide(config.secrets())
     log.info("configured", config=config.redacted())
     _remove_leftovers()
     directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
@@ -109,7 +111,8 @@ def run_daemon(config: Config, path: Path) -> int:
         # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
         notifier = Notifier.from_environment(os.environ)
-        return Parent(specs, _limits(config), notifier, time.monotonic, current.reload).run()
+        config_reload = ConfigReload(current, ReloadLimits())
+        return Parent(specs, _limits(config), notifier, time.monotonic, config_reload).run()
     except StateUnusable as unusable:
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
@@ -245,7 +248,7 @@ async def tick_until_stopped(
     """Until the parent has sent `Stop` and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
-        reporter.report(aggregator.status())
+        reporter.report(redaction.clean(aggregator.status()))
         try:
             await asyncio.wait_for(stopping.wait(), tick_s)
         except TimeoutError:
