@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from txninsightd import clock, host_limits, logs
+from txninsightd import clock, host_limits, logs, redaction
 from txninsightd.aggregate.state_directory import DirectoryLock, StateUnusable
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.config import Config
 from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
 from txninsightd.supervise.current_config import CurrentConfig, unpickled
 from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_NOT_SAVED, EXIT_STATE
@@ -107,6 +108,7 @@ def reader_roles(config: Config) -> dict[str, ReaderRole]:
 
 def run_daemon(config: Config, path: Path) -> int:
     """Run until a signal; gives the exit code. `path`: the config's file, read again on SIGHUP."""
+    redaction.hide(config.secrets())
     log.info("configured", config=config.redacted())
     # All that the daemon writes is about the content of events.
     os.umask(OWNER_ONLY_UMASK)
@@ -122,7 +124,8 @@ def run_daemon(config: Config, path: Path) -> int:
             current = CurrentConfig(config, path)
             specs = children(Shared(current, clock.now(), directory, lock))
             notifier = Notifier.from_environment(os.environ)
-            return Parent(specs, _limits(config), notifier, time.monotonic, current.reload, signals).run()
+            config_reload = ConfigReload(current, ReloadLimits())
+            return Parent(specs, _limits(config), notifier, time.monotonic, config_reload, signals).run()
     except Exception as failure:
         if host_limits.log_if_limit(failure):
             return host_limits.EXIT_HOST_LIMIT
@@ -279,7 +282,7 @@ async def tick_until_stopped(
     """Until the parent has sent `Stop` and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
-        reporter.report(aggregator.status())
+        reporter.report(redaction.clean(aggregator.status()))
         try:
             await asyncio.wait_for(stopping.wait(), tick_s)
         except TimeoutError:

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from txninsightd import redaction
 from txninsightd.log_output import OUTPUT, STANDARD_ERROR, LogOutput
 from txninsightd.visible_text import visible, visible_lines
 
@@ -34,7 +35,15 @@ def setup(level: str, form: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
-            Rendering([structlog.processors.format_exc_info, *([_show_visibly] if console else []), renderer], OUTPUT),
+            Rendering(
+                [
+                    structlog.processors.format_exc_info,
+                    redaction.in_log_line,
+                    *([_show_visibly] if console else []),
+                    renderer,
+                ],
+                OUTPUT,
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: LINE_LOGGER,
@@ -106,6 +115,6 @@ def _reduced(fields: EventDict, reason: str) -> str:
 
 def _short_text(value: object) -> str:
     try:
-        return (value if isinstance(value, str) else repr(value))[:MOST_REDUCED_CHARS]
+        return redaction.clean(value if isinstance(value, str) else repr(value))[:MOST_REDUCED_CHARS]
     except Exception:
         return f"<{type(value).__name__}>"

@@ -4,8 +4,10 @@ The file that ships and the examples of the guide are loaded here too, so that n
 """
 
 import json
+import os
 import pickle
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,17 @@ from jsonschema import Draft202012Validator
 
 from tests.harness.json_schema import keys_of, nodes_of
 from tests.harness.paths import ROOT
-from txninsightd.config import Config, ConfigError, Secret, Start, Topic, check_config, load_config
+from txninsightd.config import (
+    Config,
+    ConfigError,
+    Secret,
+    Start,
+    Topic,
+    check_config,
+    load_config,
+    load_state_directory,
+)
+from txninsightd.config import reading as config_reading
 from txninsightd.config.checking import schema
 from txninsightd.config.model import KafkaConfig
 from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Objective, Thresholds
@@ -85,7 +97,7 @@ def test_every_key_has_a_field_of_its_own() -> None:
         node = resolved(section)
         if "properties" in node:
             assert list(node["properties"]) == list(getattr(Config(), name).__struct_fields__), name
-    assert list(schema()["properties"]) == list(Config.__struct_fields__)
+    assert [*schema()["properties"], "filled_in"] == list(Config.__struct_fields__)
     assert list(schema()["$defs"]["mapping"]["properties"]) == list(EventMapping.__struct_fields__)
 
 
@@ -398,9 +410,9 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         pytest.param(
             "topics:\n- pattern: '[a'\n- pattern: b\n  exclude:\n  - c\n  - '*'\n",
             [
-                "2: topics[0].pattern: expected a regular expression that compiles "
+                "2: topics[0].pattern: expected a regular expression of at most 1000 characters that compiles "
                 "(found '[a': unterminated character set at position 0)",
-                "6: topics[1].exclude[1]: expected a regular expression that compiles "
+                "6: topics[1].exclude[1]: expected a regular expression of at most 1000 characters that compiles "
                 "(found '*': nothing to repeat at position 0)",
             ],
             id="patterns",
@@ -578,13 +590,59 @@ def test_aliases_cannot_explode(file: Path) -> None:
     assert problems(file, text) == ["1: (file): expected at most 100000 values, aliases followed (found more)"]
 
 
+def test_long_texts_cannot_be_repeated_without_bound(file: Path) -> None:
+    most = "expected at most 4194304 characters, aliases followed (found more)"
+    long = "x" * 100_000
+    text = f"topics:\n- &long {long}\n" + "- *long\n" * 50
+    assert problems(file, text) == [f"1: (file): {most}"]
+    (file.parent / "long").write_text("x" * 65_536)
+    text = "topics:\n- &long '${file:long}${file:long}'\n" + "- *long\n" * 50
+    assert problems(file, text) == [f"1: (file): {most}"]
+
+
+def test_values_are_counted_while_they_are_parsed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_reading, "_MOST_NODES", 1000)
+    lines = problems(file, "topics:\n" + "- a\n" * 600 + "start: [" + "a, " * 600 + "\n")
+    assert lines == ["602: (file): expected at most 1000 values (found more)"]
+
+
+def test_a_file_may_have_a_megabyte(file: Path) -> None:
+    assert load(file, b"#" * (1 << 20)) == Config()
+    assert problems(file, b"#" * ((1 << 20) + 1)) == ["1: (file): expected at most 1048576 bytes (found more)"]
+
+
+@pytest.mark.parametrize("line", ["key{}: 1\n", "${{A{}}}: &a{} '${{A{}}}'\n", "? [{}]\n: a\n"])
+def test_of_very_many_faults_the_first_are_shown(file: Path, line: str) -> None:
+    lines = problems(
+        file, "".join(line.replace("{}", str(i)).replace("{{", "{").replace("}}", "}") for i in range(3000))
+    )
+    assert len(lines) == 101
+    assert lines[-1].endswith(": (file): expected at most 100 faults (found more: correct those above first)")
+    with pytest.raises(ConfigError):
+        load_state_directory(file, {})
+
+
+def test_names_in_faults_are_cut(file: Path) -> None:
+    key, name = "k" * 100_000, "N" * 5000
+    first, second = problems(file, f"start: ${{{name}}}\n? {key}\n: 1\n")
+    assert first == f"1: start: expected {'N' * 60}... to be set in the environment (found it unset)"
+    assert second.startswith(f"2: {'k' * 60}...: expected a known key, one of kafka, ")
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     lines, code = check_config(tmp_path / "none.yaml", {})
     assert (lines, code) == (
         [f"{tmp_path}/none.yaml:1: (file): expected a file to read (No such file or directory)"],
         2,
     )
-    assert check_config(tmp_path, {}) == ([f"{tmp_path}:1: (file): expected a file to read (Is a directory)"], 2)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "socket"))
+    kinds = {"": "a directory", "pipe": "a named pipe", "link": "a device", "socket": "a socket"}
+    for name, kind in kinds.items():
+        path = tmp_path / name
+        assert check_config(path, {}) == ([f"{path}:1: (file): expected a file to read (found {kind})"], 2)
     assert check_config(Path("a\0b"), {}) == (["a\\x00b:1: (file): expected a file to read (not a path)"], 2)
 
 
@@ -633,7 +691,7 @@ def test_substitution(file: Path, written: str, read: str) -> None:
 
 def test_an_absolute_path_is_taken_as_it_is(file: Path, tmp_path: Path) -> None:
     (tmp_path / "start").write_text("latest\n")
-    assert load(file, f"start: ${{file:{tmp_path}/start}}").start == Start("latest")
+    assert load(file, f"start: ${{file:{tmp_path}/start}}").start == Start("latest", hidden=True)
 
 
 @pytest.mark.parametrize(
@@ -643,21 +701,28 @@ def test_an_absolute_path_is_taken_as_it_is(file: Path, tmp_path: Path) -> None:
         ("${A", "expected a } after ${ (found none; a plain ${ is written $${)"),
         (
             "${A:-x}",
-            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found ${A:-x}; a plain ${ is written $${)",
+            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found another; a plain ${ is written $${)",
         ),
-        ("${}", "expected ${NAME} of letters, digits and _, or ${file:PATH} (found ${}; a plain ${ is written $${)"),
-        ("${file:none}", "expected a file to read at 'none' (found none)"),
-        ("${file:}", "expected a file to read at '' (found none)"),
-        ("${file:/dev/zero}", "expected a file to read at '/dev/zero' (found none)"),
+        (
+            "${}",
+            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found another; a plain ${ is written $${)",
+        ),
+        ("${file:none}", "expected a file to read at 'none' (No such file or directory)"),
+        ("${file:}", "expected a file to read at '' (found a directory)"),
+        ("${file:/dev/zero}", "expected a file to read at '/dev/zero' (found a device)"),
+        ("${file:pipe}", "expected a file to read at 'pipe' (found a named pipe)"),
+        ("${file:half}" * 9, "expected ${...} for at most 262144 characters in a text (found more)"),
         ("${file:large}", "expected at most 65536 bytes in 'large' (found more)"),
         ("${file:bytes}", "expected UTF-8 text in 'bytes' (found other bytes)"),
         ("${file:nul}", "expected text (found a NUL or half a character)"),
-        (f"${{file:{'x' * 300}}}", f"expected a file to read at '{'x' * 300}' (File name too long)"),
+        (f"${{file:{'x' * 300}}}", f"expected a file to read at '{'x' * 59}... (File name too long)"),
     ],
 )
 def test_what_cannot_be_filled_in_is_named_once(file: Path, written: str, message: str) -> None:
-    for name, content in {"large": b"x" * 65_537, "bytes": b"\xff", "nul": b"\0"}.items():
+    contents = {"large": b"x" * 65_537, "half": b"x" * 32_768, "bytes": b"\xff", "nul": b"\0"}
+    for name, content in contents.items():
         (file.parent / name).write_bytes(content)
+    os.mkfifo(file.parent / "pipe")
     expected = [f"{line}: {key}: {message}" for line, key in ((2, "topics[0]"), (3, "start"), (5, "http.listen"))]
     text = f"topics:\n- '{written}'\nstart: '{written}'\nhttp:\n  listen: '{written}'\n"
     assert problems(file, text, {"A": "one"}) == expected

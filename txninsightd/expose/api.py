@@ -21,6 +21,7 @@ from txninsightd.expose.partitions import PartitionSummary, partition_summary
 from txninsightd.expose.rendering import format_for, render
 from txninsightd.expose.source import Source
 from txninsightd.expose.summaries import Entry, detail_of, summary_of
+from txninsightd.redaction import clean
 from txninsightd.visible_text import from_visible, visible_json
 
 ROUTES = {
@@ -137,7 +138,8 @@ class Api:
 
     async def readiness(self, request: web.Request) -> web.Response:
         """Readiness: 200, or 503 with what is missing. Notes do not decide it."""
-        missing, notes = self._source.missing(), self._source.notes()
+        missing = [clean(what) for what in self._source.missing()]
+        notes = [clean(note) for note in self._source.notes()]
         return json_response({"ready": not missing, "missing": missing, "notes": notes}, 503 if missing else 200)
 
 

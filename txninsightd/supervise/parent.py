@@ -4,8 +4,9 @@ Receivers start first and stop last. A child that exits is restarted alone: it g
 it what it needs to go on. When the aggregator exits, everything is restarted, since it held all state. Each restart
 waits longer than the one before. A child that exits too often ends the daemon with EXIT_GAVE_UP; one that can never
 work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN, EXIT_STATE and EXIT_HOST_LIMIT at the first start) ends it at once. A child
-that stops beating is killed, which is an exit like any other. So is a start that the host refuses. systemd is notified;
-its watchdog is fed only when this loop has completed a turn and found no child hung.
+that stops beating is killed, which is an exit like any other. So is a start that the host refuses. A reload of the
+config is read by a process of its own, and nothing waits for it (config_reload.py). systemd is notified; its watchdog
+is fed only when this loop has completed a turn and found no child hung.
 """
 
 import math
@@ -26,6 +27,7 @@ from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.children import Child, ChildSpec, Exit, LineKind, run_child
+from txninsightd.supervise.config_reload import ConfigReload, Finished
 from txninsightd.supervise.control import ControlLine, control_pair
 from txninsightd.supervise.exit_codes import (
     EXIT_CANNOT_LISTEN,
@@ -57,9 +59,8 @@ class Limits(NamedTuple):
 class Parent:
     """Runs `specs`, each of another name; exactly one of them, the aggregator, has the control line.
 
-    `reload` reads the config again, for all children that are forked from then on, and gives what the running
-    aggregator must be sent; None when the file is refused. `now`: seconds that no change of the wall clock moves.
-    `signals`: if they are noted already.
+    `config_reload` reads the config again, for all children that are forked from then on. `now`: seconds that no change
+    of the wall clock moves. `signals`: if they are noted already.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Parent:
         limits: Limits,
         notifier: Notifier,
         now: Callable[[], float],
-        reload: Callable[[], bytes | None],
+        config_reload: ConfigReload,
         signals: Signals | None = None,
     ) -> None:
         children = [Child(spec, _backoff(limits)) for spec in specs]
@@ -83,8 +84,9 @@ class Parent:
         self._hang_detector = HangDetector(self._heartbeats, limits.heartbeat_timeout_s)
         self._notifier = notifier
         self._now = now
-        self._reload = reload
+        self._config_reload = config_reload
         self._reloads = Reloads()
+        self._told_reloading = False
         self._signals = signals if signals is not None else Signals()
         self._control = ControlLine()
         self._ready = False
@@ -96,7 +98,7 @@ class Parent:
         try:
             while self._signals.stop_signal is None:
                 # Reload first: children that are forked below then start with the new config.
-                self._reload_if_asked()
+                self._reload()
                 self._start_what_is_due()
                 self._control.send_pending(ChildrenStatus(self._statuses(), self._reloads))
                 self._notify_systemd()
@@ -111,6 +113,7 @@ class Parent:
             self._kill_all()
             raise
         finally:
+            self._config_reload.cancel()
             self._signals.uninstall()
         log.info("daemon_stopping", signal=signal.Signals(self._signals.stop_signal).name)
         return self._stop_in_order()
@@ -125,19 +128,30 @@ class Parent:
 
     # --- Reloading ----------------------------------------------------------------------------------------------------
 
-    def _reload_if_asked(self) -> None:
-        if not self._signals.take_hangup():
+    def _reload(self) -> None:
+        """Finish the reload that is in work, and begin one that is due. Never waits."""
+        now = self._now()
+        if self._signals.take_hangup():
+            self._config_reload.ask(now)
+        self._count(self._config_reload.finished(now))
+        if self._config_reload.is_due(now):
+            # Until the service is ready, the READY=1 that follows is that of its start, not of a reload.
+            self._told_reloading = self._ready
+            if self._ready:
+                self._notifier.reloading()
+            self._count(self._config_reload.begin(now))
+
+    def _count(self, finished: Finished | None) -> None:
+        if finished is None:
             return
-        # Until the service is ready, the READY=1 that follows is that of its start, not of a reload.
-        if self._ready:
-            self._notifier.reloading()
-        config, counts = self._reload(), self._reloads
-        if config is None:
+        counts = self._reloads
+        if finished.config is None:
             self._reloads = Reloads(counts.applied, counts.refused + 1, good=False)
         else:
-            self._control.reload(config)
+            # Children that were forked meanwhile have the old config: the aggregator tells them, too.
+            self._control.reload(finished.config)
             self._reloads = Reloads(counts.applied + 1, counts.refused, good=True)
-        if self._ready:
+        if self._told_reloading:
             # If this is not delivered, `_notify_systemd` repeats it.
             self._ready = self._notifier.ready()
 
@@ -193,6 +207,7 @@ class Parent:
 
         def program() -> None:
             close_parents_ends()
+            self._config_reload.close_in_child()
             run_child(child.spec, line, self._heartbeats)
 
         self._hang_detector.about_to_fork(child.name)
@@ -204,12 +219,14 @@ class Parent:
     # --- Watching -----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until something happens: a signal, an exit, a report, a start or a heartbeat check that is due."""
+        """Until something happens: a signal, an exit, a report, or a start, a reload or a check that is due."""
         due = [c.start_at for c in (self._aggregator, *self._startable_senders()) if not c.is_up]
         timeout = max(0.0, min(due) - self._now()) if due else math.inf
-        timeout = min(timeout, self._hang_detector.every_s, self._notifier.every_s)
+        reload_due_s = self._config_reload.due_in_s(self._now())
+        timeout = min(timeout, self._hang_detector.every_s, self._notifier.every_s, reload_due_s)
         control = self._control.open_end
         sentinels = [child.process.sentinel for child in self._children if child.is_up]
+        sentinels += self._config_reload.sentinels
         for ready in wait([*sentinels, self._signals.fileno(), *([control] if control is not None else [])], timeout):
             if ready == self._signals.fileno():
                 self._signals.clear_wakeup()
