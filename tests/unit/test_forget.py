@@ -115,6 +115,18 @@ def test_any_id_can_be_named(world: World, config: Path, txn_id: str) -> None:
 
 
 @pytest.mark.usefixtures("serving")
+def test_an_id_that_no_command_line_can_hold_is_named_as_it_is_shown(
+    world: World, config: Path, capsys: Captured
+) -> None:
+    world.event("transaction_open", "a\x00\x1b[2J")
+    world.event("transaction_open", "a\\x01")
+    for shown in ("a\\x00\\x1b[2J", "a\\x01"):
+        assert cli.run(["forget", shown, "--config", str(config)]) == 0
+        assert capsys.readouterr().out == f"forgotten: {shown}\n"
+    assert world.ledger.live.keys() == {"stuck", "open"}
+
+
+@pytest.mark.usefixtures("serving")
 def test_what_is_not_live_is_said_in_words(world: World, config: Path, capsys: Captured) -> None:
     for txn_id, words in {
         "unknown": "no live transaction 'unknown' is known: check the id\n",
