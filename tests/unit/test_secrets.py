@@ -214,9 +214,7 @@ def test_no_refusal_of_the_kafka_client_shows_it(folder: Path, capfd: pytest.Cap
 
 
 @pytest.mark.usefixtures("own_redaction")
-def test_no_reload_shows_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_reload_shows_it(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "txninsight.yaml"
     file.write_text("log: {format: json}\n")
     running = CurrentConfig(load_config(file, {}), file)
@@ -226,7 +224,7 @@ def test_no_reload_shows_it(
         assert running.take(running.read()) is None
         file.write_text(yaml.safe_dump(make("x-${S}")))
         running.take(running.read())
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert told.count("config_refused") >= len(PLACES)
     assert "QXZJ" not in told
 

@@ -117,7 +117,7 @@ except ValueError:
     reduced = {line["event"]: line["reduced"] for line in lines if "reduced" in line}
     assert reduced == {
         "bad": "OSError",
-        "loop": "ValueError",
+        "loop": "RecursionError",
         "keys": "TypeError",
         "number": "ValueError",
         "long": "too long",
