@@ -9,6 +9,7 @@ One writer runs at a time, started `every_s` after the one before. A caller that
 callback once a checkpoint that started after its request is on disk, or could not be written.
 """
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,14 @@ LONGEST_WRITE_S = 300.0
 REPORT_BYTES = 4096
 STANDARD_ERROR = 2
 RETRY_S = 1.0
+
+USUAL_ADVICE = "check state.directory: free space, permissions, the disk"
+ADVICE = {
+    errno.EMFILE: "raise the process's limit of open files (LimitNOFILE=, ulimit -n)",
+    errno.ENFILE: "raise the host's limit of open files (fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (TasksMax=, ulimit -u)",
+    errno.ENOMEM: "give the service more memory: the fork of a checkpoint needs some",
+}
 
 Dump = Callable[[], Iterator[bytes]]
 """The state of this moment, in chunks."""
@@ -141,16 +150,13 @@ class Checkpoints:
         return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
-        # Set it first: a failing fork is then not retried at each tick.
+        # Set it first: a failing pipe or fork is then not retried at each tick.
         self._next_at = now + self._every_s
         waiting = self._take_waiting()
-        report, theirs = os.pipe()
         aggregator = os.getpid()
         try:
-            pid = os.fork()
+            pid, report, theirs = _fork_with_pipe()
         except OSError as failure:
-            os.close(report)
-            os.close(theirs)
             self._failed(failure, waiting)
             return
         if pid == 0:
@@ -206,11 +212,21 @@ class Checkpoints:
         problem = f"no checkpoint can be written: {failure.strerror or failure}"
         # Count every failure, and log each reason once.
         if problem != self.problem:
-            advice = "check state.directory: free space, permissions, the disk"
-            log.error("checkpoint_failed", error=problem, advice=advice)
+            log.error("checkpoint_failed", error=problem, advice=ADVICE.get(failure.errno or 0, USUAL_ADVICE))
         self.problem = problem
         for then in waiting:
             then(failure)
+
+
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """Fork: gives the pid (0 in the child) and the two ends of a pipe. Raises OSError, and then leaves nothing open."""
+    report, theirs = os.pipe()
+    try:
+        return os.fork(), report, theirs
+    except OSError:
+        os.close(report)
+        os.close(theirs)
+        raise
 
 
 # --- The child --------------------------------------------------------------------------------------------------------
