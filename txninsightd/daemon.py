@@ -214,7 +214,7 @@ async def _aggregate(shared: Shared, context: ChildContext) -> int:
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
-    operator_socket = OperatorSocket(aggregator, shared.lock.is_held)
+    operator_socket = OperatorSocket(aggregator, owns_directory=shared.lock.is_held)
     await operator_socket.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     await tick_until_stopped(aggregator, Reporter(control), stopping, tick_s)

@@ -62,6 +62,14 @@ def test_it_is_active_without_a_broker_and_says_what_is_missing(machine: Machine
     assert "0 open, 0 stuck" in machine.run("systemctl", "status", UNIT).stdout
 
 
+def test_its_processes_may_open_many_files(machine: Machine) -> None:
+    assert machine.show("LimitNOFILE") == "65536"
+    # As many as the machine that runs the test allows, and no longer systemd's default.
+    limits = Path(f"/proc/{machine.pids()['aggregator']}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) > 1024
+
+
 def test_its_state_is_its_own(machine: Machine) -> None:
     assert machine.run("stat", "--format=%a %F", "/var/lib/txninsightd/.").stdout.strip() == "700 directory"
     assert machine.run("stat", "--format=%U", "/var/lib/txninsightd/.").stdout.strip() != "root"

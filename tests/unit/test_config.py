@@ -44,6 +44,7 @@ TOPIC_NAME = "a topic name of 1 to 249 letters, digits, '.', '_' or '-'"
 TOPIC = f"{TOPIC_NAME}, or {{name: ...}}, or {{pattern: REGEX}}"
 KINDS = "one of transaction_open, step_open, step_done, transaction_close"
 START = "earliest, latest, or a duration of at most ten years such as 90s, 15m, 2h or 7d"
+ALLOWED = "a host name without a port, .NAME for it and all names below it, or '*' for any"
 LISTEN = "HOST:PORT or [IPV6]:PORT with a port from 0 to 65535, such as 127.0.0.1:9840"
 
 
@@ -142,7 +143,7 @@ def test_a_file_becomes_one_frozen_object(file: Path) -> None:
 kafka: {client: {bootstrap.servers: "a:1,b:2", fetch.wait.max.ms: 100, log.connection.close: false, group.id: mine}}
 topics: [orders, {name: payments, format: json}, {pattern: "eu\\\\..*", exclude: ["eu\\\\.test"]}]
 readers: {monitors: 3}
-http: {listen: "[::1]:80"}
+http: {listen: "[::1]:80", allowed_hosts: [proxy.example.com, .svc]}
 stuck: {idle_after_s: 10}
 objective: {duration_s: 30, open_age_s: 90}
 transaction_types: {loan: {overdue_after_s: 7}, 404: {idle_after_s: 1.5, objective: {duration_s: null, ratio: 0.5}}}
@@ -154,6 +155,7 @@ metrics: {duration_buckets_s: [1, 2.5]}
     assert config.topics == (Topic("orders"), Topic("payments"), Topic(pattern="eu\\..*", exclude=("eu\\.test",)))
     assert (config.readers.monitors, config.readers.validators) == (3, 1)
     assert (config.http.host, config.http.port) == ("::1", 80)
+    assert config.http.allowed_hosts == ("proxy.example.com", ".svc")
     assert config.metrics.duration_buckets_s == (1, 2.5)
     assert config.thresholds("loan") == Thresholds(10, 7, 60)
     assert config.transaction_types["loan"].objective == config.objective == Objective(30, 0.99, 90)
@@ -331,6 +333,14 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         ),
         pytest.param("http:\n  listen: 9840\n", [f"2: http.listen: expected {LISTEN} (found 9840)"], id="port alone"),
         pytest.param("http:\n  listen: :9840\n", [f"2: http.listen: expected {LISTEN} (found ':9840')"], id="no host"),
+        pytest.param(
+            "http:\n  allowed_hosts: [a.b, .c, '*', 'a:1', '*.b', '']\n",
+            [
+                f"2: http.allowed_hosts[{i}]: expected {ALLOWED} (found {v!r})"
+                for i, v in [(3, "a:1"), (4, "*.b"), (5, "")]
+            ],
+            id="hosts",
+        ),
         pytest.param("http:\n  listen: a:65536\n", [f"2: http.listen: expected {LISTEN} (found 'a:65536')"], id="port"),
         pytest.param(
             "http:\n  listen: ::1:80\n", [f"2: http.listen: expected {LISTEN} (found '::1:80')"], id="bare IPv6"

@@ -156,7 +156,7 @@ class Checkpoints:
         return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
-        # Set it first: a failing fork is then not retried at each tick.
+        # Set it first: a failing pipe or fork is then not retried at each tick.
         self._next_at = now + self._every_s
         waiting = self._take_waiting()
         try:
@@ -164,13 +164,10 @@ class Checkpoints:
         except OSError as failure:
             self._failed(failure, waiting)
             return
-        report, theirs = os.pipe()
         aggregator = os.getpid()
         try:
-            pid = os.fork()
+            pid, report, theirs = _fork_with_pipe()
         except OSError as failure:
-            os.close(report)
-            os.close(theirs)
             self._failed(failure, waiting)
             return
         if pid == 0:
@@ -239,6 +236,17 @@ def _advice(failure: OSError) -> str:
         return failure.advice
     limit = host_limits.limit_behind(failure, at_fork=True)
     return limit.advice if limit else "check state.directory: free space, permissions, the disk"
+
+
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """Fork: gives the pid (0 in the child) and the two ends of a pipe. Raises OSError, and then leaves nothing open."""
+    report, theirs = os.pipe()
+    try:
+        return os.fork(), report, theirs
+    except OSError:
+        os.close(report)
+        os.close(theirs)
+        raise
 
 
 # --- The child --------------------------------------------------------------------------------------------------------

@@ -146,9 +146,13 @@ class ReadersConfig(msgspec.Struct, frozen=True):
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
-    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 is any free port."""
+    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 is any free port.
+
+    `allowed_hosts`: names in the URLs of clients, beside IP addresses, localhost and the machine's own names.
+    """
 
     listen: str = "127.0.0.1:9840"
+    allowed_hosts: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:

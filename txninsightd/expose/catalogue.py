@@ -387,6 +387,15 @@ CHECKPOINT_FALLBACKS = Definition(
     "Checkpoints that were skipped at a start because they were damaged or of a newer version.",
     counted=Counted.AGGREGATOR,
 )
+HTTP_REQUESTS_REFUSED = Definition(
+    "txninsight_http_requests_refused_total",
+    MetricType.COUNTER,
+    ("reason",),
+    "HTTP requests that were refused, or whose connection was ended: bad_request (no valid HTTP), host (a Host that is "
+    "not in http.allowed_hosts), slow_request, slow_reader, too_many_connections, busy (too many "
+    "listings or timelines at a time).",
+    counted=Counted.AGGREGATOR,
+)
 COUNTERS_KEPT = Definition(
     "txninsight_counters_kept",
     MetricType.GAUGE,

@@ -11,18 +11,23 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from txninsightd.expose.api import errors_as_json, json_response
+from txninsightd.expose.answers import error_response, errors_as_json, json_response
+from txninsightd.expose.connections import Connections, TimeLimits
+from txninsightd.expose.refusals import Refusals
 from txninsightd.expose.source import Source
 from txninsightd.visible_text import from_visible
 
 OWNER_ONLY_UMASK = 0o177
+MOST_CONNECTIONS = 8
+USUAL_LIMITS = TimeLimits(idle_s=10.0)
 STOP_TIMEOUT_S = 2.0
-"""How long running commands may take after the socket stops; the last checkpoint and HTTP need time, too."""
+"""A command is answered once a checkpoint holds its effect. The last checkpoint and HTTP need time, too."""
 LOOK_EVERY_S = 2.0
 
 log = structlog.get_logger()
@@ -40,19 +45,20 @@ class OperatorSocket:
     `owns_directory`: whether the socket's directory is locked by this daemon at present.
     """
 
-    def __init__(self, source: Source, owns_directory: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, source: Source, limits: TimeLimits = USUAL_LIMITS, owns_directory: Callable[[], bool] = lambda: True
+    ) -> None:
         self._source = source
+        self._limits = limits
         self._owns_directory = owns_directory
-        app = web.Application(middlewares=[errors_as_json])
-        app.add_routes([web.post("/forget", self.forget)])
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
-        self._site: web.UnixSite | None = None
         self._failed = False
         self._listening: asyncio.Task[None] | None = None
+        app = web.Application(middlewares=[errors_as_json])
+        app.add_routes([web.post("/forget", self.forget)])
+        self._connections = Connections(app, Refusals(monotonic), limits, MOST_CONNECTIONS, STOP_TIMEOUT_S)
 
     async def start(self, path: Path) -> None:
         """Listen at this path. If that fails, the daemon runs on without operator commands, and logs the failure."""
-        await self._runner.setup()
         await self._listen(path)
         self._listening = asyncio.create_task(self._keep_listening(path))
 
@@ -63,17 +69,14 @@ class OperatorSocket:
                 await self._listen(path)
 
     async def _listen(self, path: Path) -> None:
+        loop = asyncio.get_running_loop()
         # umask, not chmod: before a chmod any local user could connect for a moment.
         before = os.umask(OWNER_ONLY_UMASK)
         try:
-            if self._site is not None:
-                await self._site.stop()
             _remove_stale_socket(path)
-            self._site = web.UnixSite(self._runner, path)
-            await self._site.start()
+            await self._connections.listen(lambda factory: loop.create_unix_server(factory, str(path)))
             self._failed = False
         except OSError as failure:
-            self._site = None
             error = failure.strerror or str(failure)
             advice = f"check {path.name} in state.directory and restart; until then `txninsightd forget` does not work"
             if not self._failed:
@@ -86,22 +89,26 @@ class OperatorSocket:
         """Accept no more commands, and finish the running ones."""
         if self._listening is not None:
             self._listening.cancel()
-        await self._runner.cleanup()
+        await self._connections.stop()
 
     async def forget(self, request: web.Request) -> web.Response:
         """End a live transaction that the operator knows is dead."""
         try:
-            txn_id = msgspec.json.decode(await request.read(), type=ForgetCommand).txn_id
+            async with asyncio.timeout(self._limits.request_s):
+                command = await request.read()
+            txn_id = msgspec.json.decode(command, type=ForgetCommand).txn_id
+        except TimeoutError:
+            return error_response("the request was not complete in time", 408)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return json_response({"error": 'expected {"txn_id": "..."} in UTF-8'}, 400)
+            return error_response('expected {"txn_id": "..."} in UTF-8', 400)
         if not self._source.forget(txn_id) and not self._source.forget(from_visible(txn_id)):
-            return json_response({"error": self._absence(txn_id)}, 404)
+            return error_response(self._absence(txn_id), 404)
         # It has ended even if the checkpoint fails: a second request gets 404.
         log.info("transaction_forgotten", txn_id=txn_id)
         try:
             await self._source.durable()
         except OSError as failure:
-            return json_response({"error": _not_durable(txn_id, failure)}, 503)
+            return error_response(_not_durable(txn_id, failure), 503)
         return json_response({"forgotten": txn_id})
 
     def _absence(self, txn_id: str) -> str:
