@@ -192,7 +192,8 @@ class Aggregator:
         new = {PartitionRef(s.topic, s.partition, s.incarnation) for s in starts}
         # Those of the checkpoint that was restored; new ones wait until a checkpoint holds them.
         waiting = self._not_begun - self._not_durable
-        self._begin({ref for ref in waiting if ref.partition in message.present.get(ref.topic, ())})
+        present = {topic: set(partitions) for topic, partitions in message.present.items()} if waiting else {}
+        self._begin({ref for ref in waiting if ref.partition in present.get(ref.topic, ())})
         if new:
             log.info("partitions_found", count=len(new), topics=sorted({ref.topic for ref in new}))
             self._begin_once_durable(new)
@@ -377,12 +378,13 @@ class Aggregator:
         missing = []
         for view in View:
             as_ofs = [p.monitor_as_of if view is View.MONITOR else p.validator_as_of for p in present]
-            unseen = sum(as_of == UNSEEN for as_of in as_ofs)
-            if unseen:
+            seen, now = min(as_ofs, default=self.now()), self.now()
+            if seen == UNSEEN:
+                unseen = as_ofs.count(UNSEEN)
                 missing.append(f"the {view} has not caught up yet on {unseen} of {len(present)} partitions")
-            elif as_ofs and self.now() - min(as_ofs) > BLIND_AFTER_S:
-                missing.append(f"the {view} has seen nothing newer than {self.now() - min(as_ofs):.0f} s")
-            elif as_ofs and min(as_ofs) - self.now() > BLIND_AFTER_S:
-                ahead_s = min(as_ofs) - self.now()
+            elif now - seen > BLIND_AFTER_S:
+                missing.append(f"the {view} has seen nothing newer than {now - seen:.0f} s")
+            elif seen - now > BLIND_AFTER_S:
+                ahead_s = seen - now
                 missing.append(f"the clock was set back: the {view} sees nothing new for another {ahead_s:.0f} s")
         return missing

@@ -27,7 +27,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd import logs
 from txninsightd.ingest.advances import Advances
-from txninsightd.ingest.end_offsets import EndOffset, EndOffsets
+from txninsightd.ingest.end_offset_client import EndOffset
+from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import (
@@ -232,6 +233,7 @@ class Reader:
             self._paused = {ref for ref in self._paused if ref.topic not in recreated}
         refs = [PartitionRef(s.topic, s.partition) for s in starts]
         self._leave(refs)
+        self._end_offsets.expect_news(refs)
         for ref, s in zip(refs, starts, strict=True):
             self._progress[ref] = Progress(
                 ref._replace(incarnation=s.incarnation), s.start_offset, s.as_of, self._now()
@@ -356,6 +358,7 @@ class Reader:
                 last_topic, last_partition, current = topic, partition, [] if ref in lost else by_ref[ref]
             current.append(record)  # type: ignore[union-attr]
         touched = [ref for ref in by_ref if ref in self._progress]
+        self._end_offsets.expect_news(touched)
         # Every Aborted verdict needs this order: first the batch, then the position, on the same thread. All records
         # below the position are then in the batch, or in an earlier one. -1001 (nothing read since the assignment) is
         # smaller than the others.

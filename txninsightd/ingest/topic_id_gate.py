@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
-from txninsightd.ingest.end_offsets import Metadata
+from txninsightd.ingest.end_offset_client import Metadata
 from txninsightd.vocabulary import Coverage, SeenTopic, Sightings
 
 ANSWER_WITHIN_S = 3.0
