@@ -157,8 +157,6 @@ class Reader:
         self._progress: dict[PartitionRef, Progress] = {}
         self._suspended: dict[PartitionRef, PartitionStart] = {}
         self._paused: set[PartitionRef] = set()
-        # Partitions of which something that was read is in no message yet.
-        self._unreported: set[PartitionRef] = set()
         self._advances = Advances(view)
         self._throttled = False
         self._last_batch_at = now()
@@ -444,20 +442,15 @@ class Reader:
     # --- Sending ------------------------------------------------------------------------------------------------------
 
     def _report(self, batch: dict[PartitionRef, list[Any]]) -> None:
-        """Build the messages. Under back-pressure only records become messages, so that the outbox stays bounded."""
+        """Build the messages of a batch: afterwards everything below each frontier is in messages."""
         # Later than the frontiers that `_sort` has read: `decided_at` may be late (settlement waits), never early.
         now = self._now()
-        self._unreported.update(batch)
-        left = set()
-        for ref in [ref for ref in self._unreported if ref in self._progress]:
-            progress, records = self._progress[ref], batch.get(ref)
-            if records or (progress.has_unreported and not self._throttled):
+        for ref, records in batch.items():
+            progress = self._progress[ref]
+            if records or progress.has_unreported:
                 self._health.working()
-                self._topic_id_gate.buffer(self._builder.message(progress, records or [], now))
+                self._topic_id_gate.buffer(self._builder.message(progress, records, now))
                 progress.mark_reported()
-            elif progress.has_unreported:
-                left.add(ref)
-        self._unreported = left
 
     def _note_end(self, end: EndOffset) -> None:
         progress = self._progress.get(end.ref)
