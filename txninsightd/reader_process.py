@@ -16,7 +16,8 @@ from txninsightd.cluster.clients import ClusterClients
 from txninsightd.cluster.scout import PartitionScout
 from txninsightd.config import Config
 from txninsightd.expose.worker_health import WorkerHealth
-from txninsightd.ingest.consumer_settings import consumer_factory, consumer_settings
+from txninsightd.ingest.consumer_settings import asking_settings, consumer_factory, consumer_settings
+from txninsightd.ingest.end_offset_client import EndOffsetClient
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.reader import ClientLost, Health, Reader
 from txninsightd.ingest.rejected_records import RejectedRecords
@@ -58,11 +59,13 @@ def make_reader(
     with refusals_named():
         cluster = ClusterClients(config.kafka.client, now)
         settings = consumer_settings(cluster.settings, view, config.limits.prefetch_bytes)
+        make_asking = consumer_factory(asking_settings(cluster.settings, view), cluster.logger)
+        end_offset_client = EndOffsetClient(make_asking, cluster.admin, cluster.metadata, view, now)
         return Reader(
             view=view,
             make_consumer=consumer_factory(settings, cluster.logger),
             builder=make_builder(config, view, now),
-            end_offsets=EndOffsets(cluster.admin, cluster.metadata, view, now),
+            end_offsets=EndOffsets(end_offset_client, now),
             topic_id_gate=TopicIdGate(cluster.topic_ids, cluster.metadata, now),
             client_watchdog=cluster.watchdog,
             line=line,

@@ -173,9 +173,9 @@ def _table(head: list[str], rows: list[list[str]], left: int) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
 
 
-def into_docs(docs: str, tables: str) -> str:
+def into_docs(docs: str, tables: str, markers: tuple[str, str] = MARKERS) -> str:
     """The document with the tables between its markers. Raises ValueError where it has none."""
-    begin, end = MARKERS
+    begin, end = markers
     before, found, rest = docs.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:

@@ -65,7 +65,7 @@ def test_ids_are_answered_again_and_no_client_is_lost(cluster: Cluster, monkeypa
     gates = [TopicIdGate(TopicIds(admin), MetadataRefresh(admin, clock.now), clock.now) for admin in asking]
 
     def is_told(topic_id_gate: TopicIdGate) -> bool:
-        return NAME in topic_id_gate.poll([NAME], at_once=True).confirmed
+        return NAME in topic_id_gate.poll(None, [NAME], at_once=True).confirmed
 
     for topic_id_gate in gates:
         ask_until(partial(is_told, topic_id_gate), "the id")

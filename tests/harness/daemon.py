@@ -140,6 +140,11 @@ class Daemon:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}{suffix}", timeout=60) as answer:
             return json.load(answer)
 
+    def read(self, path: str) -> bytes:
+        """What a GET gives."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return bytes(answer.read())
+
     def transactions(self, **query: Any) -> dict[str, dict[str, Any]]:
         """All transactions by id."""
         found = self.get("/api/v1/transactions", limit=10_000, **query)
@@ -165,8 +170,7 @@ class Daemon:
 
     def metrics(self) -> Samples:
         """All samples of /metrics by name and sorted labels."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
-            return parse_samples(answer.read().decode())
+        return parse_samples(self.read("/metrics").decode())
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of a metric that have these labels."""

@@ -26,16 +26,16 @@ class Record:
 
     def __init__(self, ref: PartitionRef, offset: int, ahead_s: float = 0.0, padding: int = 0) -> None:
         event = {"event": "step_open", "txn_id": "t", "ts": NOW + ahead_s, "pad": "x" * padding}
-        self._ref, self._offset, self._value = ref, offset, json.dumps(event).encode()
+        self.ref, self._offset, self._value = ref, offset, json.dumps(event).encode()
 
     def error(self) -> KafkaError | None:
         return None
 
     def topic(self) -> str:
-        return self._ref.topic
+        return self.ref.topic
 
     def partition(self) -> int:
-        return self._ref.partition
+        return self.ref.partition
 
     def offset(self) -> int:
         return self._offset
@@ -70,13 +70,13 @@ class Consumer:
     def __init__(self, *batches: Sequence[Record], ends: tuple[Any, ...] = ()) -> None:
         self.assigned: list[int] = []
         self.asked_for: list[int] = []
-        self._batches = list(batches)
+        self.batches = list(batches)
         self._rest: Sequence[Record] = []
         self._ends = iter(ends)
         self._position = 0
 
     def poll(self, timeout_s: float) -> Record | None:
-        batch = self._batches.pop(0) if self._batches else []
+        batch = self.batches.pop(0) if self.batches else []
         self._rest = batch[1:]
         return batch[0] if batch else None
 
@@ -145,13 +145,15 @@ class OpenGate:
 
     def poll(self, advances: Advances | None, suspended: Any, at_once: bool) -> Answers:
         messages, self._messages = self._messages, []
-        taken = [advances.take(topic) for topic in list(advances.topics)] if advances is not None else []
-        seen = [topic for topic in taken if topic is not None]
+        seen = [advances.take(topic) for topic in list(advances.topics)] if advances is not None else []
         return Answers(messages, seen, [], []) if messages or seen else NO_ANSWERS
 
 
 class NoEndOffsets:
     """No answer about the ends of logs ever comes."""
+
+    def expect_news(self, refs: Any) -> None:
+        pass
 
     def poll(self, refs: Any) -> list[Any]:
         return []
@@ -170,14 +172,21 @@ class NotedHealth:
         pass
 
 
-def reader_of(consumer: Consumer, builder: ViewBuilder, line: ReaderLine, health: NotedHealth) -> Reader:
-    """A reader whose clock stands still at NOW."""
-    consumer_part: Any = consumer
-    end_offsets: Any = NoEndOffsets()
-    gate: Any = OpenGate()
-    line_part: Any = line
-    watchdog = ClientWatchdog(new_client=lambda: False)
-    view = View.VALIDATOR if isinstance(builder, ValidatorBuilder) else View.MONITOR
+def reader_of(consumer: Consumer, builder: ViewBuilder, line: ReaderLine, health: NotedHealth, **parts: Any) -> Reader:
+    """A reader; where `parts` names no `end_offsets`, `topic_id_gate` or `now`, they are those of above and NOW."""
     return Reader(
-        view, lambda: consumer_part, builder, end_offsets, gate, watchdog, line_part, health, lambda: NOW, 100, 64
+        view=View.VALIDATOR if isinstance(builder, ValidatorBuilder) else View.MONITOR,
+        builder=builder,
+        line=line,
+        health=health,
+        client_watchdog=ClientWatchdog(new_client=lambda: False),
+        batch_records=100,
+        queue_batches=64,
+        **{
+            "make_consumer": lambda: consumer,
+            "end_offsets": NoEndOffsets(),
+            "topic_id_gate": OpenGate(),
+            "now": lambda: NOW,
+            **parts,
+        },
     )

@@ -15,6 +15,7 @@ from txninsightd.cluster.metadata_refresh import MetadataRefresh
 from txninsightd.cluster.topic_ids import TopicIds
 from txninsightd.config import Config
 from txninsightd.daemon import SCOUT, reader_roles
+from txninsightd.ingest.end_offset_client import EndOffsetClient
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.supervise.channel import Channel, descriptor_pair
@@ -53,6 +54,10 @@ class Admin:
         return self._answer("list_topics", [])
 
 
+def _refused() -> Any:
+    raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
 def _failed() -> "Future[Any]":
     failed: Future[Any] = Future()
     failed.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
@@ -69,7 +74,7 @@ def test_the_readers_go_on_asking() -> None:
     clock = Clock()
     admin: Any = Admin()
     metadata = MetadataRefresh(admin, clock.now)
-    end_offsets = EndOffsets(admin, metadata, View.MONITOR, clock.now)
+    end_offsets = EndOffsets(EndOffsetClient(_refused, admin, metadata, View.MONITOR, clock.now), clock.now)
     topic_id_gate = TopicIdGate(TopicIds(admin), metadata, clock.now)
     topic_id_gate.buffer(cover(B, 0, 1, [0], 1.0))
     asked: list[dict[str, int]] = []
@@ -77,7 +82,8 @@ def test_the_readers_go_on_asking() -> None:
         clock.time += step_s
         end_offsets.poll([PartitionRef("b", 0)])
         topic_id_gate.poll(None, [], at_once=False)
-        end_offsets.poll([PartitionRef("b", 0)])
+        for _ in until(lambda: end_offsets.poll([PartitionRef("b", 0)]), "the answer about the ends"):
+            pass
         await_refreshed(admin, metadata, len(asked) + 1)
         asked.append(dict(admin.asked))
     assert [each["list_offsets"] for each in asked] == [1, 2, 3]

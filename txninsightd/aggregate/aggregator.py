@@ -179,7 +179,8 @@ class Aggregator:
         new = {PartitionRef(s.topic, s.partition, s.incarnation) for s in starts}
         # Those of the checkpoint that was restored; new ones wait until a checkpoint holds them.
         waiting = self._not_begun - self._not_durable
-        self._begin({ref for ref in waiting if ref.partition in message.present.get(ref.topic, ())})
+        present = {topic: set(partitions) for topic, partitions in message.present.items()} if waiting else {}
+        self._begin({ref for ref in waiting if ref.partition in present.get(ref.topic, ())})
         if new:
             log.info("partitions_found", count=len(new), topics=sorted({ref.topic for ref in new}))
             self._begin_once_durable(new)

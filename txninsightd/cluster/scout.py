@@ -11,6 +11,10 @@ A partition that the cluster did not have at the complete look before is new: no
 A recreated topic is named at the look that finds its new id, and begun at the next: brokers learn of a deletion one
 after another, and one that has not learnt of it may still serve the old records. Partitions that a complete look misses
 are forgotten, so that they are found again if they come back; whether they were deleted, the ledger decides.
+
+Each look lists all topics. Their ids are asked for where a look finds a partition that is not known, and else only as
+often as costs half a percent of the time, since an answer lists every partition once more. A recreated topic may thus
+be named some seconds late. That moves no watermark: readers confirm its old id no more, so its partitions hold it.
 """
 
 import threading
@@ -24,7 +28,7 @@ import structlog
 from confluent_kafka import OFFSET_END, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from txninsightd.cluster.topic_ids import TopicIds
+from txninsightd.cluster.topic_ids import TopicIds, work_s
 from txninsightd.cluster.topic_policies import TopicPolicies
 from txninsightd.config import Config
 from txninsightd.vocabulary import Discovery, PartitionRef, PartitionStart
@@ -32,6 +36,10 @@ from txninsightd.vocabulary import Discovery, PartitionRef, PartitionStart
 ANSWER_WITHIN_S = 5.0
 STOPPED_AFTER_S = 2 * ANSWER_WITHIN_S
 """A failure that took so long is the process's own: it was stopped meanwhile, and the cluster is not to blame."""
+
+SHARE_OF_WORK = 200
+ASK_IDS_EVERY_S_AT_MOST = 10.0
+"""Between two questions for the ids of known topics passes so many times their work, but no more than this."""
 
 log = structlog.get_logger()
 
@@ -59,6 +67,7 @@ class PartitionScout:
         self._new: set[PartitionRef] = set()
         self._topic_ids = TopicIds(admin)
         self._policies = TopicPolicies(admin, now)
+        self._ask_ids_at = 0.0
         self._discoveries: SimpleQueue[Discovery] = SimpleQueue()
         self._stop = threading.Event()
         self._problems: list[str] = []
@@ -107,12 +116,12 @@ class PartitionScout:
         self._note_new(wanted)
         refusals = self._policies.refusals(wanted)
         self._problems += refusals.values()
-        # Ask for ids first, then for offsets. A topic that is recreated in between is found under its old id: the
-        # readers meet another id, send nothing of it and suspend it, and the next look finds the new id.
-        ids = self._topic_ids.of(wanted)
-        recreated = self._forget_recreated(ids)
         present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
         refs = {PartitionRef(name, partition) for name, partitions in present.items() for partition in partitions}
+        # Ask for ids first, then for offsets. A topic that is recreated in between is found under its old id: the
+        # readers meet another id, send nothing of it and suspend it, and the next look finds the new id.
+        ids = self._ids_of(wanted, all_known=refs <= self._known)
+        recreated = self._forget_recreated(ids)
         # Kept even without a start: at the next look, these partitions still belong to the first one.
         if self._at_first_look is None:
             self._at_first_look = set(refs)
@@ -129,6 +138,17 @@ class PartitionScout:
             for f in found
         ]
         return Discovery(asked_at, found, present, self._problems, ids, complete)
+
+    def _ids_of(self, topics: Mapping[str, Any], all_known: bool) -> dict[str, str]:
+        """The topics' ids; none while it is not time to ask for those of known topics."""
+        now = self._now()
+        if all_known and 0 <= self._ask_ids_at - now < ASK_IDS_EVERY_S_AT_MOST:
+            return {}
+        wait_s = SHARE_OF_WORK * work_s(len(topics), sum(len(meta.partitions) for meta in topics.values()))
+        ids = self._topic_ids.of(topics)
+        # Without one of them, the next look asks again.
+        self._ask_ids_at = now + min(wait_s, ASK_IDS_EVERY_S_AT_MOST) if len(ids) == len(topics) else now
+        return ids
 
     def _topics(self) -> dict[str, Any]:
         """All topics of the cluster. Asks once more if this process was stopped during the question."""

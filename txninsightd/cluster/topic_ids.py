@@ -47,8 +47,8 @@ class TopicIds:
         return str(answer.topic_id)
 
     def work_s(self, answer: TopicDescription) -> float:
-        """How long this process has worked for an answer: it lists all partitions, whoever needs them."""
-        return WORK_FOR_TOPIC_S + WORK_FOR_PARTITION_S * len(answer.partitions)
+        """How long this process has worked for an answer: it lists all partitions, whether they are needed or not."""
+        return work_s(1, len(answer.partitions))
 
     def of(self, topics: Iterable[str]) -> dict[str, str]:
         """Wait for the ids of these topics; those that do not exist or must not be described are left out."""
@@ -59,6 +59,11 @@ class TopicIds:
             except KafkaException:
                 continue  # deleted a moment ago, or not authorized: the scout's next look shows which
         return ids
+
+
+def work_s(topics: int, partitions: int) -> float:
+    """How long this process works for the ids of so many topics with so many partitions."""
+    return WORK_FOR_TOPIC_S * topics + WORK_FOR_PARTITION_S * partitions
 
 
 def _references(description: TopicDescription) -> int:

@@ -7,7 +7,7 @@ that of another. A partition that disappears is only deleted once a second compl
 This part keeps the list and says what a look at the cluster means for it; the ledger acts on that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from txninsightd.core.verdicts import PartitionState
@@ -50,21 +50,20 @@ class Topics:
 
     def identify(self, message: Discovery) -> list[PartitionState]:
         """Take in the topics' ids; returns the partitions that a recreated topic retires."""
-        retired = []
+        new: set[str] = set()
+        recreated: set[str] = set()
         for topic, topic_id in message.topic_ids.items():
-            known = self.incarnations.get(topic)
-            # The usual case first: with thousands of topics, looking for the partitions of each would take seconds.
-            if known is not None and known.topic_id == topic_id:
+            known = self.incarnations.get(topic, Incarnation("", 0))
+            if known.topic_id == topic_id:
                 continue
-            present = [p for p in self.partitions.values() if p.ref.topic == topic and not p.void]
-            if known is None or not known.topic_id:
-                self.incarnations[topic] = Incarnation(topic_id, known.number if known is not None else 0)
-                for partition in present:
-                    partition.topic_id = topic_id
-            else:
-                self.incarnations[topic] = Incarnation(topic_id, known.number + 1)
-                retired += present
-        return retired
+            (recreated if known.topic_id else new).add(topic)
+            self.incarnations[topic] = Incarnation(topic_id, known.number + 1 if known.topic_id else known.number)
+        # Most looks find nothing new, and walk through no partition here.
+        present = [p for p in self.partitions.values() if not p.void] if new or recreated else []
+        for partition in present:
+            if partition.ref.topic in new:
+                partition.topic_id = message.topic_ids[partition.ref.topic]
+        return [partition for partition in present if partition.ref.topic in recreated]
 
     def begin(self, message: Discovery, not_there_at: float) -> Iterator[tuple[PartitionState, PartitionStart]]:
         """Add the partitions that are new, each with where to begin. `not_there_at`: the look that did not find them.
@@ -92,20 +91,23 @@ class Topics:
 
     def deleted(self, message: Discovery) -> list[PartitionState]:
         """The partitions that a complete look misses for the second time."""
-        return [p for p in _missing(self.partitions.values(), message) if p.gone and not p.void]
+        present = _present(message)
+        return [p for p in self.partitions.values() if p.gone and not p.void and _is_missing(p, present)]
 
     def mark_missing(self, message: Discovery) -> None:
         """Nothing waits any more for what a complete look misses. To be called once the deleted ones are void."""
+        present = _present(message)
         for partition in self.partitions.values():
-            partition.gone = partition.void
-        for partition in _missing(self.partitions.values(), message):
-            partition.gone = True
+            missing = _is_missing(partition, present)
+            partition.gone = missing or partition.void
             # Where events are colocated some transactions wait for this partition alone, and nothing more comes of it.
-            if partition.void:
+            if partition.void and missing:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
 
-def _missing(partitions: Iterable[PartitionState], message: Discovery) -> list[PartitionState]:
-    """Those that the look did not find."""
-    present = {topic: frozenset(numbers) for topic, numbers in message.present.items()}
-    return [p for p in partitions if p.ref.partition not in present.get(p.ref.topic, ())]
+def _present(message: Discovery) -> dict[str, set[int]]:
+    return {topic: set(partitions) for topic, partitions in message.present.items()}
+
+
+def _is_missing(partition: PartitionState, present: Mapping[str, set[int]]) -> bool:
+    return partition.ref.partition not in present.get(partition.ref.topic, ())

@@ -4,8 +4,8 @@ How far a partition was seen (`as_of`) changes once a second even where nothing 
 the partition's messages: a reader gathers what has advanced, and sends one `Seen` for all. An idle partition then costs
 a few numbers in a column.
 
-An `as_of` stands for everything below an offset that the broker once named. It is only handed out when all of that is
-in messages.
+An `as_of` stands for everything below an offset that the broker once named. So it is only taken from here once the
+messages of a batch are built, and sent behind them.
 """
 
 from collections.abc import Collection
@@ -41,26 +41,19 @@ class Advances:
         if by_partition is not None and by_partition.pop(partition, None) is not None and not by_partition:
             del self._by_topic[topic]
 
-    def take(self, topic: str) -> SeenTopic | None:
-        """How far the partitions of one topic were seen; each advance is handed out once. None: there is none.
-
-        A partition stays here while its messages do not reach as far as its `as_of`.
-        """
-        ready = [p for p in self._by_topic.get(topic, {}).values() if p.is_reported]
-        if not ready:
-            return None
-        for progress in ready:
-            self.discard(progress)
-        trackers = [progress.tracker for progress in ready]
-        numbers = [progress.ref.partition for progress in ready]
+    def take(self, topic: str) -> SeenTopic:
+        """How far the partitions of a topic that is in `topics` were seen; each advance is handed out once."""
+        advanced = self._by_topic.pop(topic)
+        numbers, trackers = list(advanced), [progress.tracker for progress in advanced.values()]
         # The columns first: taking an outage lets a tracker advance beyond it.
         as_ofs, ends = [tracker.as_of for tracker in trackers], [tracker.end_offset for tracker in trackers]
         stable = [tracker.reached_offset for tracker in trackers] if self._names_stable else []
         outages = [(n, t.take_outage()) for n, t in zip(numbers, trackers, strict=True) if t.outage_from]
         if outages:
-            for progress in ready:
+            for progress in advanced.values():
                 if progress.tracker.reached(progress.frontier):
                     self.add(progress)
+        incarnation = next(iter(advanced.values())).ref.incarnation
         # Only the monitor's outages lengthen waits.
         told = [] if self._names_stable else outages
-        return SeenTopic(topic, ready[0].ref.incarnation, numbers, as_ofs, ends, stable, told)
+        return SeenTopic(topic, incarnation, numbers, as_ofs, ends, stable, told)

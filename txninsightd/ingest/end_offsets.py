@@ -1,81 +1,91 @@
-"""Asks the broker, about once a second, where the partitions end, and never waits for the answer.
+"""Asks, about once a second, where the partitions end, and never waits for the answer.
 
-The monitor asks for the high watermark, the validator for the last stable offset. The moment noted is the one before
-the question: nothing that was in the log then lies beyond the answer. A question that fails shows that the
-broker did not answer. A partition without a leader answers by that fact, if it was read to its end.
-
-A property of librdkafka: a broker that hangs until the time-out gives no error but an offset below 0.
+The question waits on its own thread (end_offset_client.py), one at a time. Partitions in which something was read are
+asked about every second. So are all others while they are five hundred or fewer; the more there are, the longer is the
+time between two questions about all of them, up to five seconds.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import Any, Protocol
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Protocol
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+import structlog
 
-from txninsightd.vocabulary import PartitionRef, View
+from txninsightd.ingest.end_offset_client import EndOffset
+from txninsightd.vocabulary import PartitionRef
 
 ASK_EVERY_S = 1.0
-ANSWER_WITHIN_S = 3.0
+ASK_ALL_EVERY_S_AT_MOST = 5.0
+ASKED_A_SECOND = 500
+"""Partitions, on average, if nothing is read in any of them."""
+
+log = structlog.get_logger()
 
 
-class Metadata(Protocol):
-    """The admin client's metadata."""
+class Client(Protocol):
+    """Asks, and waits for the answer."""
 
-    def request(self) -> None:
-        """A question has failed: have the metadata fetched again."""
-
-
-class EndOffset:
-    """Where one partition ends. `offset` None: no answer. `leaderless`: the cluster says that it has no leader."""
-
-    __slots__ = ("asked_at", "leaderless", "offset", "ref")
-
-    def __init__(self, ref: PartitionRef, asked_at: float, offset: int | None, leaderless: bool) -> None:
-        self.ref = ref
-        self.asked_at = asked_at
-        self.offset = offset
-        self.leaderless = leaderless
+    def ask(self, refs: Sequence[PartitionRef]) -> list[EndOffset]:
+        """Where each of these partitions ends, or that it was not said."""
 
 
 class EndOffsets:
-    """One question at a time, about all assigned partitions."""
+    """One question at a time, about all assigned partitions or those that have news."""
 
-    def __init__(self, admin: AdminClient, metadata: Metadata, view: View, now: Callable[[], float]) -> None:
-        self._admin = admin
-        self._metadata = metadata
-        self._isolation = IsolationLevel.READ_UNCOMMITTED if view is View.MONITOR else IsolationLevel.READ_COMMITTED
+    def __init__(self, client: Client, now: Callable[[], float]) -> None:
+        self._client = client
         self._now = now
         self._asked_at = 0.0
-        self._pending: dict[PartitionRef, Future[Any]] = {}
+        self._asked_all_at = 0.0
+        self._with_news: set[PartitionRef] = set()
+        self._questions: SimpleQueue[Sequence[PartitionRef]] = SimpleQueue()
+        self._answers: SimpleQueue[list[EndOffset]] = SimpleQueue()
+        self._is_pending = False
+        self._thread: threading.Thread | None = None
 
-    def poll(self, refs: Iterable[PartitionRef]) -> list[EndOffset]:
-        """The answers that have arrived; asks again when it is time."""
-        answers = []
-        if self._pending and all(future.done() for future in self._pending.values()):
-            answers = [self._answer(ref, future) for ref, future in self._pending.items()]
-            self._pending = {}
-            if any(answer.offset is None for answer in answers):
-                self._metadata.request()
-        now = self._now()
-        # Negative: the wall clock was set back. The next question must not wait until it has caught up.
-        if not self._pending and not 0 <= now - self._asked_at < ASK_EVERY_S:
-            self._ask(refs, now)
+    def expect_news(self, refs: Iterable[PartitionRef]) -> None:
+        """Something was read in these partitions, or they were assigned: ask about them soon."""
+        self._with_news.update(refs)
+
+    def poll(self, refs: Collection[PartitionRef]) -> list[EndOffset]:
+        """The answers that have arrived; asks again when it is time. `refs`: all that are read."""
+        answers: list[EndOffset] = []
+        if self._is_pending and not self._answers.empty():
+            answers, self._is_pending = self._answers.get(), False
+        if not self._is_pending and refs:
+            self._ask(refs, self._now())
         return answers
 
-    def _ask(self, refs: Iterable[PartitionRef], now: float) -> None:
-        wanted = {TopicPartition(ref.topic, ref.partition): OffsetSpec.latest() for ref in refs}
-        # Without partitions `_asked_at` stays, so that the first ones assigned are asked about at once.
-        if not wanted:
+    def _ask(self, refs: Collection[PartitionRef], now: float) -> None:
+        # Negative: the wall clock was set back. The next question must not wait until it has caught up.
+        if 0 <= now - self._asked_at < ASK_EVERY_S:
             return
-        self._asked_at = now
-        futures = self._admin.list_offsets(wanted, isolation_level=self._isolation, request_timeout=ANSWER_WITHIN_S)
-        self._pending = {PartitionRef(tp.topic, tp.partition): future for tp, future in futures.items()}
+        all_every_s = min(max(ASK_EVERY_S, len(refs) / ASKED_A_SECOND), ASK_ALL_EVERY_S_AT_MOST)
+        if 0 <= now - self._asked_all_at < all_every_s:
+            wanted = [ref for ref in self._with_news if ref in refs]
+        else:
+            wanted, self._asked_all_at = list(refs), now
+        self._with_news.clear()
+        if wanted:
+            self._asked_at, self._is_pending = now, True
+            self._start()
+            self._questions.put(wanted)
 
-    def _answer(self, ref: PartitionRef, future: "Future[Any]") -> EndOffset:
-        try:
-            offset = future.result().offset
-        except KafkaException as failure:
-            return EndOffset(ref, self._asked_at, None, failure.args[0].code() == KafkaError.LEADER_NOT_AVAILABLE)
-        return EndOffset(ref, self._asked_at, offset if offset >= 0 else None, leaderless=False)
+    def _start(self) -> None:
+        if self._thread is None:
+            context = copy_context()  # so that the thread's log lines carry the process's name
+            self._thread = threading.Thread(target=context.run, args=(self._run,), name="end_offsets", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            refs = self._questions.get()
+            asked_at = self._now()
+            try:
+                answers = self._client.ask(refs)
+            except Exception as failure:  # any failure: the thread must go on, and the views must show as blind
+                log.warning("end_offsets_failed", error=repr(failure))
+                answers = [EndOffset(ref, asked_at, None) for ref in refs]
+            self._answers.put(answers)

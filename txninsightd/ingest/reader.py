@@ -27,7 +27,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from txninsightd import logs
 from txninsightd.ingest.advances import Advances
 from txninsightd.ingest.closable_consumer import ClosableConsumer
-from txninsightd.ingest.end_offsets import EndOffset, EndOffsets
+from txninsightd.ingest.end_offset_client import EndOffset
+from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import Progress, ViewBuilder
 from txninsightd.vocabulary import (
@@ -156,8 +157,6 @@ class Reader:
         self._progress: dict[PartitionRef, Progress] = {}
         self._suspended: dict[PartitionRef, PartitionStart] = {}
         self._paused: set[PartitionRef] = set()
-        # Partitions of which something that was read is in no message yet.
-        self._unreported: set[PartitionRef] = set()
         self._advances = Advances(view)
         self._throttled = False
         self._last_batch_at = now()
@@ -232,6 +231,7 @@ class Reader:
             self._paused = {ref for ref in self._paused if ref.topic not in recreated}
         refs = [PartitionRef(s.topic, s.partition) for s in starts]
         self._leave(refs)
+        self._end_offsets.expect_news(refs)
         for ref, s in zip(refs, starts, strict=True):
             self._progress[ref] = Progress(
                 ref._replace(incarnation=s.incarnation), s.start_offset, s.as_of, self._now()
@@ -352,6 +352,7 @@ class Reader:
                 last_topic, last_partition, current = topic, partition, [] if ref in lost else by_ref[ref]
             current.append(record)  # type: ignore[union-attr]
         touched = [ref for ref in by_ref if ref in self._progress]
+        self._end_offsets.expect_news(touched)
         # Every Aborted verdict needs this order: first the batch, then the position, on the same thread. All records
         # below the position are then in the batch, or in an earlier one. -1001 (nothing read since the assignment) is
         # smaller than the others.
@@ -437,20 +438,15 @@ class Reader:
     # --- Sending ------------------------------------------------------------------------------------------------------
 
     def _report(self, batch: dict[PartitionRef, list[Any]]) -> None:
-        """Build the messages. Under back-pressure only records become messages, so that the outbox stays bounded."""
+        """Build the messages of a batch: afterwards everything below each frontier is in messages."""
         # Later than the frontiers that `_sort` has read: `decided_at` may be late (settlement waits), never early.
         now = self._now()
-        self._unreported.update(batch)
-        left = set()
-        for ref in [ref for ref in self._unreported if ref in self._progress]:
-            progress, records = self._progress[ref], batch.get(ref)
-            if records or (progress.has_unreported and not self._throttled):
+        for ref, records in batch.items():
+            progress = self._progress[ref]
+            if records or progress.has_unreported:
                 self._health.working()
-                self._topic_id_gate.buffer(self._builder.message(progress, records or [], now))
+                self._topic_id_gate.buffer(self._builder.message(progress, records, now))
                 progress.mark_reported()
-            elif progress.has_unreported:
-                left.add(ref)
-        self._unreported = left
 
     def _note_end(self, end: EndOffset) -> None:
         progress = self._progress.get(end.ref)

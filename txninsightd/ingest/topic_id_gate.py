@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
-from txninsightd.ingest.end_offsets import Metadata
+from txninsightd.ingest.end_offset_client import Metadata
 from txninsightd.vocabulary import Coverage, SeenTopic, Sightings
 
 ANSWER_WITHIN_S = 3.0
@@ -63,8 +63,8 @@ class SeenTopics(Protocol):
     def topics(self) -> Collection[str]:
         """Their names."""
 
-    def take(self, topic: str) -> SeenTopic | None:
-        """How far one of them was seen; None: its messages do not reach as far yet."""
+    def take(self, topic: str) -> SeenTopic:
+        """How far one of them was seen. All messages that this rests on are buffered already."""
 
 
 class Answers(NamedTuple):
@@ -185,10 +185,8 @@ class TopicIdGate:
     def _take_seen(self, advances: SeenTopics, topics: set[str]) -> None:
         """Buffer how far these were seen. Each has one such entry at most, so that nothing grows without an answer."""
         for topic in topics - self._holds_seen:
-            seen = advances.take(topic)
-            if seen is not None:
-                self._append(seen)
-                self._holds_seen.add(topic)
+            self._append(advances.take(topic))
+            self._holds_seen.add(topic)
 
     def _append(self, entry: Buffered) -> None:
         self._entries += 1

@@ -72,11 +72,6 @@ class Progress:
         """Whether something that was read is in no message yet."""
         return bool(self.gaps) or self.frontier > self.reported
 
-    @property
-    def is_reported(self) -> bool:
-        """Whether the messages hold all records and gaps that `as_of` stands for."""
-        return not self.gaps and self.tracker.reached_offset <= self.reported
-
     def mark_reported(self) -> None:
         """A message now contains all of it."""
         self.reported = self.frontier
