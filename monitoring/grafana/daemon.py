@@ -42,6 +42,7 @@ def dashboard() -> Json:
             Row("Queues", [Line(8, [(8, queues()), (8, paused()), (8, pauses())])]),
             Row("Checkpoints", [Line(8, [(6, ages()), (6, sizes()), (6, times()), (6, failures())])]),
             Row("Limits and configuration", [Line(8, [(6, limits()), (6, cuts()), (6, kept()), (6, reloads())])]),
+            Row("Host and clients", [Line(8, [(12, clock_steps()), (12, refused())])]),
         ],
     )
 
@@ -284,6 +285,35 @@ def kept() -> Json:
         ],
         [TO_OVERVIEW],
         Look(base=BLUE),
+    )
+
+
+def clock_steps() -> Json:
+    return time_series(
+        "Steps of the host's clock",
+        "How often the wall clock was set to another time while the daemon ran. Moments are corrected at once, and nothing "
+        "is called stuck by it; look for what sets the clock.",
+        "short",
+        [Query(_increase("txninsight_clock_steps_total", DAEMON), "{{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+    )
+
+
+def refused() -> Json:
+    return time_series(
+        "HTTP requests refused",
+        "Requests that were refused, and connections that were ended early, by the reason. The log has one line for each "
+        "reason in ten seconds, with the client's address.",
+        "short",
+        [
+            Query(
+                _increase("txninsight_http_requests_refused_total", f"{DAEMON}, reason"),
+                "{{reason}} {{instance}} {{cluster}}",
+            )
+        ],
+        [TO_OVERVIEW],
+        Look(bars=True, no_value="none"),
     )
 
 

@@ -118,7 +118,8 @@ STUCK = Definition(
     "txninsight_stuck_total",
     MetricType.COUNTER,
     ("txn_type", "cause"),
-    "How often a business transaction became stuck or changed its cause, after the first complete catch-up.",
+    "How often a business transaction became stuck or changed its cause, after the first complete catch-up. Without an "
+    "event in between, the same cause counts once.",
     counted=Counted.STATE,
 )
 REPLAYED_TRANSACTIONS_FINISHED = Definition(
