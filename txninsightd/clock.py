@@ -52,6 +52,12 @@ def follow() -> float:
     return step_s
 
 
+def wall() -> float:
+    """Seconds since the epoch by the wall clock, steps included. Not for moments that are compared with one another."""
+    follow()
+    return now()
+
+
 def suspended_s() -> float:
     """For how long the machine was suspended since it was booted."""
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())

@@ -73,7 +73,7 @@ def make_reader(
             now=now,
             batch_records=config.limits.batch_records,
             queue_batches=config.limits.queue_batches,
-            scout=PartitionScout(cluster.admin, config, now, wall_clock) if has_scout else None,
+            scout=PartitionScout(cluster.admin, config, now, clock.wall) if has_scout else None,
         )
 
 
@@ -87,11 +87,5 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
         return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
     return MonitorBuilder(
-        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), wall_clock
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), clock.wall
     )
-
-
-def wall_clock() -> float:
-    """Seconds since the epoch, for comparison with the timestamps of records."""
-    clock.follow()
-    return clock.now()

@@ -291,8 +291,8 @@ def kept() -> Json:
 def clock_steps() -> Json:
     return time_series(
         "Steps of the host's clock",
-        "How often the wall clock was set to another time while the daemon ran. Moments are corrected at once, and nothing "
-        "is called stuck by it; look for what sets the clock.",
+        "How often the wall clock was set to another time while the daemon ran. Moments are corrected at once, and "
+        "nothing is called stuck by it; look for what sets the clock.",
         "short",
         [Query(_increase("txninsight_clock_steps_total", DAEMON), "{{instance}} {{cluster}}")],
         [TO_OVERVIEW],
@@ -303,8 +303,8 @@ def clock_steps() -> Json:
 def refused() -> Json:
     return time_series(
         "HTTP requests refused",
-        "Requests that were refused, and connections that were ended early, by the reason. The log has one line for each "
-        "reason in ten seconds, with the client's address.",
+        "Requests that were refused, and connections that were ended early, by the reason. The log has one line for "
+        "each reason in ten seconds, with the client's address.",
         "short",
         [
             Query(

@@ -47,7 +47,7 @@ class WorkerHealth:
         slot: str,
         multiproc_dir: Path,
         heartbeat: Callable[[], None],
-        now: Callable[[], float] = clock.now,
+        now: Callable[[], float] = clock.wall,
     ) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(multiproc_dir)
         self._files = SlotFiles(slot, multiproc_dir)
@@ -66,7 +66,8 @@ class WorkerHealth:
             self._was_paused = paused
             self._count_pauses(int(paused))
         now = self._now()
-        if now < self._next_at:
+        # Further ahead than that: the clock was set back.
+        if 0 < self._next_at - now <= EVERY_S:
             return
         self._next_at = now + EVERY_S
         if self._values is None or not self._files.are_in_place():
