@@ -154,7 +154,7 @@ def test_one_that_cannot_be_made_again_is_told_with_what_to_do(place: Place) -> 
     with pytest.raises(DirectoryLost, match="was removed or replaced while the daemon runs") as lost:
         place.write()
     assert lost.value.errno == errno.ESTALE
-    assert "remove the file in its place" in lost.value.advice
+    assert "is a symbolic link to" in lost.value.advice
 
 
 def test_one_that_is_replaced_during_the_write_gets_nothing(place: Place) -> None:

@@ -50,8 +50,8 @@ class DirectoryLost(OSError):
         self.advice = (
             f"it cannot be taken: {why}"
             if why is not None
-            else f"to keep this daemon's state, put the former directory back or empty {directory}; to go on from what "
-            "is in it, restart txninsightd"
+            else "to keep this daemon's state, put the former directory back; to go on from what is in it now, restart "
+            "txninsightd"
         )
 
 
