@@ -82,7 +82,7 @@ def test_known_values_are_hidden_whole_in_words_and_in_parts(text: str, shown: s
 secrets = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(values=st.lists(secrets, max_size=3), around=st.lists(secrets, min_size=2, max_size=2), data=st.data())
 def test_no_part_of_a_known_value_is_left(values: list[str], around: list[str], data: st.DataObject) -> None:
     """Neither the whole nor twelve characters of it, wherever it stands and wherever it was cut."""
@@ -94,7 +94,7 @@ def test_no_part_of_a_known_value_is_left(values: list[str], around: list[str], 
             assert value[at : at + 12] not in shown.replace("***", "\0")
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(text=st.text(max_size=200), values=st.lists(secrets, max_size=3))
 def test_what_is_left_is_of_the_text(text: str, values: list[str]) -> None:
     left = iter(text)

@@ -91,7 +91,8 @@ PROPERTIES = [
 ]
 
 WAYS = ["${S}", "x-${S}", "${file:s}", "${file:s}/${S}"]
-secrets = st.text("QXZJW0123456789", min_size=6, max_size=24) | st.builds(
+# Of letters that stand together nowhere else.
+secrets = st.text("QXZJ", min_size=6, max_size=24) | st.builds(
     "{}{}{}".format, st.text("QXZJ", min_size=6), st.sampled_from("-.:/ ;,@\"'[{\\é"), st.text("QXZJ", min_size=6)
 )
 
@@ -139,7 +140,7 @@ def test_no_key_shows_what_was_filled_in(folder: Path) -> None:
         filled_in_is_not_shown(folder, make, "QXZJ-4711-QXZJQXZJ")
 
 
-@fuzz(150, 5000, secret=secrets, tree=st.sampled_from(FILLED_IN))
+@fuzz(100, 5000, secret=secrets, tree=st.sampled_from(FILLED_IN))
 def test_no_key_shows_whatever_was_filled_in(secret: str, tree: Any) -> None:
     with TemporaryDirectory() as name:
         filled_in_is_not_shown(Path(name), tree, secret)
