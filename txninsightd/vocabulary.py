@@ -272,6 +272,34 @@ class Coverage(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
     incarnation: int = 0
 
 
+class SeenTopic(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How far one topic was seen, as columns by partition; see `Seen`.
+
+    `end_offsets`: as last answered by the broker; -1: never answered. `stable_offsets`: the last stable offset in the
+    answer that `as_of` rests on, a validator's only (a monitor's list is empty); -1: none yet. `outages`: (partition,
+    moment) where the broker gave no answer from that moment until the `as_of`.
+    """
+
+    topic: str
+    incarnation: int
+    partitions: list[int]
+    as_ofs: list[float]
+    end_offsets: list[int]
+    stable_offsets: list[int]
+    outages: list[tuple[int, float]]
+
+
+class Seen(msgspec.Struct, array_like=True, tag=16, frozen=True, gc=False):
+    """How far a view has seen its partitions: about one message a reader and second, for all that have advanced.
+
+    `as_of` is the latest moment before which nothing unread can exist in the partition; all records below that were
+    sent before this message. Records and gaps travel in `Sightings` and `Coverage`.
+    """
+
+    view: View
+    topics: list[SeenTopic]
+
+
 class PartitionStart(msgspec.Struct, array_like=True, frozen=True):
     """A partition that the configured topics name, and where to start in it.
 
@@ -282,7 +310,9 @@ class PartitionStart(msgspec.Struct, array_like=True, frozen=True):
     topic: str
     partition: int
     start_offset: int
-    as_of: float = 0.0  # in an Assign: the moment up to which the view has seen everything; 0: none yet
+    # In an Assign: the moment up to which the view has seen everything; 0: none yet. In a Discovery: a moment at which
+    # there was no such partition; 0: none is known.
+    as_of: float = 0.0
     incarnation: int = 0
     topic_id: str = ""
 
@@ -390,7 +420,7 @@ class Report(msgspec.Struct, array_like=True, tag=11, frozen=True):
 
 FromParent = Attach | ChildrenStatus | Reload | Stop
 FromAggregator = Report
-FromChild = Sightings | Coverage | Discovery
+FromChild = Sightings | Coverage | Seen | Discovery
 ToReader = Assign | Pause | KnownPartitions | CommitOffsets | UpdateReaderSettings
 
 

@@ -50,6 +50,23 @@ MESSAGES = {
         st.integers(-1, 2**63 - 1),
         st.integers(0, 99),
     ),
+    v.Seen: st.builds(
+        v.Seen,
+        st.sampled_from(v.View),
+        st.lists(
+            st.builds(
+                v.SeenTopic,
+                text,
+                st.integers(0, 9),
+                st.lists(st.integers(0, 2**31 - 1), max_size=3),
+                st.lists(moments, max_size=3),
+                st.lists(st.integers(-1, 2**63 - 1), max_size=3),
+                st.lists(st.integers(-1, 2**63 - 1), max_size=3),
+                st.lists(st.tuples(st.integers(0, 2**31 - 1), moments), max_size=2),
+            ),
+            max_size=3,
+        ),
+    ),
     v.Discovery: st.builds(
         v.Discovery,
         moments,

@@ -271,8 +271,10 @@ def test_a_view_is_as_old_as_its_blindest_partition() -> None:
     world.time += 5
     assert plain(world).values("txninsight_view_age_seconds") == {("monitor",): 5, ("validator",): 5}
     world.ledger.partitions[PartitionRef("orders", 1)].monitor_as_of -= 20
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 25
     world.ledger.partitions[PartitionRef("orders", 1)].gone = True
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 5
 
 
@@ -340,7 +342,7 @@ def test_label_values_may_hold_anything() -> None:
     world = World()
     world.event("transaction_open", "t1", txn_type='a "quoted"\\ line\nand ünïcode')
     for shown in (plain(world), openmetrics(world)):
-        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\nand ünïcode') == 1
+        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\\x0aand ünïcode') == 1
 
 
 # --- Formats ----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@
 
 The children do nothing but beat, and note what happens to them, as JSON lines on standard output. `FAULT` says what is
 wrong: `none`, `reader-dies`, `aggregator-dies`, `unusable` (the validator can never work), `no-state` (the
-aggregator has no place for its state), `stubborn` (the validator ignores SIGTERM), `reader-hangs` (the validator never
-beats), `reader-undying` (nor can it be killed), `aggregator-hangs`, `aggregator-dies-slowly` (its end of the control
-line closes well before its process ends), `not-serving` (the aggregator works, but does not listen), or `deaf-systemd`
-(the first READY=1 after a reload is not delivered).
+aggregator has no place for its state), `no-memory` (the validator gets none at its start), `stubborn` (the validator
+ignores SIGTERM), `reader-hangs` (the validator never beats), `reader-undying` (nor can it be killed),
+`aggregator-hangs`, `aggregator-dies-slowly` (its end of the control line closes well before its process ends),
+`not-serving` (the aggregator works, but does not listen), `restoring` (it does not even look at the control line), or
+`deaf-systemd` (the first READY=1 after a reload is not delivered).
 """
 
 import json
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from txninsightd import logs
+from txninsightd import logs, standard_streams
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
@@ -66,6 +67,9 @@ def aggregator(context: ChildContext) -> None:
     reporter = Reporter(control)
     while True:
         beat(context.heartbeat, hangs=fault == "aggregator-hangs")
+        if fault == "restoring":
+            time.sleep(BEAT_EVERY_S)
+            continue
         if fault != "not-serving":
             reporter.report("all is well")
         if not select.select([control], [], [], BEAT_EVERY_S)[0]:
@@ -123,6 +127,8 @@ def reader(context: ChildContext) -> None:
     note(context.name, "started", descriptors=len(list(Path("/proc/self/fd").iterdir())))
     if is_faulty and fault == "reader-dies":
         sys.exit(1)
+    if is_faulty and fault == "no-memory":
+        bytearray(1 << 60)
     if is_faulty and fault == "unusable":
         sys.exit(EXIT_UNUSABLE)
     line = Channel(context.line)
@@ -156,6 +162,7 @@ def reload() -> bytes | None:
 
 
 if __name__ == "__main__":
+    standard_streams.take_over()
     logs.setup("debug", "json")
     if fault == "reader-undying":
         kill = BaseProcess.kill

@@ -12,10 +12,11 @@ import msgspec
 from confluent_kafka import KafkaError, TopicPartition
 
 from txninsightd.cluster.client_watchdog import ClientWatchdog
+from txninsightd.ingest.advances import Advances
 from txninsightd.ingest.reader import Reader
 from txninsightd.ingest.topic_id_gate import NO_ANSWERS, Answers
-from txninsightd.ingest.views import ViewBuilder
-from txninsightd.vocabulary import Coverage, PartitionRef, Sightings
+from txninsightd.ingest.views import ValidatorBuilder, ViewBuilder
+from txninsightd.vocabulary import Coverage, PartitionRef, Sightings, View
 
 NOW = 1_750_000_000.0
 
@@ -142,9 +143,11 @@ class OpenGate:
     def buffer(self, message: Sightings | Coverage) -> None:
         self._messages.append(message)
 
-    def poll(self, suspended: Any, at_once: bool) -> Answers:
+    def poll(self, advances: Advances | None, suspended: Any, at_once: bool) -> Answers:
         messages, self._messages = self._messages, []
-        return Answers(messages, [], []) if messages else NO_ANSWERS
+        taken = [advances.take(topic) for topic in list(advances.topics)] if advances is not None else []
+        seen = [topic for topic in taken if topic is not None]
+        return Answers(messages, seen, [], []) if messages or seen else NO_ANSWERS
 
 
 class NoEndOffsets:
@@ -174,4 +177,7 @@ def reader_of(consumer: Consumer, builder: ViewBuilder, line: ReaderLine, health
     gate: Any = OpenGate()
     line_part: Any = line
     watchdog = ClientWatchdog(new_client=lambda: False)
-    return Reader(lambda: consumer_part, builder, end_offsets, gate, watchdog, line_part, health, lambda: NOW, 100, 64)
+    view = View.VALIDATOR if isinstance(builder, ValidatorBuilder) else View.MONITOR
+    return Reader(
+        view, lambda: consumer_part, builder, end_offsets, gate, watchdog, line_part, health, lambda: NOW, 100, 64
+    )

@@ -259,7 +259,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             ["2: log.zzz: expected a known key, one of level, format (found an unknown one)"],
             id="far",
         ),
-        pytest.param("- a\n", ["1: (file): expected a mapping of keys to values (found a list)"], id="root"),
+        pytest.param("- a\n", ["1: (file): expected a mapping of keys to values (found a list of 1)"], id="root"),
         pytest.param("\n\n~\n", ["3: (file): expected a mapping of keys to values (found nothing)"], id="null root"),
         pytest.param("stuck:\n", ["1: stuck: expected a mapping of keys to values (found nothing)"], id="null section"),
         pytest.param(
@@ -303,7 +303,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             "transaction_types:\n  loan: {}\n  x:\n    idle_after_s: null\n    idle_afters: 1\n  '': {idle_after_s: 1}",
             [
                 "2: transaction_types.loan: expected at least one key of this type, such as idle_after_s "
-                "(found a mapping)",
+                "(found an empty mapping)",
                 f"4: transaction_types.x.idle_after_s: expected {SECONDS} (found nothing)",
                 "5: transaction_types.x.idle_afters: expected a known key, perhaps idle_after_s (found an unknown one)",
                 "6: transaction_types.: expected the name of a transaction type (found another key)",
@@ -353,10 +353,15 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         ),
         pytest.param(
             "metrics: {duration_buckets_s: []}\n",
-            ["1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long (found a list)"],
+            [
+                "1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long "
+                "(found an empty list)"
+            ],
             id="no bucket",
         ),
-        pytest.param("topics: []\n", ["1: topics: expected a list, at least 1 long (found a list)"], id="no topic"),
+        pytest.param(
+            "topics: []\n", ["1: topics: expected a list, at least 1 long (found an empty list)"], id="no topic"
+        ),
         pytest.param(
             "topics: orders\n", ["1: topics: expected a list, at least 1 long (found 'orders')"], id="one topic"
         ),
@@ -366,7 +371,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
                 f"2: topics[0]: expected {TOPIC} (found 'a/b')",
                 f"3: topics[1]: expected {TOPIC} (found '..')",
                 f"4: topics[2]: expected {TOPIC} (found 5)",
-                f"5: topics[3]: expected {TOPIC} (found a mapping)",
+                f"5: topics[3]: expected {TOPIC} (found an empty mapping)",
                 f"6: topics[4].name: expected {TOPIC_NAME} (found 'a*')",
                 f"7: topics[5]: expected {TOPIC} (found '')",
             ],
@@ -429,10 +434,10 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             [
                 "4: topics[0].mapping.txn_id.key: expected true (found false)",
                 "5: topics[0].mapping.step: expected a path such as order.type, "
-                "or one of {path: ...} and {const: ...} (found a mapping)",
+                "or one of {path: ...} and {const: ...} (found an empty mapping)",
                 "6: topics[0].mapping.status.const: expected a text of 1 to 256 characters (found 7)",
                 "7: topics[0].mapping.kinds: expected a mapping of keys to values, at least 1 key in it "
-                "(found a mapping)",
+                "(found an empty mapping)",
             ],
             id="mapping's forms",
         ),
@@ -457,7 +462,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
                 "5: kafka.client.error_cb: expected a librdkafka property of small letters, digits and dots "
                 "(found another key)",
                 "6: kafka.client.sasl.password: expected a text or a number or true or false (found nothing)",
-                "7: kafka.client.fetch.wait.max.ms: expected a text or a number or true or false (found a list)",
+                "7: kafka.client.fetch.wait.max.ms: expected a text or a number or true or false (found a list of 1)",
             ],
             id="client",
         ),
@@ -503,6 +508,12 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             "a: b\n---\nc: d\n",
             ["2: (file): expected YAML (expected a single document in the stream: but found another document)"],
             id="two documents",
+        ),
+        pytest.param("topics:\n\t- a\n", ["2: (file): expected YAML (found a tab: use spaces)"], id="tab"),
+        pytest.param(
+            "\nstart: @hunter2\n",
+            ["2: (file): expected YAML (found a text that begins with @, % or `: put it in quotes)"],
+            id="no quotes",
         ),
         pytest.param("\n\nstart: \x07\n", ["3: (file): expected YAML (found a control character)"], id="control"),
         pytest.param("\nstart: *hunter2\n", ["2: (file): expected YAML (found undefined alias)"], id="no alias"),

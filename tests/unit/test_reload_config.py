@@ -171,7 +171,7 @@ def test_a_bad_file_is_refused_whole_with_a_line_for_each_fault(file: Path) -> N
     assert [line["faults"] for line in logged if line["event"] == "config_refused"] == [2]
 
 
-def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     running = CurrentConfig(Config(), file)
     for idle_after_s in (5, 6, 6):
         write(file, stuck={"idle_after_s": idle_after_s}, readers={"monitors": 2}, log={"format": "json"})
@@ -179,7 +179,7 @@ def test_each_reload_starts_from_what_the_one_before_came_to(file: Path, capsys:
         assert packed is not None
         assert unpickled(packed) == running.config
         assert running.config.stuck.idle_after_s == idle_after_s
-    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     changed = [line["changed"] for line in logged if line["event"] == "config_applied"]
     assert changed == [["stuck.idle_after_s", "log.format"], ["stuck.idle_after_s"], []]
     waiting = [line["keys"] for line in logged if line["event"] == "config_needs_restart"]
@@ -193,7 +193,7 @@ def test_a_file_that_is_gone_is_refused(file: Path) -> None:
     assert [line["event"] for line in logged] == ["config_fault", "config_refused"]
 
 
-def test_secrets_are_compared_but_never_told(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_secrets_are_compared_but_never_told(file: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     client = {"bootstrap.servers": "${SERVERS}", "sasl.password": "${file:password}", "sasl.username": "me"}
     write(file, kafka={"client": client}, state={"directory": "${DIRECTORY}"}, log={"format": "json"})
     (file.parent / "password").write_text("hunter2\n")
@@ -204,7 +204,7 @@ def test_secrets_are_compared_but_never_told(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DIRECTORY", "/secret-other")
     packed = running.reload()
     assert packed is not None
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "kafka.client.sasl.password" in told
     assert "state.directory" in told
     assert not re.search("hunter|secret-", told)

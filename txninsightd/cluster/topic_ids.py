@@ -19,6 +19,10 @@ from confluent_kafka.admin import AdminClient, TopicDescription
 
 ANSWER_WITHIN_S = 5.0
 
+WORK_FOR_TOPIC_S = 25e-6
+WORK_FOR_PARTITION_S = 11e-6
+"""What the client takes to make Python objects of an answer (confluent-kafka 2.16), on a machine of 2026."""
+
 
 class TopicIds:
     """Asks the cluster for topic ids."""
@@ -41,6 +45,10 @@ class TopicIds:
         if _references(answer) == _REFERENCES + 1:
             ctypes.pythonapi.Py_DecRef(ctypes.py_object(answer.topic_id))
         return str(answer.topic_id)
+
+    def work_s(self, answer: TopicDescription) -> float:
+        """How long this process has worked for an answer: it lists all partitions, whoever needs them."""
+        return WORK_FOR_TOPIC_S + WORK_FOR_PARTITION_S * len(answer.partitions)
 
     def of(self, topics: Iterable[str]) -> dict[str, str]:
         """Wait for the ids of these topics; those that do not exist or must not be described are left out."""

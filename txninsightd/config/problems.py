@@ -47,8 +47,10 @@ def found(path: KeyPath, value: Any) -> str:
     """Describe a value, without showing a possible secret."""
     if value is None:
         return "nothing"
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, Secret):
         return "a substituted text, not shown"
     if path[:2] == ("kafka", "client"):

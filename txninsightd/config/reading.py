@@ -129,6 +129,10 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     """Give the parser's message without the names it quotes: an unquoted password may look like an alias or a tag."""
+    if (error.problem or "").endswith("cannot start any token"):
+        if "\\t" in str(error.problem):
+            return "found a tab: use spaces"
+        return "found a text that begins with @, % or `: put it in quotes"
     words = ": ".join(part for part in (error.context, error.problem) if part)
     return re.sub(r"""\s(['"])(?!<)[^'"]{2,}\1""", "", words)
 

@@ -42,14 +42,16 @@ class EndTracker:
         i = next((i for i in reversed(range(len(self._ahead))) if not self._ahead[i][2]), len(self._ahead) - 1)
         del self._ahead[i]
 
-    def reached(self, position: int) -> None:
-        """The reader has passed everything below `position`: `as_of` may advance, up to the end of the next outage.
+    def reached(self, position: int) -> bool:
+        """The reader has passed everything below `position`. Says whether `as_of` has advanced by that.
 
-        It goes on from there once `take_outage` has taken that outage.
+        It advances up to the end of the next outage, and goes on once `take_outage` has taken that outage.
         """
-        # A message has room for one outage, the one that its `as_of` ends.
+        # A message has room for one outage of a partition, the one that its `as_of` ends.
+        before = self.as_of
         while self._ahead and self._ahead[0][1] <= position and not self.outage_from:
             self.as_of, self.reached_offset, self.outage_from = self._ahead.popleft()
+        return self.as_of > before
 
     def take_outage(self) -> float:
         """When the outage began that ended with the present `as_of`, returned once; 0 without one."""

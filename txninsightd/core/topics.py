@@ -7,7 +7,7 @@ that of another. A partition that disappears is only deleted once a second compl
 This part keeps the list and says what a look at the cluster means for it; the ledger acts on that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from txninsightd.core.verdicts import PartitionState
@@ -41,7 +41,11 @@ class Topics:
 
     def partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
         """The partition that a message is about; None when its topic was deleted meanwhile."""
-        partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
+        return self.partition_at(PartitionRef(message.topic, message.partition, message.incarnation))
+
+    def partition_at(self, ref: PartitionRef) -> PartitionState | None:
+        """The partition, which is known; None when its topic was deleted meanwhile."""
+        partition = self.partitions[ref]
         return None if partition.void else partition
 
     def identify(self, message: Discovery) -> list[PartitionState]:
@@ -49,12 +53,15 @@ class Topics:
         retired = []
         for topic, topic_id in message.topic_ids.items():
             known = self.incarnations.get(topic)
+            # The usual case first: with thousands of topics, looking for the partitions of each would take seconds.
+            if known is not None and known.topic_id == topic_id:
+                continue
             present = [p for p in self.partitions.values() if p.ref.topic == topic and not p.void]
             if known is None or not known.topic_id:
                 self.incarnations[topic] = Incarnation(topic_id, known.number if known is not None else 0)
                 for partition in present:
                     partition.topic_id = topic_id
-            elif known.topic_id != topic_id:
+            else:
                 self.incarnations[topic] = Incarnation(topic_id, known.number + 1)
                 retired += present
         return retired
@@ -73,6 +80,9 @@ class Topics:
             start_offset = known.monitor_offset if known is not None else found.start_offset
             partition = self.add(ref, start_offset, topic.topic_id)
             partition.absent_at = not_there_at
+            # Nothing can be unread of before it existed. (One that comes back may have been there, and not been shown.)
+            if known is None and found.as_of:
+                partition.monitor_as_of = partition.validator_as_of = found.as_of
             yield (
                 partition,
                 PartitionStart(
@@ -82,17 +92,20 @@ class Topics:
 
     def deleted(self, message: Discovery) -> list[PartitionState]:
         """The partitions that a complete look misses for the second time."""
-        return [p for p in self.partitions.values() if p.gone and not p.void and _is_missing(p, message)]
+        return [p for p in _missing(self.partitions.values(), message) if p.gone and not p.void]
 
     def mark_missing(self, message: Discovery) -> None:
         """Nothing waits any more for what a complete look misses. To be called once the deleted ones are void."""
         for partition in self.partitions.values():
-            missing = _is_missing(partition, message)
-            partition.gone = missing or partition.void
+            partition.gone = partition.void
+        for partition in _missing(self.partitions.values(), message):
+            partition.gone = True
             # Where events are colocated some transactions wait for this partition alone, and nothing more comes of it.
-            if partition.void and missing:
+            if partition.void:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
 
-def _is_missing(partition: PartitionState, message: Discovery) -> bool:
-    return partition.ref.partition not in message.present.get(partition.ref.topic, ())
+def _missing(partitions: Iterable[PartitionState], message: Discovery) -> list[PartitionState]:
+    """Those that the look did not find."""
+    present = {topic: frozenset(numbers) for topic, numbers in message.present.items()}
+    return [p for p in partitions if p.ref.partition not in present.get(p.ref.topic, ())]

@@ -1,7 +1,8 @@
 """The HTTP routes. Handlers read from the `Source` and change nothing.
 
-All answers except `/metrics` are JSON. An error is `{"error": "..."}` and says what to do. Listings and scrapes yield
-to the event loop (loop_yield.py), and one listing runs at a time. So neither holds up the aggregator.
+All answers except `/metrics` are JSON, in which control characters are escaped (visible_text.py). An error is
+`{"error": "..."}` and says what to do. Listings and scrapes yield to the event loop (loop_yield.py), and one listing
+runs at a time. So neither holds up the aggregator.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from aiohttp import web
 from prometheus_client.core import CollectorRegistry
 
 from txninsightd import __version__
+from txninsightd.core.ledger import Ledger
 from txninsightd.expose.listing import BadParameter, parse_query, select
 from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.partitions import PartitionSummary, partition_summary
 from txninsightd.expose.rendering import format_for, render
 from txninsightd.expose.source import Source
-from txninsightd.expose.summaries import detail_of, summary_of
+from txninsightd.expose.summaries import Entry, detail_of, summary_of
+from txninsightd.visible_text import from_visible, visible_json
 
 ROUTES = {
     "/metrics": "all metrics, in Prometheus' text format or as OpenMetrics (with exemplars), by the Accept header",
@@ -26,7 +29,7 @@ ROUTES = {
     "/api/v1/transactions/{txn_id}": "one transaction: its timeline, and the reason for its state",
     "/api/v1/partitions": "how far each partition was read, and its oldest undecided record",
     "/healthz": "200 while the aggregator's event loop runs",
-    "/readyz": "200 when nothing is missing, else 503 with what is missing",
+    "/readyz": "200 when nothing is missing, else 503 with what is missing; notes beside it",
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -93,15 +96,14 @@ class Api:
             shown = []
             # A transaction may settle while the loop yields. Its last live state is shown then.
             for entry in selection.entries:
-                shown.append(msgspec.Raw(msgspec.json.encode(summary_of(ledger, entry, now))))
+                shown.append(msgspec.Raw(visible_json(msgspec.json.encode(summary_of(ledger, entry, now)))))
                 await loop_yield.yield_if_due()
-        return json_response(Listing(shown, selection.matched, len(shown)))
+        return _response(msgspec.json.encode(Listing(shown, selection.matched, len(shown))))
 
     async def transaction(self, request: web.Request) -> web.Response:
         """One transaction."""
         ledger, txn_id = self._source.ledger, request.match_info["txn_id"]
-        # After a late retry the id has a settled life and a live one: show the live one.
-        entry = ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
+        entry = _entry(ledger, txn_id) or _entry(ledger, from_visible(txn_id))
         if entry is None:
             return json_response({"error": self._absence(txn_id)}, 404)
         return json_response(detail_of(ledger, entry, self._source.now()))
@@ -134,9 +136,14 @@ class Api:
         return json_response({"alive": True, "up_s": round(self._source.now() - self._source.started_at, 3)})
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """Readiness: 200, or 503 with what is missing."""
-        missing = self._source.missing()
-        return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        """Readiness: 200, or 503 with what is missing. Notes do not decide it."""
+        missing, notes = self._source.missing(), self._source.notes()
+        return json_response({"ready": not missing, "missing": missing, "notes": notes}, 503 if missing else 200)
+
+
+def _entry(ledger: Ledger, txn_id: str) -> Entry | None:
+    # After a late retry the id has a settled life and a live one: show the live one.
+    return ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
 
 
 @web.middleware
@@ -158,9 +165,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def json_response(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer."""
-    return web.Response(
-        body=msgspec.json.encode(answer), status=status, content_type="application/json", headers=headers
-    )
+    return _response(visible_json(msgspec.json.encode(answer)), status, headers)
+
+
+def _response(document: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=document, status=status, content_type="application/json", headers=headers)
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:

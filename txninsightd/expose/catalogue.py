@@ -281,6 +281,13 @@ CONFIG_LAST_RELOAD_SUCCESSFUL = Definition(
     (),
     "1 unless the latest reload was refused: then the log says why, and the former configuration stays in force.",
 )
+CLOCK_STEPS = Definition(
+    "txninsight_clock_steps_total",
+    MetricType.COUNTER,
+    (),
+    "How often the host's wall clock was set to another time while the daemon ran. All moments are corrected at once.",
+    counted=Counted.AGGREGATOR,
+)
 CHILD_UP = Definition("txninsight_child_up", MetricType.GAUGE, ("child",), "1 while this child process runs.")
 CHILD_RESTARTS = Definition(
     "txninsight_child_restarts_total",
@@ -321,6 +328,14 @@ CONSUMER_PAUSES = Definition(
     MetricType.COUNTER,
     ("child",),
     "How often this reader has paused its consumer because its queue was full (limits.queue_batches).",
+    counted=Counted.PARENT,
+)
+LOG_LINES_DROPPED = Definition(
+    "txninsight_log_lines_dropped_total",
+    MetricType.COUNTER,
+    ("process",),
+    "Lines of the log that this process could not write: the disk is full, or the log's reader has gone or does not "
+    "read. /readyz has a note for a minute.",
     counted=Counted.PARENT,
 )
 WARMING_UP = Definition(

@@ -2,11 +2,13 @@
 
 File permissions control access: the socket has mode 0600 in a directory of mode 0700. One daemon locks the directory,
 so an existing socket is left over from a dead daemon. A command is answered once a checkpoint holds its effect. So no
-crash undoes a confirmed command.
+crash undoes a confirmed command. If the socket's file is removed while the daemon runs, it is made again.
 """
 
+import asyncio
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +18,12 @@ from aiohttp import web
 
 from txninsightd.expose.api import errors_as_json, json_response
 from txninsightd.expose.source import Source
+from txninsightd.visible_text import from_visible
 
 OWNER_ONLY_UMASK = 0o177
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 2.0
+"""How long running commands may take after the socket stops; the last checkpoint and HTTP need time, too."""
+LOOK_EVERY_S = 2.0
 
 log = structlog.get_logger()
 
@@ -30,31 +35,57 @@ class ForgetCommand(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OperatorSocket:
-    """Runs operator commands on one source. Call `start` and `stop` once each, on the running loop."""
+    """Runs operator commands on one source. Call `start` and `stop` once each, on the running loop.
 
-    def __init__(self, source: Source) -> None:
+    `owns_directory`: whether the socket's directory is locked by this daemon at present.
+    """
+
+    def __init__(self, source: Source, owns_directory: Callable[[], bool] = lambda: True) -> None:
         self._source = source
+        self._owns_directory = owns_directory
         app = web.Application(middlewares=[errors_as_json])
         app.add_routes([web.post("/forget", self.forget)])
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
+        self._site: web.UnixSite | None = None
+        self._failed = False
+        self._listening: asyncio.Task[None] | None = None
 
     async def start(self, path: Path) -> None:
         """Listen at this path. If that fails, the daemon runs on without operator commands, and logs the failure."""
         await self._runner.setup()
+        await self._listen(path)
+        self._listening = asyncio.create_task(self._keep_listening(path))
+
+    async def _keep_listening(self, path: Path) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._owns_directory() and not os.path.lexists(path):
+                await self._listen(path)
+
+    async def _listen(self, path: Path) -> None:
         # umask, not chmod: before a chmod any local user could connect for a moment.
         before = os.umask(OWNER_ONLY_UMASK)
         try:
+            if self._site is not None:
+                await self._site.stop()
             _remove_stale_socket(path)
-            await web.UnixSite(self._runner, path).start()
+            self._site = web.UnixSite(self._runner, path)
+            await self._site.start()
+            self._failed = False
         except OSError as failure:
+            self._site = None
             error = failure.strerror or str(failure)
             advice = f"check {path.name} in state.directory and restart; until then `txninsightd forget` does not work"
-            log.error("control_socket_failed", error=error, advice=advice)
+            if not self._failed:
+                log.error("control_socket_failed", error=error, advice=advice)
+            self._failed = True
         finally:
             os.umask(before)
 
     async def stop(self) -> None:
         """Accept no more commands, and finish the running ones."""
+        if self._listening is not None:
+            self._listening.cancel()
         await self._runner.cleanup()
 
     async def forget(self, request: web.Request) -> web.Response:
@@ -63,7 +94,7 @@ class OperatorSocket:
             txn_id = msgspec.json.decode(await request.read(), type=ForgetCommand).txn_id
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return json_response({"error": 'expected {"txn_id": "..."} in UTF-8'}, 400)
-        if not self._source.forget(txn_id):
+        if not self._source.forget(txn_id) and not self._source.forget(from_visible(txn_id)):
             return json_response({"error": self._absence(txn_id)}, 404)
         # It has ended even if the checkpoint fails: a second request gets 404.
         log.info("transaction_forgotten", txn_id=txn_id)

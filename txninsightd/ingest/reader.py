@@ -1,9 +1,11 @@
 """The reader: one process that consumes its share of the partitions in one view, and sends it to the aggregator.
 
 Its loop does the same for both roles: execute the aggregator's commands (which partitions, from where), take a batch,
-note how far each partition has come, ask once a second where the logs end, and send one message for each partition with
-something to report. Everything happens on this one thread, so a position read after a batch is the position of that
-batch. A full outbox stops the reading, so back-pressure reaches the broker instead of growing memory.
+note how far each partition has come, ask once a second where the logs end, and send one message for each partition in
+which something was read. How far all were seen goes into one `Seen` about once a second (advances.py). So the cost of a
+turn grows with the partitions that have news, and not with those that are read. Everything happens on this one thread,
+so a position read after a batch is the position of that batch. A full outbox stops the reading, so back-pressure
+reaches the broker instead of growing memory.
 
 Messages are buffered for a moment, until the broker has confirmed that the topic is still the expected one
 (topic_id_gate.py). A topic that is not is suspended at the position that was sent: if the topic comes back, reading
@@ -14,7 +16,6 @@ The reader decides nothing about transactions. When its line to the aggregator e
 """
 
 import select
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd import logs
+from txninsightd.ingest.advances import Advances
+from txninsightd.ingest.closable_consumer import ClosableConsumer
 from txninsightd.ingest.end_offsets import EndOffset, EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import Progress, ViewBuilder
@@ -35,8 +38,11 @@ from txninsightd.vocabulary import (
     PartitionRef,
     PartitionStart,
     Pause,
+    Seen,
+    SeenTopic,
     ToReader,
     UpdateReaderSettings,
+    View,
 )
 
 POLL_S = 0.05
@@ -99,7 +105,7 @@ class ClientWatchdog(Protocol):
         """Begin to check."""
 
     def consumer_finds_broker(self, consumer: Consumer, topic: str) -> bool:
-        """Whether the consumer finds a broker. True after `stop`, without a question: the consumer may be closed."""
+        """Whether the consumer finds a broker."""
 
     def stop(self) -> None:
         """Check no more."""
@@ -120,6 +126,7 @@ class Reader:
 
     def __init__(
         self,
+        view: View,
         make_consumer: Callable[[], Consumer],
         builder: ViewBuilder,
         end_offsets: EndOffsets,
@@ -132,8 +139,9 @@ class Reader:
         queue_batches: int,
         scout: Scout | None = None,
     ) -> None:
+        self._view = view
         self._make_consumer = make_consumer
-        self._consumer = make_consumer()
+        self._closable = ClosableConsumer(make_consumer())
         self._builder = builder
         self._end_offsets = end_offsets
         self._topic_id_gate = topic_id_gate
@@ -148,10 +156,11 @@ class Reader:
         self._progress: dict[PartitionRef, Progress] = {}
         self._suspended: dict[PartitionRef, PartitionStart] = {}
         self._paused: set[PartitionRef] = set()
+        # Partitions of which something that was read is in no message yet.
+        self._unreported: set[PartitionRef] = set()
+        self._advances = Advances(view)
         self._throttled = False
         self._last_batch_at = now()
-        # The watchdog's thread has this lock while it asks the consumer; the loop, to close or replace the consumer.
-        self._consumer_lock = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
         client_watchdog.watch("consumer", self._consumer_finds_broker)
 
@@ -160,19 +169,17 @@ class Reader:
         self._client_watchdog.start()
         while not stopping() and not self._line.closed:
             self.step()
-            if lost := self._client_watchdog.lost:
+            if (lost := self._client_watchdog.lost) and not stopping():
                 raise ClientLost(lost)
-        # Stop the watchdog first: if its thread waits for the lock below, it then leaves the closed consumer alone.
         self._client_watchdog.stop()
         if self._scout is not None:
             self._scout.stop()
-        with self._consumer_lock:
-            self._consumer.close()
         # Messages that are still buffered are dropped; the next reader reads them again. The rest is sent for as long
         # as the parent allows: it kills a reader that has not ended in half of `stop_timeout_s`.
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
             self._line.flush()
+        self._closable.close()
 
     def step(self) -> None:
         """One turn of the loop."""
@@ -190,6 +197,10 @@ class Reader:
         discovery = self._scout.next_discovery() if self._scout is not None and not self._throttled else None
         if discovery is not None:
             self._line.send(discovery)
+
+    @property
+    def _consumer(self) -> Consumer:
+        return self._closable.consumer
 
     # --- Commands and back-pressure -----------------------------------------------------------------------------------
 
@@ -233,9 +244,11 @@ class Reader:
 
     def _leave(self, refs: Iterable[PartitionRef]) -> None:
         """Stop reading these partitions, and forget their suspension."""
-        read = [ref for ref in refs if self._progress.pop(ref, None) is not None]
-        if read:
-            self._consumer.incremental_unassign(self._partitions(read))
+        left = [self._progress.pop(ref) for ref in refs if ref in self._progress]
+        for progress in left:
+            self._advances.discard(progress)
+        if left:
+            self._consumer.incremental_unassign(self._partitions(progress.ref for progress in left))
         for ref in refs:
             self._suspended.pop(ref, None)
 
@@ -249,11 +262,8 @@ class Reader:
             self._consumer.pause(paused)
 
     def _replace_consumer(self) -> None:
-        # Beat now: the watchdog may keep the lock for as long as one question takes, and closing takes time too.
-        self._health.working()
-        with self._consumer_lock:
-            self._consumer.close()
-            self._consumer = self._make_consumer()
+        self._closable.close()
+        self._closable = ClosableConsumer(self._make_consumer())
         # All partitions, from their frontiers: records that the old consumer had prefetched are fetched again.
         self._consume(self._progress)
 
@@ -267,8 +277,7 @@ class Reader:
         behind = [p.ref.topic for p in wanted if p.frontier < p.tracker.end_offset]
         if not behind or self._throttled or self._now() - self._last_batch_at < STARVED_AFTER_S:
             return True
-        with self._consumer_lock:
-            return self._client_watchdog.consumer_finds_broker(self._consumer, behind[0])
+        return self._closable.ask(lambda consumer: self._client_watchdog.consumer_finds_broker(consumer, behind[0]))
 
     def _commit(self, positions: list[PartitionStart]) -> None:
         """Show lag tools how far back a restart would begin. Nothing depends on it: a failure is only logged."""
@@ -353,6 +362,8 @@ class Reader:
             if by_ref[ref] and ref not in lost:
                 # A record was read: steps over the next damage begin at one offset again.
                 progress.stride = 1
+            if progress.tracker.reached(progress.frontier):
+                self._advances.add(progress)
         return {ref: by_ref[ref] for ref in touched}
 
     def _take_error(self, record: Any, by_ref: dict[PartitionRef, list[Any]], lost: set[PartitionRef]) -> None:
@@ -429,14 +440,17 @@ class Reader:
         """Build the messages. Under back-pressure only records become messages, so that the outbox stays bounded."""
         # Later than the frontiers that `_sort` has read: `decided_at` may be late (settlement waits), never early.
         now = self._now()
-        for ref, progress in self._progress.items():
-            progress.tracker.reached(progress.frontier)
-            records = batch.get(ref)
+        self._unreported.update(batch)
+        left = set()
+        for ref in [ref for ref in self._unreported if ref in self._progress]:
+            progress, records = self._progress[ref], batch.get(ref)
             if records or (progress.has_unreported and not self._throttled):
                 self._health.working()
-                message = self._builder.message(progress, records or [], now)
-                self._topic_id_gate.buffer(message)
+                self._topic_id_gate.buffer(self._builder.message(progress, records or [], now))
                 progress.mark_reported()
+            elif progress.has_unreported:
+                left.add(ref)
+        self._unreported = left
 
     def _note_end(self, end: EndOffset) -> None:
         progress = self._progress.get(end.ref)
@@ -450,29 +464,45 @@ class Reader:
             progress.tracker.answered(end.asked_at, progress.tracker.end_offset)
         else:
             progress.tracker.failed()
+        if progress.tracker.reached(progress.frontier):
+            self._advances.add(progress)
 
     def _send_confirmed(self) -> None:
         """Send the messages of confirmed topics; suspend topics that are not the expected ones, and resume others."""
         suspended = {ref.topic for ref in self._suspended} if self._suspended else ()
         is_filling = self._topic_id_gate.depth * BUFFERED_SHARE >= self._queue_batches
-        answers = self._topic_id_gate.poll(suspended, at_once=is_filling)
+        advances = self._advances if not self._throttled else None
+        answers = self._topic_id_gate.poll(advances, suspended, at_once=is_filling)
         for message in answers.messages:
             self._line.send(message)
             progress = self._progress.get(PartitionRef(message.topic, message.partition))
             if progress is not None:
-                progress.sent = (message.to_offset, message.as_of)
+                progress.sent_offset = message.to_offset
+        # Last: it says that all records below have been sent.
+        if answers.seen:
+            self._line.send(Seen(self._view, answers.seen))
+            for seen in answers.seen:
+                self._note_sent(seen)
         refuted = [ref for ref in self._progress if ref.topic in answers.refuted] if answers.refuted else []
         if refuted:
             self._suspend(refuted)
         if self._suspended and answers.confirmed:
             self._assign([start for ref, start in self._suspended.items() if ref.topic in answers.confirmed])
 
+    def _note_sent(self, seen: SeenTopic) -> None:
+        for partition, as_of in zip(seen.partitions, seen.as_ofs, strict=True):
+            progress = self._progress.get(PartitionRef(seen.topic, partition))
+            if progress is not None:
+                progress.sent_as_of = as_of
+
     def _suspend(self, refs: list[PartitionRef]) -> None:
         """Stop reading these partitions, and keep the position up to which messages were sent."""
         suspended = {}
         for ref in refs:
-            (offset, as_of), incarnation = self._progress[ref].sent, self._progress[ref].ref.incarnation
-            suspended[ref] = PartitionStart(*ref[:2], offset, as_of, incarnation, self._topic_id_gate.id_of(ref.topic))
+            progress, topic_id = self._progress[ref], self._topic_id_gate.id_of(ref.topic)
+            suspended[ref] = PartitionStart(
+                *ref[:2], progress.sent_offset, progress.sent_as_of, progress.ref.incarnation, topic_id
+            )
         self._leave(refs)
         self._suspended.update(suspended)
         log.warning("topics_suspended", topics=sorted({ref.topic for ref in refs}), partitions=len(refs))

@@ -6,10 +6,10 @@ looks at offsets only. Each builds one message for one partition.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from txninsightd.core.decoding import Decoded, Decoder
+from txninsightd.core.decoding import Decoded, Decoder, Headers
 from txninsightd.core.end_tracker import EndTracker
 from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import (
@@ -24,12 +24,15 @@ from txninsightd.vocabulary import (
 NO_TIMESTAMP = 0
 """confluent_kafka.TIMESTAMP_NOT_AVAILABLE"""
 
+IN_SEEN = 0.0
+"""How far a partition was seen is not said here, but in a `Seen` (advances.py)."""
+
 
 class Progress:
     """How far one partition was read: everything below `frontier`. `gaps`: flat pairs, since the last message.
 
-    `sent`: offset and `as_of` of the latest message that was sent. `begun_at`: answers to older questions are not about
-    this partition.
+    `reported`: the end of the last message that was built. `sent_offset`, `sent_as_of`: how far messages were sent.
+    `begun_at`: answers to older questions are not about this partition.
     """
 
     __slots__ = (
@@ -39,8 +42,8 @@ class Progress:
         "gaps",
         "ref",
         "reported",
-        "reported_as_of",
-        "sent",
+        "sent_as_of",
+        "sent_offset",
         "stride",
         "tracker",
     )
@@ -48,10 +51,10 @@ class Progress:
     def __init__(self, ref: PartitionRef, start_offset: int, as_of: float, begun_at: float) -> None:
         self.ref = ref
         self.begun_at = begun_at
-        self.sent = (start_offset, as_of)
+        self.sent_offset = start_offset
+        self.sent_as_of = as_of
         self.frontier = start_offset
         self.reported = start_offset
-        self.reported_as_of = as_of
         self.eof_offset = -1
         self.stride = 1
         self.gaps: list[int] = []
@@ -66,13 +69,17 @@ class Progress:
 
     @property
     def has_unreported(self) -> bool:
-        """Whether something is in no message yet."""
-        return bool(self.gaps) or self.frontier > self.reported or self.tracker.as_of > self.reported_as_of
+        """Whether something that was read is in no message yet."""
+        return bool(self.gaps) or self.frontier > self.reported
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether the messages hold all records and gaps that `as_of` stands for."""
+        return not self.gaps and self.tracker.reached_offset <= self.reported
 
     def mark_reported(self) -> None:
         """A message now contains all of it."""
         self.reported = self.frontier
-        self.reported_as_of = self.tracker.as_of
 
     def pop_gaps(self) -> list[int]:
         """The gaps since the last call."""
@@ -99,7 +106,9 @@ class MonitorBuilder:
         value_bytes: int,
         future_tolerance_s: float,
         report_rejected: Callable[[RecordResult, Any], None],
+        wall_clock: Callable[[], float],
     ) -> None:
+        self._wall_clock = wall_clock
         self._mapping_for = mapping_for
         self._report_rejected = report_rejected
         self.update_settings(value_bytes, future_tolerance_s)
@@ -118,21 +127,23 @@ class MonitorBuilder:
         if decoder is None:
             mapping = self._mapping_for(topic)
             decoder = self._decoders[topic] = Decoder(mapping, self._value_bytes, self._future_tolerance_s)
-        columns = _Columns(now, now + self._future_tolerance_s)
+        # The records' timestamps are compared with the wall clock; `now` is another, which no step moves.
+        wall = self._wall_clock()
+        columns = _Columns(wall, wall + self._future_tolerance_s)
+        headers = _headers(records)
         for record in records:
-            self._take(decoder, columns, record)
+            self._take(decoder, columns, record, headers)
         if columns.offsets:
             columns.results[RecordResult.OK.value] = len(columns.offsets)
         gaps = progress.pop_gaps()
         if gaps:
             columns.results[RecordResult.GAP.value] = OffsetRanges(gaps).count()
-        tracker = progress.tracker
         return Sightings(
             topic=topic,
             partition=progress.ref.partition,
             to_offset=progress.frontier,
             read_at=now,
-            as_of=tracker.as_of,
+            as_of=IN_SEEN,
             low_timestamp=columns.low_timestamp(),
             signatures=columns.signatures,
             offsets=columns.offsets,
@@ -142,14 +153,17 @@ class MonitorBuilder:
             record_timestamps=columns.record_timestamps,
             gaps=gaps,
             results=columns.results,
-            end_offset=tracker.end_offset,
-            outage_from=tracker.take_outage(),
+            end_offset=progress.tracker.end_offset,
+            outage_from=IN_SEEN,
             incarnation=progress.ref.incarnation,
         )
 
-    def _take(self, decoder: Decoder, columns: "_Columns", record: Any) -> None:
+    def _take(self, decoder: Decoder, columns: "_Columns", record: Any, all_headers: Iterator[Headers]) -> None:
         record_ts = columns.record_ts(record)
-        headers = record.headers()
+        try:
+            headers = next(all_headers)
+        except (SystemError, UnicodeDecodeError):
+            headers = None
         kept_time = headers is not None and any(name == KEPT_TIME_HEADER for name, _ in headers)
         found = decoder.decode(record.value(), record.key(), headers, record_ts, kept_time)
         if isinstance(found, Decoded):
@@ -157,6 +171,15 @@ class MonitorBuilder:
         else:
             columns.results[found.value] += 1
             self._report_rejected(found, record)
+
+
+def _headers(records: list[Any]) -> Iterator[Headers]:
+    """The headers of each record. Raises SystemError for a record with a header's name that is not UTF-8, and goes on.
+
+    confluent_kafka then returns tuples with a hole, and an error beside them. Whoever touches the hole dies, and only
+    a call from C code, as here by `map`, looks for the error: the interpreter's own calls of such methods do not.
+    """
+    return map(type(records[0]).headers, records) if records else iter(())
 
 
 class _Columns:
@@ -214,8 +237,6 @@ class ValidatorBuilder:
 
     def message(self, progress: Progress, records: list[Any], now: float) -> Coverage:
         """One message of coverage. `now` is the moment at which the frontier was read."""
-        tracker = progress.tracker
-        tracker.take_outage()  # only the monitor's outages lengthen waits
         return Coverage(
             topic=progress.ref.topic,
             partition=progress.ref.partition,
@@ -223,10 +244,9 @@ class ValidatorBuilder:
             from_offset=progress.reported,
             to_offset=progress.frontier,
             decided_at=now,
-            as_of=tracker.as_of,
+            as_of=IN_SEEN,
             runs=OffsetRanges.of_offsets([record.offset() for record in records]).flat,
             gaps=progress.pop_gaps(),
-            end_offset=tracker.end_offset,
-            stable_offset=tracker.reached_offset,
+            end_offset=progress.tracker.end_offset,
             incarnation=progress.ref.incarnation,
         )

@@ -3,9 +3,9 @@
 Receivers start first and stop last. A child that exits is restarted alone: it gets a new line, and the aggregator sends
 it what it needs to go on. When the aggregator exits, everything is restarted, since it held all state. Each restart
 waits longer than the one before. A child that exits too often ends the daemon with EXIT_GAVE_UP; one that can never
-work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN and EXIT_STATE at the first start) ends it at once. A child that
-stops beating is killed, which is an exit like any other. systemd is notified; its watchdog is fed only when this loop
-has completed a turn and found no child hung.
+work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN, EXIT_STATE and EXIT_HOST_LIMIT at the first start) ends it at once. A child
+that stops beating is killed, which is an exit like any other. So is a start that the host refuses. systemd is notified;
+its watchdog is fed only when this loop has completed a turn and found no child hung.
 """
 
 import math
@@ -13,17 +13,28 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
+from txninsightd import host_limits
+from txninsightd.host_limits import EXIT_HOST_LIMIT
+from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.children import Child, ChildSpec, Exit, LineKind, run_child
 from txninsightd.supervise.control import ControlLine, control_pair
-from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.exit_codes import (
+    EXIT_CANNOT_LISTEN,
+    EXIT_GAVE_UP,
+    EXIT_KILLED,
+    EXIT_NOT_SAVED,
+    EXIT_STATE,
+    EXIT_UNUSABLE,
+)
 from txninsightd.supervise.heartbeats import HangDetector, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.signals import Signals
@@ -48,6 +59,7 @@ class Parent:
 
     `reload` reads the config again, for all children that are forked from then on, and gives what the running
     aggregator must be sent; None when the file is refused. `now`: seconds that no change of the wall clock moves.
+    `signals`: if they are noted already.
     """
 
     def __init__(
@@ -57,6 +69,7 @@ class Parent:
         notifier: Notifier,
         now: Callable[[], float],
         reload: Callable[[], bytes | None],
+        signals: Signals | None = None,
     ) -> None:
         children = [Child(spec, _backoff(limits)) for spec in specs]
         (self._aggregator,) = (child for child in children if child.spec.line is LineKind.CONTROL)
@@ -66,12 +79,13 @@ class Parent:
         if len(set(names)) < len(names):
             raise ValueError(f"two children of one name: {', '.join(names)}")
         self._heartbeats = Heartbeats(names)
+        OUTPUT.share(names)
         self._hang_detector = HangDetector(self._heartbeats, limits.heartbeat_timeout_s)
         self._notifier = notifier
         self._now = now
         self._reload = reload
         self._reloads = Reloads()
-        self._signals = Signals()
+        self._signals = signals if signals is not None else Signals()
         self._control = ControlLine()
         self._ready = False
 
@@ -131,10 +145,20 @@ class Parent:
 
     def _start_what_is_due(self) -> None:
         if self._aggregator.is_due(self._now()):
-            self._start_aggregator()
+            self._start(self._aggregator, self._start_aggregator)
         for child in self._startable_senders():
             if child.is_due(self._now()):
-                self._start_sender(child)
+                self._start(child, partial(self._start_sender, child))
+
+    def _start(self, child: Child, start: Callable[[], None]) -> None:
+        """Start it. A limit of the host that prevents it is logged, and counts as an exit of the child."""
+        try:
+            start()
+        except OSError as failure:
+            if host_limits.limit_behind(failure, at_fork=True) is None:
+                raise
+            restart_in_s = child.refused(self._now())
+            host_limits.log_if_limit(failure, at_fork=True, child=child.name, restart_in_s=restart_in_s)
 
     def _startable_senders(self) -> list[Child]:
         """None while the control line is closed: the aggregator is exiting then, and takes no new lines."""
@@ -143,7 +167,11 @@ class Parent:
     def _start_aggregator(self) -> None:
         ours, theirs = control_pair()
         # Without closing its copy of the parent's end, the aggregator would not notice that the parent has gone.
-        self._fork(self._aggregator, theirs.detach(), close_parents_ends=ours.close)
+        try:
+            self._fork(self._aggregator, theirs.detach(), close_parents_ends=ours.close)
+        except OSError:
+            ours.close()
+            raise
         self._control = ControlLine(ours)
 
     def _start_sender(self, child: Child) -> None:
@@ -153,7 +181,11 @@ class Parent:
             os.close(ours)
             self._control.close()
 
-        self._fork(child, theirs, close_parents_ends)
+        try:
+            self._fork(child, theirs, close_parents_ends)
+        except OSError:
+            os.close(ours)
+            raise
         self._control.attach(child.name, ours)
 
     def _fork(self, child: Child, line: int, close_parents_ends: Callable[[], None]) -> None:
@@ -164,8 +196,10 @@ class Parent:
             run_child(child.spec, line, self._heartbeats)
 
         self._hang_detector.about_to_fork(child.name)
-        child.fork(program)
-        os.close(line)
+        try:
+            child.fork(program)
+        finally:
+            os.close(line)
 
     # --- Watching -----------------------------------------------------------------------------------------------------
 
@@ -190,11 +224,25 @@ class Parent:
             for sender in self._senders:
                 sender.kill()
             self._control.close()
-            return _final_code(self._aggregator, exited)
+            return self._final_code(self._aggregator, exited)
         for sender in self._senders:
             exited = sender.reap(self._now())
-            if exited is not None and (code := _final_code(sender, exited)):
+            if exited is not None and (code := self._final_code(sender, exited)):
                 return code
+        return 0
+
+    def _final_code(self, child: Child, exited: Exit) -> int:
+        """The daemon's exit code if this exit ends it, else 0."""
+        if exited.code == EXIT_UNUSABLE:
+            return exited.code
+        # At the first start these are for the operator to fix; what has worked before may work again.
+        if exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE) and child is self._aggregator:
+            return exited.code
+        if exited.first and exited.code == EXIT_HOST_LIMIT and not self._hang_detector.has_beaten(child.name):
+            return exited.code
+        if exited.too_often:
+            log.error("gave_up", child=child.name)
+            return EXIT_HOST_LIMIT if exited.code == EXIT_HOST_LIMIT else EXIT_GAVE_UP
         return 0
 
     def _kill_hung(self) -> None:
@@ -237,25 +285,30 @@ class Parent:
         """Senders first; then the aggregator takes in what they have sent. 0 if all stop as they should.
 
         Senders have half of the time. One that does not stop in it is killed, so that its line ends, and the aggregator
-        has the other half.
+        has the other half. An aggregator that does not serve yet is killed in order: it may be restoring its state for
+        long, and has nothing that is not on disk or in Kafka.
         """
         self._notifier.stopping()
         self._notifier.status("stopping")
         stop_timeout_s = self._limits.stop_timeout_s
         deadline = self._now() + stop_timeout_s
-        running = [child for child in self._senders if child.is_up]
+        # One that has just exited by itself is no matter of stopping.
+        running = [child for child in self._senders if child.is_up and child.process.is_alive()]
         for child in running:
             child.process.terminate()
         # A list, so that each is awaited even when another did not stop in order.
         in_order = [child.stops_by(deadline - stop_timeout_s / 2, self._now()) for child in running]
         for child in running:
             child.kill()
-        if self._control.open_end is not None and self._aggregator.is_up:
+        if self._control.open_end is not None and self._control.report.serving and self._aggregator.is_up:
             self._control.stop()
             in_order.append(self._aggregator.stops_by(deadline, self._now()))
+        not_saved = self._aggregator.exited_with(EXIT_NOT_SAVED)
         self._kill_all()
         orderly = all(in_order)
         log.info("daemon_stopped", orderly=orderly)
+        if not_saved:
+            return EXIT_NOT_SAVED
         return 0 if orderly else EXIT_KILLED
 
     def _kill_all(self) -> None:
@@ -265,20 +318,6 @@ class Parent:
 
 def _backoff(limits: Limits) -> Backoff:
     return Backoff(limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s)
-
-
-def _final_code(child: Child, exited: Exit) -> int:
-    """The daemon's exit code if this exit ends it, else 0."""
-    if exited.code == EXIT_UNUSABLE:
-        return exited.code
-    # At the aggregator's first start these two are for the operator to fix; what has worked before may work again.
-    is_aggregator = child.spec.line is LineKind.CONTROL
-    if is_aggregator and exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE):
-        return exited.code
-    if exited.too_often:
-        log.error("gave_up", child=child.name)
-        return EXIT_GAVE_UP
-    return 0
 
 
 def _kernel_state(pid: int | None) -> str:
