@@ -20,6 +20,7 @@ from tests.harness.tmpfs import Tmpfs
 from tests.harness.waiting import await_that
 
 HANG_GUARD_S = 60.0
+NAMED_AFTER_S = 1.0
 MONITOR = "monitor-0"
 STEPS, DROPPED = "txninsight_clock_steps_total", "txninsight_log_lines_dropped_total"
 LAST_LOOP = "txninsight_child_last_loop_timestamp_seconds"
@@ -95,7 +96,8 @@ class Host:
         for pid in _unknown(parent, self._log.pids()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(1.0)
+        # The parent names a child right after the fork: one that is unknown after this pause will stay so.
+        time.sleep(NAMED_AFTER_S)
         return False
 
     # --- Temporary files ----------------------------------------------------------------------------------------------
