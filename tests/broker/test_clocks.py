@@ -17,7 +17,8 @@ import pytest
 
 from tests.harness.background import Background, repeated
 from tests.harness.business_events import closes, event, opens, wholes
-from tests.harness.clock_shim import HOUR_S, ClockedDaemon, wall_clock
+from tests.harness.clock_shim import HOUR_S, WallClock, wall_clock
+from tests.harness.daemon import Daemon
 from tests.harness.fixtures import MakeTopic
 from tests.harness.kafka import Writer
 from txninsightd.tools.stack.broker import Broker
@@ -57,8 +58,9 @@ class Business(Background):
 class Clocked:
     """A daemon under a clock that is stepped, and all that it was ever seen to call stuck."""
 
-    def __init__(self, daemon: ClockedDaemon, broker: Broker, topic: str) -> None:
+    def __init__(self, daemon: Daemon, clock: WallClock, broker: Broker, topic: str) -> None:
         self.daemon = daemon
+        self._clock = clock
         self.seen_stuck: set[tuple[str, str]] = set()
         self.most: dict[str, float] = {"txninsight_stuck_transactions": 0, "txninsight_stuck_total": 0}
         self._writer = Writer(broker)
@@ -87,7 +89,7 @@ class Clocked:
     def step(self, ahead_s: float) -> None:
         """Step the clock while it runs: that is counted, and it is soon as able as before."""
         steps = self._steps()
-        self.daemon.clock.set_ahead(ahead_s)
+        self._clock.set_ahead(ahead_s)
         self._await(lambda: self._steps() > steps, "the step is counted")
         self._await_able()
 
@@ -100,7 +102,7 @@ class Clocked:
 
     def start(self, ahead_s: float) -> None:
         """Start it again, with a clock that stepped while it was down."""
-        self.daemon.clock.set_ahead(ahead_s)
+        self._clock.set_ahead(ahead_s)
         self.daemon.start()
         self._await_able()
 
@@ -120,7 +122,7 @@ class Clocked:
         stepped_at = time.time()
         self._await(lambda: self.daemon.status("/readyz") == 200, "it is ready again")
         self.await_news()
-        if not self.daemon.clock.ahead_s:
+        if not self._clock.ahead_s:
             self._await(lambda: self._as_of_lies_within(stepped_at), "both views have seen what was written since")
 
     def _as_of_lies_within(self, began: float) -> bool:
@@ -143,10 +145,11 @@ def clocked(broker: Broker, topic: MakeTopic, tmp_path: Path) -> Iterator[Clocke
     """A daemon with the right time, one transaction stuck, business all the while; looked at until the test's end."""
     with ExitStack() as ends:
         clock, name = ends.enter_context(wall_clock(tmp_path)), topic(2)
-        daemon = ClockedDaemon(tmp_path, broker.bootstrap, {"topics": [name], **SECTIONS}, clock)
+        daemon = Daemon(tmp_path, broker.bootstrap, {"topics": [name], **SECTIONS})
+        daemon.environment |= clock.environment
         ends.callback(daemon.end)
         daemon.start().await_ready()
-        found = Clocked(daemon, broker, name)
+        found = Clocked(daemon, clock, broker, name)
         found.begin()
         ends.enter_context(Business(broker, name))
         ends.enter_context(repeated(found.look, LOOK_EVERY_S))

@@ -26,13 +26,17 @@ PROGRAM = PROGRAMS / "txninsightd"
 
 
 class Daemon:
-    """`sections` are those of conf/txninsight.yaml; `http.listen` and the bootstrap servers are set here."""
+    """`sections` are those of conf/txninsight.yaml; `http.listen` and the bootstrap servers are set here.
+
+    `environment`: what its processes have beside the test's own variables.
+    """
 
     def __init__(self, directory: Path, bootstrap: str, sections: dict[str, Any]) -> None:
         self.directory = directory
         self.port = free_port()
         self.config_file = directory / "txninsight.yaml"
         self.log_file = directory / "txninsightd.log"
+        self.environment: dict[str, str] = {}
         client = {"bootstrap.servers": bootstrap, **sections.get("kafka", {}).get("client", {})}
         config = {
             **sections,
@@ -55,6 +59,7 @@ class Daemon:
     def launch(self, before: Iterable[str] = (), **options: Any) -> None:
         """Start its process, with another command `before` it; `options` are for Popen."""
         line: list[str | Path] = [*before, PROGRAM, "--config", self.config_file]
+        options["env"] = {**options.get("env", os.environ), **self.environment}
         with self.log_file.open("ab") as log:
             usual = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             self.process = subprocess.Popen(line, **{**usual, **options})
