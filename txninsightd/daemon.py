@@ -11,27 +11,33 @@ and prometheus_client decides at its import whether it writes the workers' files
 
 import asyncio
 import os
+import secrets
 import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import gettempdir, mkdtemp
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from txninsightd import clock, logs
-from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
+from txninsightd import clock, host_limits, logs, redaction
+from txninsightd.aggregate.state_directory import DirectoryLock, StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.config import Config
+from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 from txninsightd.supervise.control import Reporter, read_memory_file, receive
 from txninsightd.supervise.current_config import CurrentConfig, unpickled
-from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_STATE
+from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_NOT_SAVED, EXIT_STATE
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import Limits, Parent
+from txninsightd.supervise.signals import Signals
 from txninsightd.vocabulary import (
     Attach,
     ChildrenStatus,
@@ -54,7 +60,8 @@ AGGREGATOR = "aggregator"
 SCOUT = "monitor-0"
 LONGEST_TICK_S = 1.0
 TICKS_A_TIMEOUT = 4
-DIRECTORY_PREFIX = "txninsightd-"
+WORKERS_PREFIX = "workers-"
+OWNER_ONLY_UMASK = 0o077
 
 log = structlog.get_logger()
 
@@ -62,12 +69,14 @@ log = structlog.get_logger()
 class Shared(NamedTuple):
     """What all children have in common. `started_at`: the daemon's start; a restarted aggregator keeps it.
 
-    `multiproc_dir`: where the children write their own health for the metrics.
+    `multiproc_dir`: where the children write their own health for the metrics; its name is another for each parent.
+    `lock`: that of the state directory.
     """
 
     current: CurrentConfig
     started_at: float
     multiproc_dir: Path
+    lock: DirectoryLock
 
     @property
     def config(self) -> Config:
@@ -99,22 +108,31 @@ def reader_roles(config: Config) -> dict[str, ReaderRole]:
 
 def run_daemon(config: Config, path: Path) -> int:
     """Run until a signal; gives the exit code. `path`: the config's file, read again on SIGHUP."""
+    redaction.hide(config.secrets())
     log.info("configured", config=config.redacted())
-    _remove_leftovers()
-    directory = Path(mkdtemp(prefix=f"{DIRECTORY_PREFIX}{os.getpid()}-"))
-    current = CurrentConfig(config, path)
-    specs = children(Shared(current, clock.now(), directory))
-    lock = DirectoryLock(Path(config.state.directory))
+    # All that the daemon writes is about the content of events.
+    os.umask(OWNER_ONLY_UMASK)
+    state = Path(config.state.directory)
+    lock, signals = DirectoryLock(state), Signals()
     try:
+        host_limits.prepare(config.readers.monitors + config.readers.validators)
+        # From here on SIGTERM is a stop in order: the lock may be waited for.
+        signals.install()
         # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
-        notifier = Notifier.from_environment(os.environ)
-        return Parent(specs, _limits(config), notifier, time.monotonic, current.reload).run()
-    except StateUnusable as unusable:
-        log.error("state_unusable", error=str(unusable))
+        with workers_directory(os.environ, state) as directory:
+            current = CurrentConfig(config, path)
+            specs = children(Shared(current, clock.now(), directory, lock))
+            notifier = Notifier.from_environment(os.environ)
+            config_reload = ConfigReload(current, ReloadLimits())
+            return Parent(specs, _limits(config), notifier, time.monotonic, config_reload, signals).run()
+    except Exception as failure:
+        if host_limits.log_if_limit(failure):
+            return host_limits.EXIT_HOST_LIMIT
+        if not isinstance(failure, StateUnusable):
+            raise
+        log.error("state_unusable", error=str(failure))
         return EXIT_STATE
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _limits(config: Config) -> Limits:
@@ -129,12 +147,22 @@ def _limits(config: Config) -> Limits:
     )
 
 
-def _remove_leftovers() -> None:
-    """The directories of daemons that were killed."""
-    for path in Path(gettempdir()).glob(f"{DIRECTORY_PREFIX}*"):
-        pid = path.name.removeprefix(DIRECTORY_PREFIX).partition("-")[0]
-        if not Path("/proc", pid).exists():
-            shutil.rmtree(path, ignore_errors=True)
+@contextmanager
+def workers_directory(environment: Mapping[str, str], state: Path) -> Iterator[Path]:
+    """Where the children write their health: in systemd's RuntimeDirectory=, else in the (locked) state directory.
+
+    It need not exist: each reader makes it where it is missing (worker_health.py), also if it is removed later.
+    """
+    runtime = Path(environment.get("RUNTIME_DIRECTORY", "").partition(":")[0] or state)
+    place = runtime if os.access(runtime, os.W_OK | os.X_OK) else state
+    # Those of daemons that were killed. No other daemon has one here.
+    for leftover in place.glob(f"{WORKERS_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    directory = place / f"{WORKERS_PREFIX}{secrets.token_hex(6)}"
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 # --- Readers ----------------------------------------------------------------------------------------------------------
@@ -147,7 +175,7 @@ def run_reader(shared: Shared, role: ReaderRole, context: ChildContext) -> None:
     from txninsightd import reader_process
 
     has_scout = context.name == SCOUT
-    sys.exit(reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context))
+    reader_process.run_reader(shared.config, role.view, has_scout, shared.multiproc_dir, context)
 
 
 # --- Aggregator -------------------------------------------------------------------------------------------------------
@@ -172,6 +200,8 @@ async def _aggregate(shared: Shared, context: ChildContext) -> int:
     try:
         aggregator, monotonic_counters = _recover(shared, context, loop)
     except StateUnusable as unusable:
+        if host_limits.limit_behind(unusable):
+            raise
         log.error("state_unusable", error=str(unusable))
         return EXIT_STATE
     loop.add_reader(control.fileno(), take_control_message, control, aggregator, stopping)
@@ -179,19 +209,21 @@ async def _aggregate(shared: Shared, context: ChildContext) -> int:
     try:
         port = await server.start(config.http.host, config.http.port)
     except OSError as failure:
+        if host_limits.limit_behind(failure):
+            raise
         log.error("http_listen_failed", listen=config.http.listen, error=str(failure))
         return EXIT_CANNOT_LISTEN
     log.info("http_listening", host=config.http.host, port=port)
-    operator_socket = OperatorSocket(aggregator)
+    operator_socket = OperatorSocket(aggregator, owns_directory=shared.lock.is_held)
     await operator_socket.start(config.state.control_socket)
     tick_s = min(LONGEST_TICK_S, config.supervise.heartbeat_timeout_s / TICKS_A_TIMEOUT)
     await tick_until_stopped(aggregator, Reporter(control), stopping, tick_s)
     # Stop the orders first: each is answered once a checkpoint holds its effect, and the last checkpoint is next.
     await operator_socket.stop()
     aggregator.tick()
-    aggregator.close()
+    saved = aggregator.close()
     await server.stop()
-    return 0
+    return 0 if saved else EXIT_NOT_SAVED
 
 
 def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tuple[Aggregator, MonotonicCounters]":
@@ -199,15 +231,26 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
     from txninsightd.aggregate.aggregator import Aggregator
     from txninsightd.aggregate.assembly import make_pipeline, make_rules
     from txninsightd.aggregate.recovery import recover
+    from txninsightd.aggregate.wall_time import WallTime
     from txninsightd.core.snapshot import VERSION
     from txninsightd.expose.monotonic_counters import MonotonicCounters
 
     config, beat = shared.config, context.heartbeat.beat
-    state = Path(config.state.directory)
-    store = CheckpointStore(state, VERSION, clock.now)
-    recovered = recover(store, lambda: make_pipeline(config, shared.started_at, sinks()), clock.now(), beat)
+    state, lock = Path(config.state.directory), shared.lock
+    # The directory may have been replaced while the aggregator before this one ran.
+    if not lock.is_held():
+        lock.acquire()
+    store = CheckpointStore(state, VERSION, clock.now, lock)
+    wall_time = WallTime.of_this_process()
+    recovered = recover(
+        store,
+        lambda: make_pipeline(config, shared.started_at, sinks()),
+        clock.now(),
+        beat,
+        wall_time.our_clock(),
+    )
     monotonic_counters = MonotonicCounters(
-        state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered)
+        state / "exposed", shared.multiproc_dir.name, _state_origin(config, recovered), lock.claim
     )
     monotonic_counters.restore_label_values(recovered.pipeline.figures)
     aggregator = Aggregator(
@@ -223,6 +266,9 @@ def _recover(shared: Shared, context: ChildContext, loop: "StrictLoop") -> "tupl
         multiproc_dir=shared.multiproc_dir,
         beat=beat,
         heartbeat_ages_s=context.heartbeats.ages_s,
+        wall_time=wall_time,
+        dropped_log_lines=OUTPUT.dropped_lines.counts,
+        noters=[OUTPUT.dropped_lines.notes],
     )
     # A restored ledger has the rules of its checkpoint until it adopts those of the file. Thresholds that have changed
     # wait until both views have caught up.
@@ -236,7 +282,7 @@ async def tick_until_stopped(
     """Until the parent has sent `Stop` and all lines have ended."""
     while not (stopping.is_set() and aggregator.drained):
         aggregator.tick()
-        reporter.report(aggregator.status())
+        reporter.report(redaction.clean(aggregator.status()))
         try:
             await asyncio.wait_for(stopping.wait(), tick_s)
         except TimeoutError:

@@ -5,7 +5,7 @@ runs then costs two thousand integers and no objects. This type is the one place
 wraps a list without copying it, so a wrapper costs nothing worth saving.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -63,6 +63,18 @@ class OffsetRanges:
     def count(self, start: int = 0) -> int:
         """How many offsets from `start` on lie in the ranges."""
         return sum(max(0, end - max(low, start)) for low, end in self)
+
+    def between(self, start: int, end: int) -> list[int]:
+        """What lies in [start, end), which is not empty, as flat pairs."""
+        flat = self.flat
+        first, last = bisect_right(flat, start), bisect_left(flat, end)
+        # An odd index: `start` or `end` lies inside a range.
+        inside = flat[first:last]
+        if first % 2:
+            inside.insert(0, start)
+        if last % 2:
+            inside.append(end)
+        return inside
 
     def holes(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The parts of [start, end) that no range covers."""

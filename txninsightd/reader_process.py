@@ -6,10 +6,11 @@ two packages do not import each other.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
-from txninsightd import clock
+from txninsightd import clock, host_limits
 from txninsightd.cluster.client_settings import UnusableClient, refusals_named
 from txninsightd.cluster.clients import ClusterClients
 from txninsightd.cluster.scout import PartitionScout
@@ -25,6 +26,7 @@ from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuild
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext
 from txninsightd.supervise.exit_codes import EXIT_UNUSABLE
+from txninsightd.supervise.process_setup import leave
 from txninsightd.vocabulary import Line, Mapping, View
 
 EXIT_REPLACE = 1
@@ -32,26 +34,28 @@ EXIT_REPLACE = 1
 log = structlog.get_logger()
 
 
-def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> int:
-    """Work until SIGTERM; gives the exit code. `multiproc_dir`: where this process writes its own health."""
+def run_reader(config: Config, view: View, has_scout: bool, multiproc_dir: Path, context: ChildContext) -> NoReturn:
+    """Work until SIGTERM; ends the process. `multiproc_dir`: where this process writes its own health."""
+    host_limits.require_threads()
     try:
         health = WorkerHealth(context.name, multiproc_dir, context.heartbeat.beat)
-        reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.now)
+        reader = make_reader(config, view, has_scout, Channel(context.line), health, clock.steady)
     except UnusableClient as unusable:
         log.error("kafka_client_unusable", error=str(unusable))
-        return EXIT_UNUSABLE
+        leave(EXIT_UNUSABLE)
     try:
         reader.run(context.stopping)
     except ClientLost as lost:
         log.error("kafka_client_lost", clients=lost.clients, advice="none needed: this reader is replaced at once")
-        return EXIT_REPLACE
-    return 0
+        leave(EXIT_REPLACE)
+    # Here, while `reader` is still in use: freeing its Kafka clients may wait for a broker.
+    leave(0)
 
 
 def make_reader(
     config: Config, view: View, has_scout: bool, line: Line, health: Health, now: Callable[[], float]
 ) -> Reader:
-    """A reader that is ready to run. Raises UnusableClient."""
+    """A reader that is ready to run; `now` is the steady clock. Raises UnusableClient."""
     with refusals_named():
         cluster = ClusterClients(config.kafka.client, now)
         settings = consumer_settings(cluster.settings, view, config.limits.prefetch_bytes)
@@ -69,7 +73,7 @@ def make_reader(
             now=now,
             batch_records=config.limits.batch_records,
             queue_batches=config.limits.queue_batches,
-            scout=PartitionScout(cluster.admin, config, now) if has_scout else None,
+            scout=PartitionScout(cluster.admin, config, now, clock.wall) if has_scout else None,
         )
 
 
@@ -83,5 +87,5 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
         return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
     return MonitorBuilder(
-        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now)
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), clock.wall
     )

@@ -310,7 +310,9 @@ class PartitionStart(msgspec.Struct, array_like=True, frozen=True):
     topic: str
     partition: int
     start_offset: int
-    as_of: float = 0.0  # in an Assign: the moment up to which the view has seen everything; 0: none yet
+    # In an Assign: the moment up to which the view has seen everything; 0: none yet. In a Discovery: a moment at which
+    # there was no such partition; 0: none is known.
+    as_of: float = 0.0
     incarnation: int = 0
     topic_id: str = ""
 

@@ -38,10 +38,11 @@ def dashboard() -> Json:
         "The processes of the daemon, its queues, checkpoints and limits.",
         [
             Row("Condition", [Line(8, [(10, condition()), (10, processes()), (4, build())])]),
-            Row("Processes", [Line(8, [(8, restarts()), (8, heartbeats()), (8, loops())])]),
+            Row("Processes", [Line(8, [(6, restarts()), (6, heartbeats()), (6, loops()), (6, log_lines())])]),
             Row("Queues", [Line(8, [(8, queues()), (8, paused()), (8, pauses())])]),
             Row("Checkpoints", [Line(8, [(6, ages()), (6, sizes()), (6, times()), (6, failures())])]),
             Row("Limits and configuration", [Line(8, [(6, limits()), (6, cuts()), (6, kept()), (6, reloads())])]),
+            Row("Host and clients", [Line(8, [(12, clock_steps()), (12, refused())])]),
         ],
     )
 
@@ -134,6 +135,19 @@ def loops() -> Json:
         [Query(f"time() - max by ({BY_CHILD}) (txninsight_child_last_loop_timestamp_seconds{{{I}}})", CHILD)],
         [TO_KAFKA],
         Look(limits=[Limit(5, YELLOW), Limit(30, RED)], minimum=None),
+    )
+
+
+def log_lines() -> Json:
+    expr = _increase("txninsight_log_lines_dropped_total", f"{DAEMON}, process")
+    return time_series(
+        "Log lines dropped",
+        "Lines that this process could not write: the disk is full, or the log's reader has gone or does not read. The "
+        "daemon works on. /readyz has the reason.",
+        "short",
+        [Query(f"{expr} > 0", "{{process}} {{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
     )
 
 
@@ -271,6 +285,35 @@ def kept() -> Json:
         ],
         [TO_OVERVIEW],
         Look(base=BLUE),
+    )
+
+
+def clock_steps() -> Json:
+    return time_series(
+        "Steps of the host's clock",
+        "How often the wall clock was set to another time while the daemon ran. Moments are corrected at once, and "
+        "nothing is called stuck by it; look for what sets the clock.",
+        "short",
+        [Query(_increase("txninsight_clock_steps_total", DAEMON), "{{instance}} {{cluster}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+    )
+
+
+def refused() -> Json:
+    return time_series(
+        "HTTP requests refused",
+        "Requests that were refused, and connections that were ended early, by the reason. The log has one line for "
+        "each reason in ten seconds, with the client's address.",
+        "short",
+        [
+            Query(
+                _increase("txninsight_http_requests_refused_total", f"{DAEMON}, reason"),
+                "{{reason}} {{instance}} {{cluster}}",
+            )
+        ],
+        [TO_OVERVIEW],
+        Look(bars=True, no_value="none"),
     )
 
 

@@ -5,6 +5,7 @@ Judged from outside: what the API and the metrics said before the end, against w
 
 import contextlib
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -150,6 +151,23 @@ def test_a_second_daemon_on_one_directory_refuses(topic: MakeTopic, start: Start
     assert first.process is not None
     assert f"pid {first.process.pid}" in line["error"]
     stop(first)
+
+
+def test_a_directory_that_is_removed_while_it_runs_costs_nothing(
+    broker: Broker, topic: MakeTopic, start: Start
+) -> None:
+    name = topic(2)
+    daemon = start(name).await_ready()
+    written = write_transactions(broker.bootstrap, name, "before", 4)
+    await_counted(daemon, name, written)
+    shutil.rmtree(daemon.directory / "state")
+    await_checkpoint(daemon)
+    daemon.kill()
+    written = written.plus(write_transactions(broker.bootstrap, name, "while-down", 4))
+    daemon.start().await_ready()
+    await_counted(daemon, name, written)
+    assert len(daemon.log(event="state_directory_locked_again")) == 1
+    stop(daemon)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(broker: Broker, topic: MakeTopic, start: Start) -> None:

@@ -148,11 +148,11 @@ def test_what_was_not_there_at_the_first_look_is_read_from_its_beginning(
 ) -> None:
     name = f"{topic()}-later"
     config = config_for(broker, name, *([topic()] if also_there else []), start=start)
-    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now)
-    assert f"topic {name} does not exist" in scout.look(clock.now()).problems
+    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.steady, clock.now)
+    assert f"topic {name} does not exist" in scout.look(clock.steady()).problems
     create_topics(broker.bootstrap, {name: 1})
     Writer(broker).write(name, *steps(2), **minutes_ago(60))
-    assert [(f.topic, f.partition, f.start_offset) for f in scout.look(clock.now()).found] == [(name, 0, 0)]
+    assert [(f.topic, f.partition, f.start_offset) for f in scout.look(clock.steady()).found] == [(name, 0, 0)]
 
 
 def test_another_monitors_first_look_is_no_first_look(broker: Broker, topic: MakeTopic) -> None:
@@ -228,10 +228,12 @@ class Forbidden(AdminClient):
 def test_a_topic_whose_policy_cannot_be_learnt_is_not_trusted(broker: Broker, topic: MakeTopic) -> None:
     name = topic()
     config = config_for(broker, name)
-    refused = PartitionScout(Forbidden(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
+    forbidden = Forbidden(admin_settings(config.kafka.client))
+    refused = PartitionScout(forbidden, config, clock.steady, clock.now).look(clock.steady())
     assert (refused.found, refused.present) == ([], {})
     assert [text for text in refused.problems if name in text and "needs DescribeConfigs" in text]
-    allowed = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now).look(clock.now())
+    admin = AdminClient(admin_settings(config.kafka.client))
+    allowed = PartitionScout(admin, config, clock.steady, clock.now).look(clock.steady())
     assert (allowed.present, allowed.problems) == ({name: [0]}, [])
 
 
@@ -261,7 +263,7 @@ def test_a_process_that_was_stopped_asks_again_before_the_cluster_is_blamed(
     name = topic()
     config = config_for(broker, name)
     admin = StoppedMeanwhile(admin_settings(config.kafka.client), stops)
-    scout = PartitionScout(admin, config, lambda: clock.now() + admin.stopped_s)
+    scout = PartitionScout(admin, config, lambda: clock.steady() + admin.stopped_s, clock.now)
     scout.start([], {}, looked=False)
     first: list[Discovery] = []
     ask_until(lambda: first.extend(filter(None, [scout.next_discovery()])) or first, "its first word")
@@ -290,11 +292,11 @@ def test_asking_for_ids_leaves_nothing_behind(broker: Broker, topic: MakeTopic) 
 def test_a_look_leaves_nothing_behind(broker: Broker, topic: MakeTopic) -> None:
     name = topic(3)
     config = config_for(broker, name)
-    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.now)
+    scout = PartitionScout(AdminClient(admin_settings(config.kafka.client)), config, clock.steady, clock.now)
 
     def blocks_after(times: int) -> int:
         for _ in range(times):
-            assert scout.look(clock.now()).present == {name: [0, 1, 2]}
+            assert scout.look(clock.steady()).present == {name: [0, 1, 2]}
         gc.collect()
         return sys.getallocatedblocks()
 

@@ -422,7 +422,9 @@ def test_a_stop_aborts_what_is_open_and_says_where(
         _, said = process.communicate(timeout=HANG_S)
     ran = replays.ran(process.returncode, said)
     assert ran.code == 130
-    assert "stopped after line 4 of 6 (at 1750000000); 2 open Kafka transactions were aborted" in said
+    stopped = "stopped after line 4 of 6 (at 1750000000); 2 lines were not published; 2 open Kafka transactions"
+    assert f"{stopped} were aborted" in said
+    assert ran.summary["unpublished"] == 2
     assert (ran.summary["interrupted"], ran.summary["last_line"], ran.summary["crashes"]) == (True, 4, 0)
     await_that(lambda: ends(admin, t) == (4, 4), "the log ends there")
     assert sorted(keys(read(t))) == ["doomed", "open"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
 from tests.harness.core.core import Core
-from tests.harness.core.side_by_side import SideBySide, all_decided, end_of, new_core, no_leftovers
+from tests.harness.core.side_by_side import Manner, SideBySide, all_decided, end_of, new_core, no_leftovers
 from tests.harness.core.styles import STYLES, every_style
 from tests.harness.core.worlds import (
     ORDERS,
@@ -45,7 +45,8 @@ def hold_equal(c: Chooser, style: Style) -> tuple[World, SideBySide]:
     if pick(c, (False, False, False, True)):
         streams = resend(c, streams)
     arrived = arrive(c, streams, pick(c, ORDERS))
-    both = SideBySide(world)
+    manner = Manner(pick(c, (False, True)), pick(c, (None, 1, 3)), pick(c, (False, False, True)))
+    both = SideBySide(world, manner)
     both.run(arrived, settle_every=pick(c, (1, 1, 3)), ticking=pick(c, (False, True)))
     both.conserved()
     if not both.core.live and all_decided(both.core):

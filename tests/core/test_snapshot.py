@@ -119,6 +119,7 @@ def test_every_field_of_a_transaction_is_saved_or_known_to_be_worked_out_again()
     worked_out = {"bucket", "due_at", "retype", "idle_bucket", "standing"}
     columns = {"txn_id", "txn_type", "events", "last_at", "opened_at"}
     rest = {"state", "cause", "since", "causes", "ending", "deciding", "notes", "pending_closes", "given_up_steps"}
+    rest |= {"stuck_after"}
     assert set(Transaction.__slots__) == worked_out | columns | rest | set(transactions.FLAGS)
     assert set(PendingClose.__slots__) == {"txn", "bucket", "due_at", "ref", "offset", "record_ts", "sighted_at"}
     assert set(Finished.__struct_fields__) == {
@@ -139,8 +140,8 @@ def test_every_field_of_a_partition_is_saved_or_known_to_be_worked_out_again() -
 def test_every_field_of_the_ledger_and_its_parts_is_saved_or_known_to_be_worked_out_again() -> None:
     ledger = a_core()[0].ledger
     parts = {"topics", "watermark", "settlement", "stuck_tracker", "eviction", "archive", "intake"}
-    assert set(vars(ledger)) == parts | {"rules", "judged_by", "live", "partitions", "on_progress"} | {
-        *("_facts", "_dirty", "_now", "_handlers")
+    assert set(vars(ledger)) == parts | {"rules", "judged_by", "live", "partitions", "agenda", "our_clock"} | {
+        *("_facts", "_now", "_handlers")
     }
     assert set(vars(ledger.topics)) == {"partitions", "incarnations"}
     assert set(vars(ledger.intake)) == {"start_at", "signatures", "_live", "_archive", "_eviction", "_facts"}

@@ -487,10 +487,17 @@ def test_a_late_event_without_verdict_has_no_details() -> None:
 def test_readiness_says_what_is_missing() -> None:
     world = World()
     answer = ask(world, "/readyz")
-    assert (answer.status, answer.json) == (200, {"ready": True, "missing": []})
+    assert (answer.status, answer.json) == (200, {"ready": True, "missing": [], "notes": []})
     world.lacking = ["the topic orders was not found", "validator-0 has not caught up yet"]
     answer = ask(world, "/readyz")
-    assert (answer.status, answer.json) == (503, {"ready": False, "missing": world.lacking})
+    assert (answer.status, answer.json) == (503, {"ready": False, "missing": world.lacking, "notes": []})
+
+
+def test_a_note_does_not_make_it_unready() -> None:
+    world = World()
+    world.noted = ["log lines were dropped in the last minute"]
+    answer = ask(world, "/readyz")
+    assert (answer.status, answer.json) == (200, {"ready": True, "missing": [], "notes": world.noted})
 
 
 def test_health_and_index() -> None:

@@ -271,8 +271,10 @@ def test_a_view_is_as_old_as_its_blindest_partition() -> None:
     world.time += 5
     assert plain(world).values("txninsight_view_age_seconds") == {("monitor",): 5, ("validator",): 5}
     world.ledger.partitions[PartitionRef("orders", 1)].monitor_as_of -= 20
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 25
     world.ledger.partitions[PartitionRef("orders", 1)].gone = True
+    world.ledger.watermark.partitions_changed()
     assert plain(world).value("txninsight_view_age_seconds", view="monitor") == 5
 
 
@@ -340,7 +342,7 @@ def test_label_values_may_hold_anything() -> None:
     world = World()
     world.event("transaction_open", "t1", txn_type='a "quoted"\\ line\nand ünïcode')
     for shown in (plain(world), openmetrics(world)):
-        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\nand ünïcode') == 1
+        assert shown.value("txninsight_transactions_opened_total", txn_type='a "quoted"\\ line\\x0aand ünïcode') == 1
 
 
 # --- Formats ----------------------------------------------------------------------------------------------------------
@@ -374,6 +376,19 @@ def test_the_longest_id_makes_a_legal_exemplar() -> None:
         (ACCEPT_OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         ("Application/OpenMetrics-Text", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         ("application/openmetrics-text;version=nonsense", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        ("application/openmetrics-text;q=0", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; Q=0.000, */*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;q=0.3,text/plain;q=0.4", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;q=0.3,*/*;q=0.4", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text;q=0.3,text/plain;q=0.2,*/*;q=0.9",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+        ("application/openmetrics-text;q=2", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0,application/openmetrics-text;q=0.1",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
     ],
 )
 def test_the_accept_header_chooses_the_format(accept: str, content_type: str) -> None:
@@ -383,7 +398,26 @@ def test_the_accept_header_chooses_the_format(accept: str, content_type: str) ->
 
 
 @pytest.mark.parametrize(
-    ("accept_encoding", "packed"), [("gzip", True), ("deflate, GZIP;q=0.5", True), ("gzip;q=0", False), ("br", False)]
+    ("accept_encoding", "packed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("gzip ; q=0.001", True),
+        ("x-gzip", True),
+        ("*", True),
+        ("br, *;q=0.1", True),
+        ("identity;q=0, gzip;q=0.2", True),
+        ("gzip, *;q=0", True),
+        ("", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000", False),
+        ("gzip;Q=0.", False),
+        ("gzip;q=nonsense", False),
+        ("gzip;q=0, *", False),
+        ("gzip;q=0.5, identity", False),
+        ("*;q=0, identity", False),
+    ],
 )
 def test_gzip_if_asked(accept_encoding: str, packed: bool) -> None:
     world = World()
@@ -391,6 +425,13 @@ def test_gzip_if_asked(accept_encoding: str, packed: bool) -> None:
     assert (answer.headers.get("Content-Encoding") == "gzip") == packed
     body = gzip.decompress(answer.body) if packed else answer.body
     assert body == ask(world, "/metrics").body
+
+
+@pytest.mark.parametrize("accept_encoding", ["*;q=0", "identity;q=0", "gzip;q=0, identity;q=0.000"])
+def test_a_client_that_accepts_no_encoding_is_told(accept_encoding: str) -> None:
+    answer = ask(World(), "/metrics", Accept_Encoding=accept_encoding)
+    assert (answer.status, answer.headers["Vary"]) == (406, "Accept, Accept-Encoding")
+    assert "gzip or identity" in answer.json["error"]
 
 
 @pytest.mark.parametrize("form", [PLAIN, OPENMETRICS], ids=["plain", "openmetrics"])

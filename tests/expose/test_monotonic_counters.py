@@ -1,6 +1,7 @@
 """No counter falls or counts twice: one case after the other, real kills, and the server's own answers."""
 
 import asyncio
+import errno
 import struct
 from collections.abc import Iterable, Mapping
 from multiprocessing import get_context
@@ -248,11 +249,41 @@ def test_exemplars_stay_with_the_buckets_that_are_raised(path: Path) -> None:
 def test_a_scrape_that_changes_nothing_writes_nothing(path: Path) -> None:
     monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
     scrape(monotonic_counters, opened(order=5))
+    written = path.stat()
+    scrape(monotonic_counters, opened(order=5))
+    assert path.stat() == written
+    scrape(monotonic_counters, opened(order=6))
+    assert path.stat() != written
+
+
+def test_a_file_that_is_removed_is_written_again(path: Path) -> None:
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY)
+    scrape(monotonic_counters, opened(order=5))
     path.unlink()
     scrape(monotonic_counters, opened(order=5))
-    assert not path.exists()
-    scrape(monotonic_counters, opened(order=6))
-    assert path.exists()
+    assert (
+        scrape(MonotonicCounters(path, "s2", StateOrigin.CHECKPOINT), opened(order=1))[
+            ("transactions_opened_total", "order")
+        ]
+        == 5
+    )
+
+
+def test_a_directory_that_is_anothers_by_now_is_not_written_into(path: Path) -> None:
+    def claim() -> None:
+        if path.exists():
+            raise OSError(errno.ESTALE, "it is another daemon's")
+
+    monotonic_counters = MonotonicCounters(path, "s1", StateOrigin.EMPTY, claim)
+    path.write_bytes(b"another daemon's")
+    scrape(monotonic_counters, opened(order=5))
+    assert path.read_bytes() == b"another daemon's"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_the_daemons_user_may_read_it(path: Path) -> None:
+    MonotonicCounters(path, "s1", StateOrigin.EMPTY)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_file_is_small(path: Path) -> None:

@@ -1,5 +1,6 @@
 """What readers write about themselves: real processes, forked, killed and started again."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 
 from tests.harness.dummy_reader import DummyReader, beat_in_a_fork
 from tests.harness.expose_world import BEGIN, World, ask
+from tests.harness.tmpfs import tmpfs
 
 LAST_LOOP = "txninsight_child_last_loop_timestamp_seconds"
 DEPTH = "txninsight_queue_depth"
@@ -65,6 +67,62 @@ def test_a_loop_writes_at_most_once_a_second(tmp_path: Path) -> None:
 def test_a_reader_leaves_nothing_in_the_environment_of_its_parent(tmp_path: Path) -> None:
     beat_in_a_fork("monitor-0", tmp_path, BEGIN, queue_depth=1, paused=False)
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+
+
+# --- The files are removed --------------------------------------------------------------------------------------------
+
+
+def pauses(monitor: DummyReader, begin: float, count: int) -> None:
+    """Beats in which the consumer is paused so many times, and resumed; ten seconds pass."""
+    for i in range(count):
+        monitor.beat(begin + i, queue_depth=i, paused=True)
+        monitor.beat(begin + i + 0.5, queue_depth=i, paused=False)
+    monitor.beat(begin + 10, queue_depth=count, paused=False)
+
+
+@pytest.mark.parametrize("how", ["directory", "files"])
+def test_files_that_are_removed_are_made_again_and_no_counter_falls(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "workers"
+    with reader("monitor-0", directory) as monitor:
+        for removed in range(1, 4):
+            pauses(monitor, BEGIN + 20 * removed, 2)
+            assert shown(directory, PAUSES) == {"monitor-0": 2 * removed}
+            for path in directory.iterdir():
+                path.unlink()
+            if how == "directory":
+                directory.rmdir()
+            assert shown(directory, PAUSES) == {}
+            monitor.beat(BEGIN + 20 * removed + 11, queue_depth=removed, paused=False)
+            assert shown(directory, PAUSES) == {"monitor-0": 2 * removed}
+            assert shown(directory, DEPTH) == {"monitor-0": removed}
+    beat_in_a_fork("monitor-0", directory, BEGIN, queue_depth=1, paused=True)
+    assert shown(directory, PAUSES) == {"monitor-0": 7}
+
+
+def test_a_reader_works_while_its_directory_cannot_be_made(tmp_path: Path) -> None:
+    directory = tmp_path / "state" / "workers"
+    with reader("monitor-0", directory) as monitor:
+        pauses(monitor, BEGIN, 3)
+        assert shown(directory, PAUSES) == {}
+        directory.parent.mkdir()
+        monitor.beat(BEGIN + 20, queue_depth=4, paused=True)
+        assert shown(directory, PAUSES) == {"monitor-0": 4}
+
+
+def test_a_full_disk_costs_the_readers_metrics_and_no_reader(tmp_path: Path) -> None:
+    """Without reserved blocks the first write into the mapping would kill it (SIGBUS)."""
+    with tmpfs(tmp_path, "64k") as small:
+        directory = small.directory / "workers"
+        with (small.directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(b"." * 4096):
+                pass
+        with reader("monitor-0", directory) as monitor:
+            pauses(monitor, BEGIN, 3)
+            assert shown(directory, PAUSES) == {}
+            (small.directory / "filler").unlink()
+            monitor.beat(BEGIN + 20, queue_depth=4, paused=False)
+            assert shown(directory, PAUSES) == {"monitor-0": 3}
+            assert monitor.process.is_alive()
 
 
 def test_a_file_that_cannot_be_read_costs_only_the_readers_metrics(

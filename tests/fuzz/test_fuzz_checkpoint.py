@@ -25,7 +25,8 @@ from tests.harness.core.worlds import ORDERS, Chooser, Message, Seeded, World, a
 from tests.harness.mutation import VALUES, Edit, by_shape, edited, mutated, some_edits
 from tests.harness.properties import choosers, fuzz
 from txninsightd.aggregate.recovery import recover
-from txninsightd.aggregate.store import CheckpointStore, StateUnusable
+from txninsightd.aggregate.state_directory import StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.snapshot import VERSION, OtherColocation, Unusable
 from txninsightd.vocabulary import Discovery, PartitionRef
 

@@ -26,13 +26,17 @@ PROGRAM = PROGRAMS / "txninsightd"
 
 
 class Daemon:
-    """`sections` are those of conf/txninsight.yaml; `http.listen` and the bootstrap servers are set here."""
+    """`sections` are those of conf/txninsight.yaml; `http.listen` and the bootstrap servers are set here.
+
+    `environment`: what its processes have beside the test's own variables.
+    """
 
     def __init__(self, directory: Path, bootstrap: str, sections: dict[str, Any]) -> None:
         self.directory = directory
         self.port = free_port()
         self.config_file = directory / "txninsight.yaml"
         self.log_file = directory / "txninsightd.log"
+        self.environment: dict[str, str] = {}
         client = {"bootstrap.servers": bootstrap, **sections.get("kafka", {}).get("client", {})}
         config = {
             **sections,
@@ -52,11 +56,13 @@ class Daemon:
         self.launch()
         return self
 
-    def launch(self, **options: Any) -> None:
-        """Start its process; `options` are for Popen."""
-        line: list[str | Path] = [PROGRAM, "--config", self.config_file]
+    def launch(self, before: Iterable[str] = (), **options: Any) -> None:
+        """Start its process, with another command `before` it; `options` are for Popen."""
+        line: list[str | Path] = [*before, PROGRAM, "--config", self.config_file]
+        options["env"] = {**options.get("env", os.environ), **self.environment}
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+            usual = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(line, **{**usual, **options})
 
     def await_ready(self) -> "Daemon":
         """Wait until /readyz says that nothing is missing."""
@@ -127,11 +133,11 @@ class Daemon:
 
     def missing(self) -> list[str]:
         """What /readyz says is missing, in words."""
-        try:
-            answer: dict[str, Any] = self.get("/readyz")
-        except urllib.error.HTTPError as error:
-            answer = json.load(error)
-        return list(answer["missing"])
+        return list(self._readyz()["missing"])
+
+    def notes(self) -> list[str]:
+        """What /readyz says beside that."""
+        return list(self._readyz()["notes"])
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON that a GET gives."""
@@ -201,6 +207,13 @@ class Daemon:
         """Wait until none of these processes lives."""
         pids = list(pids)
         await_that(lambda: not living(pids), f"none of {pids} lives", within_s, output=self._tail)
+
+    def _readyz(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self.get("/readyz")
+        except urllib.error.HTTPError as error:
+            answer = json.load(error)
+        return answer
 
     def _tail(self) -> str:
         missing = []

@@ -67,7 +67,10 @@ class World:
         self.checkpoints = CheckpointHealth(0.0, 0, 0.0, 0, 0, 10.0)
         self.warm = True
         self.lacking: list[str] = []
+        self.noted: list[str] = []
+        self.dropped = {"parent": 0, "monitor-0": 0, "validator-0": 0}
         self.reloads = Reloads()
+        self.clock_steps = 0
         self.saved: list[int] = []  # how many were live at each checkpoint that was asked for
         self.unwritable: OSError | None = None
         self.family = [ChildStatus("monitor-0", True, 0), ChildStatus("validator-0", False, 2)]
@@ -101,6 +104,12 @@ class World:
 
     def missing(self) -> list[str]:
         return self.lacking
+
+    def notes(self) -> list[str]:
+        return self.noted
+
+    def dropped_log_lines(self) -> Mapping[str, int]:
+        return self.dropped
 
     def children(self) -> list[ChildStatus]:
         return self.family

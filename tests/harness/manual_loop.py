@@ -8,6 +8,8 @@ class ManualLoop:
 
     def __init__(self) -> None:
         self._callbacks: dict[int, Callable[[], object]] = {}
+        self._soon: list[Callable[[], object]] = []
+        self._running = False
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: object) -> None:
         self._callbacks[fd] = lambda: callback(*args)
@@ -16,7 +18,16 @@ class ManualLoop:
         return self._callbacks.pop(fd, None) is not None
 
     def call_soon(self, callback: Callable[..., object], *args: object) -> None:
-        callback(*args)
+        """At once, but for what a callback wants called: that comes when it has returned."""
+        self._soon.append(lambda: callback(*args))
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._soon:
+                self._soon.pop(0)()
+        finally:
+            self._running = False
 
     def run_once(self) -> None:
         """Call back for every descriptor, whether or not something has arrived there."""

@@ -1,8 +1,8 @@
 """A real Prometheus (Debian's package) that scrapes daemons, and answers from its own store.
 
-`TargetPrometheus` knows one target and no rules. `ShippedPrometheus` has the configuration and the rules that ship, all
-times divided by a factor, and sends alerts to an Alertmanager. `PanelPrometheus` has the rules at their own times, and
-scrapes once a second, so that a run of a minute gives Grafana lines and not dots.
+`TargetPrometheus` knows its targets and no rules. `ShippedPrometheus` has the configuration and the rules that ship,
+all times divided by a factor, and sends alerts to an Alertmanager. `PanelPrometheus` has the rules at their own times,
+and scrapes once a second, so that a run of a minute gives Grafana lines and not dots.
 """
 
 import signal
@@ -90,12 +90,15 @@ class Prometheus(Program):
 
 
 class TargetPrometheus(Prometheus):
-    """It scrapes one port once a second."""
+    """It scrapes these ports every `every_s` seconds, and waits as long for an answer."""
 
-    def __init__(self, directory: Path, target_port: int) -> None:
+    def __init__(self, directory: Path, *target_ports: int, every_s: int = SCRAPE_EVERY_S) -> None:
         super().__init__("prometheus", directory)
-        period = dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{SCRAPE_EVERY_S}s")
-        scrape = {"job_name": "txninsight", "static_configs": [{"targets": [f"{HOST}:{target_port}"]}]}
+        period = dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{every_s}s")
+        scrape = {
+            "job_name": "txninsight",
+            "static_configs": [{"targets": [f"{HOST}:{port}" for port in target_ports]}],
+        }
         self.write_config({"global": period, "scrape_configs": [scrape]})
 
     def await_scraped(self, metric: str) -> None:

@@ -39,11 +39,11 @@ class ServiceDaemon(Daemon):
         super().__init__(directory, bootstrap, sections)
         self.socket = directory / "notify"
         self.watchdog_s = watchdog_s
+        self.environment |= {"NOTIFY_SOCKET": str(self.socket), "WATCHDOG_USEC": str(int(self.watchdog_s * 1e6))}
 
     def start(self) -> "ServiceDaemon":
         """Start it as systemd would."""
-        told = {"NOTIFY_SOCKET": str(self.socket), "WATCHDOG_USEC": str(int(self.watchdog_s * 1e6))}
-        self.launch(env={**os.environ, **told}, start_new_session=True)
+        self.launch(start_new_session=True)
         return self
 
 

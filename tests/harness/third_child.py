@@ -12,6 +12,7 @@ import select
 import socket
 import sys
 import time
+from pathlib import Path
 
 import structlog
 
@@ -22,7 +23,9 @@ from txninsightd.aggregate.strict import StrictLoop
 from txninsightd.config import Config
 from txninsightd.supervise.channel import Channel
 from txninsightd.supervise.children import ChildContext, ChildSpec, LineKind
+from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 from txninsightd.supervise.control import Reporter
+from txninsightd.supervise.current_config import CurrentConfig
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.parent import Limits, Parent
 from txninsightd.vocabulary import Discovery
@@ -64,4 +67,5 @@ if __name__ == "__main__":
         ChildSpec("aggregator", aggregator, LineKind.CONTROL),
         ChildSpec("collector-0", collector, LineKind.DATA),
     ]
-    sys.exit(Parent(specs, LIMITS, Notifier.from_environment(os.environ), time.monotonic, lambda: None).run())
+    reload = ConfigReload(CurrentConfig(Config(), Path()), ReloadLimits())
+    sys.exit(Parent(specs, LIMITS, Notifier.from_environment(os.environ), time.monotonic, reload).run())

@@ -4,6 +4,7 @@ It is mounted in a mount namespace of its own, so nothing of it is seen outside 
 /proc/<pid>/root/... of the shell that holds the namespace. Its limits bind root too, as permission bits do not.
 """
 
+import errno
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,12 +22,25 @@ while read -r mode; do mount -o remount,bind,"$mode" "$1"; echo $?; done
 """
 
 
+FILLER = "filler"
+PAGE_BYTES = 4096
+
+
 class Tmpfs:
     """One mounted tmpfs, while its shell lives."""
 
     def __init__(self, shell: "subprocess.Popen[str]", directory: Path) -> None:
         self.directory = directory
         self._shell = shell
+
+    def fill(self, growing: Path) -> None:
+        """Write until nothing more fits, in the last page of the file `growing` neither (that gets empty lines)."""
+        _write_until_full(self.directory / FILLER, bytes(1 << 20))
+        _write_until_full(growing, b"\n" * PAGE_BYTES)
+
+    def empty(self) -> None:
+        """Undo fill."""
+        (self.directory / FILLER).unlink()
 
     def make_read_only(self) -> None:
         """From now on no user can write."""
@@ -58,6 +72,21 @@ def tmpfs(mount_point: Path, size: str) -> Iterator[Tmpfs]:
                 yield Tmpfs(shell, Path(f"/proc/{pid}/root{mount_point}"))
                 return
     pytest.skip("no tmpfs can be mounted here: allow user namespaces, or run the tests as root with CAP_SYS_ADMIN")
+
+
+def _write_until_full(file: Path, piece: bytes) -> None:
+    with file.open("ab", buffering=0) as filling:
+        while _fits(filling, piece):
+            """As much as fits, each time."""
+
+
+def _fits(file: IO[bytes], piece: bytes) -> bool:
+    try:
+        return bool(file.write(piece))
+    except OSError as refused:
+        if refused.errno != errno.ENOSPC:
+            raise
+        return False
 
 
 def _pipe(end: IO[str] | None) -> IO[str]:

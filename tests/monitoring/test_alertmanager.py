@@ -35,7 +35,7 @@ TOLD_THOUGH_BLIND = {
     *("TxninsightRecordsUnreadable", "TxninsightRecordsLost", "TxninsightLabelValuesCut"),
     *("TxninsightTransactionsEvicted", "TxninsightQueueBackedUp", "TxninsightCheckpointStale"),
     *("TxninsightChildCrashLooping", "TxninsightConfigReloadRefused", "TxninsightDown", "TxninsightAbsent"),
-    *("TxninsightNotReady", "TxninsightViewBlind"),
+    *("TxninsightNotReady", "TxninsightViewBlind", "TxninsightLogLinesDropped"),
 }
 
 Alert = tuple[Labels, Annotations]

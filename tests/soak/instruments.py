@@ -1,7 +1,7 @@
 """What the daemon's users would notice: how long it is until they see something, and whether it answers meanwhile.
 
-`Pulse` asks /healthz every 50 ms, which tells how long the aggregator's event loop stands still; how long the
-aggregator waited for a CPU meanwhile, and how late it wakes up itself, tell how much of that is the machine's doing.
+`Pulse` asks /healthz every 50 ms (or as told), which tells how long the aggregator's event loop stands still. How long
+the aggregator waited for a CPU meanwhile, and how late `Pulse` wakes up itself, tell how much of it is the machine's.
 `Probes` runs one business transaction after the other, of a type of its own, and notes by its own clock when the API
 shows each of its states; what the API shows, the gauges and counters of the very next scrape must show too, since both
 are read from the same state.
@@ -37,13 +37,16 @@ EVENTS_A_PROBE = 4
 class Instrument(threading.Thread):
     """A thread with a connection of its own, until it is told to stop; `failure` is what ended it before."""
 
+    patience_s = HANG_GUARD_S
+    """How long it waits for an answer."""
+
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(name=type(self).__name__, daemon=True)
         self.stopping = threading.Event()
         self.failure: BaseException | None = None
         self.requests = 0
         self.daemon_asked = daemon
-        self._connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=HANG_GUARD_S)
+        self._connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=self.patience_s)
 
     def run(self) -> None:
         """The thread's work."""
@@ -78,11 +81,16 @@ class Pulse(Instrument):
     """Round trips of /healthz: when each began (monotonic), how long it took, and how late this thread woke up.
 
     `own_s`: how long it took, less what the main thread of `aggregator` (a process id) waited for a CPU meanwhile.
+    `reconnects`: with a new connection for each, which belongs to the round trip.
     """
 
-    def __init__(self, daemon: Daemon, aggregator: int) -> None:
+    def __init__(
+        self, daemon: Daemon, aggregator: int, every_s: float = PULSE_EVERY_S, reconnects: bool = False
+    ) -> None:
         super().__init__(daemon)
         self._aggregator = aggregator
+        self._every_s = every_s
+        self._reconnects = reconnects
         self.own_s = array("d")
         self.began_at = array("d")
         self.took_s = array("d")
@@ -90,10 +98,12 @@ class Pulse(Instrument):
 
     def step(self) -> None:
         """One request, a beat after the one before began (or at once, if that took longer)."""
-        due_at = max(time.monotonic(), self.began_at[-1] + PULSE_EVERY_S if self.began_at else 0.0)
+        due_at = max(time.monotonic(), self.began_at[-1] + self._every_s if self.began_at else 0.0)
         self.stopping.wait(due_at - time.monotonic())
         waited_s = waited_for_cpu_s(self._aggregator)
         began_at = time.monotonic()
+        if self._reconnects:
+            self._connection.close()
         status, _ = self.get("/healthz")
         ended_at = time.monotonic()
         waited_s = waited_for_cpu_s(self._aggregator) - waited_s

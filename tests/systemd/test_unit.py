@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.json_log import parse_lines
 from tests.harness.systemd import UNIT, Machine, freeze, why_not
+from txninsightd.supervise.exit_codes import EXIT_STATE
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +62,27 @@ def test_it_is_active_without_a_broker_and_says_what_is_missing(machine: Machine
     assert "0 open, 0 stuck" in machine.run("systemctl", "status", UNIT).stdout
 
 
+def test_its_processes_may_open_many_files(machine: Machine) -> None:
+    assert machine.show("LimitNOFILE") == "65536"
+    # As many as the machine that runs the test allows, and no longer systemd's default.
+    limits = Path(f"/proc/{machine.pids()['aggregator']}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) > 1024
+
+
 def test_its_state_is_its_own(machine: Machine) -> None:
     assert machine.run("stat", "--format=%a %F", "/var/lib/txninsightd/.").stdout.strip() == "700 directory"
     assert machine.run("stat", "--format=%U", "/var/lib/txninsightd/.").stdout.strip() != "root"
+
+
+def test_what_lasts_for_one_run_is_in_its_runtime_directory(machine: Machine) -> None:
+    assert machine.run("stat", "--format=%a %F", "/run/txninsightd/.").stdout.strip() == "700 directory"
+    files = machine.run("find", "/run/txninsightd/", "-name", "*.db").stdout
+    assert {Path(line).name.removesuffix(".db").split("_")[-1] for line in files.split()} == {
+        "monitor-0",
+        "validator-0",
+    }
+    assert machine.run("find", "/tmp", "/var/lib/txninsightd/", "-name", "*.db").stdout == ""
 
 
 @pytest.mark.parametrize("child", ["validator-0", "aggregator"])
@@ -110,6 +130,19 @@ def test_the_watchdog_leaves_one_alone_that_works(machine: Machine) -> None:
         await_replaced(machine, "monitor-0", monitor)
     assert machine.show("NRestarts") == restarts
     assert machine.pids()["parent"] == before["parent"]
+
+
+def test_a_second_unit_with_the_same_state_directory_is_told_whose_it_is(machine: Machine) -> None:
+    before = machine.pids()
+    own = ["--property=DynamicUser=yes", "--property=StateDirectory=txninsightd-two"]
+    program = ["/opt/txninsightd/bin/txninsightd", "--config", "/etc/txninsightd/txninsight.yaml"]
+    second = machine.run("systemd-run", "--quiet", "--wait", "--pipe", *own, *program)
+    assert second.returncode == EXIT_STATE
+    (line,) = parse_lines(second.stderr.splitlines(), event="state_unusable")
+    assert "/var/lib/txninsightd is a symbolic link to private/txninsightd" in line["error"]
+    assert "this unit's own is /var/lib/txninsightd-two" in line["error"]
+    assert "remove" not in line["error"]
+    assert machine.pids() == before
 
 
 def test_it_reads_its_configuration_again(machine: Machine) -> None:

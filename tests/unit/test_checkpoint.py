@@ -6,6 +6,7 @@ The writer is a real forked process and the loop a real one; only the ledger is 
 import asyncio
 import errno
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side_by_side, sight
 from tests.harness.core.core import Core
@@ -161,6 +163,28 @@ def test_a_full_disk_is_told_and_counted(tmp_path: Path) -> None:
         checkpoints.close()
 
     assert run(Full(tmp_path, VERSION), test).health.failures == 2
+
+
+def test_without_a_free_descriptor_it_is_told_and_tried_again(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            failed = ask(checkpoints)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        failure = await failed
+        assert failure is not None
+        assert failure.errno == errno.EMFILE
+        assert checkpoints.problem == "no checkpoint can be written: Too many open files"
+        assert await ask(checkpoints) is None
+        assert checkpoints.problem is None
+
+    with structlog.testing.capture_logs() as logged:
+        assert run(CheckpointStore(tmp_path, VERSION), test).health.failures == 1
+    (advice,) = (line["advice"] for line in logged if line["event"] == "checkpoint_failed")
+    assert "LimitNOFILE=" in advice
 
 
 def test_the_last_one_does_not_wait_for_a_writer_that_runs(tmp_path: Path) -> None:

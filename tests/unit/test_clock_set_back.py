@@ -1,4 +1,4 @@
-"""The wall clock is set far forward and back again: what was to be asked now is not put off until that has passed."""
+"""The wall clock is set far forward and back again: nothing is put off until that has passed."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -10,6 +10,7 @@ from tests.harness.manual_loop import ManualLoop
 from tests.harness.waiting import until
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
+from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.cluster.metadata_refresh import MetadataRefresh
 from txninsightd.cluster.topic_ids import TopicIds
 from txninsightd.config import Config
@@ -18,7 +19,7 @@ from txninsightd.ingest.end_offset_client import EndOffsetClient
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.supervise.channel import Channel, descriptor_pair
-from txninsightd.vocabulary import PartitionRef, View
+from txninsightd.vocabulary import PartitionRef, Seen, SeenTopic, View
 
 HOUR_S = 3600.0
 
@@ -89,15 +90,46 @@ def test_the_readers_go_on_asking() -> None:
     assert [each["describe_topics"] for each in asked] == [1, 2, 3]
 
 
-def test_readiness_says_why_nothing_new_is_seen() -> None:
-    clock = Clock()
-    loop, (ours, theirs) = ManualLoop(), descriptor_pair()
-    aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, reader_roles(Config()), SCOUT, clock.now, 1.0)
+class Stepped:
+    """The clock of an aggregator's process, whose wall clock the test steps."""
+
+    def __init__(self) -> None:
+        self.steady_s, self.ahead_s, self._followed_s = 1000.0, 0.0, 0.0
+
+    def now(self) -> float:
+        return self.steady_s + self._followed_s
+
+    def follow(self) -> float:
+        step_s, self._followed_s = self.ahead_s - self._followed_s, self.ahead_s
+        return step_s
+
+    def followed_s(self) -> float:
+        return self._followed_s
+
+
+def test_a_step_is_counted_and_what_readers_say_is_taken_as_it_is_from_then_on() -> None:
+    clock, loop, (ours, theirs) = Stepped(), ManualLoop(), descriptor_pair()
+    wall_time = WallTime(clock.follow, clock.followed_s)
+    roles = reader_roles(Config())
+    aggregator = Aggregator(make_pipeline(Config(), 0.0), loop, roles, SCOUT, clock.now, 1.0, wall_time=wall_time)
+    reader = Channel(theirs)
     aggregator.attach("monitor-0", Channel(ours))
-    Channel(theirs).send(discover(1.0, B))
-    loop.run_once()
-    (partition,) = aggregator.ledger.partitions.values()
-    partition.monitor_as_of, partition.validator_as_of = clock.time, clock.time + HOUR_S
-    assert [text for text in aggregator.missing() if "set back" in text] == [
-        "the clock was set back: the validator sees nothing new for another 3600 s"
-    ]
+    for ahead_s in (0.0, HOUR_S, -HOUR_S, 0.0):
+        clock.ahead_s = ahead_s
+        # Sent before the step is noticed, read before or after: the moments are the same.
+        reader.send(discover(clock.steady_s, B))
+        aggregator.tick()
+        loop.run_once()
+        clock.steady_s += 1
+        ref = PartitionRef("b", 0)
+        topic = SeenTopic("b", 0, [0], [clock.steady_s], [0], [0], [])
+        reader.send(Seen(View.MONITOR, [topic]))
+        reader.send(Seen(View.VALIDATOR, [topic]))
+        loop.run_once()
+        aggregator.tick()
+        partition = aggregator.ledger.partitions[ref]
+        assert partition.monitor_as_of == partition.validator_as_of == clock.now()
+        assert aggregator.ledger.watermark.discovered_at == clock.now() - 1
+        clock.steady_s += 1
+    assert aggregator.clock_steps == 3
+    assert not [text for text in aggregator.missing() if "seen" in text]

@@ -4,8 +4,10 @@ The file that ships and the examples of the guide are loaded here too, so that n
 """
 
 import json
+import os
 import pickle
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,17 @@ from jsonschema import Draft202012Validator
 
 from tests.harness.json_schema import keys_of, nodes_of
 from tests.harness.paths import ROOT
-from txninsightd.config import Config, ConfigError, Secret, Start, Topic, check_config, load_config
+from txninsightd.config import (
+    Config,
+    ConfigError,
+    Secret,
+    Start,
+    Topic,
+    check_config,
+    load_config,
+    load_state_directory,
+)
+from txninsightd.config import reading as config_reading
 from txninsightd.config.checking import schema
 from txninsightd.config.model import KafkaConfig
 from txninsightd.vocabulary import FromConst, FromHeader, FromKey, FromPath, Kind, Objective, Thresholds
@@ -32,6 +44,7 @@ TOPIC_NAME = "a topic name of 1 to 249 letters, digits, '.', '_' or '-'"
 TOPIC = f"{TOPIC_NAME}, or {{name: ...}}, or {{pattern: REGEX}}"
 KINDS = "one of transaction_open, step_open, step_done, transaction_close"
 START = "earliest, latest, or a duration of at most ten years such as 90s, 15m, 2h or 7d"
+ALLOWED = "a host name without a port, .NAME for it and all names below it, or '*' for any"
 LISTEN = "HOST:PORT or [IPV6]:PORT with a port from 0 to 65535, such as 127.0.0.1:9840"
 
 
@@ -85,7 +98,7 @@ def test_every_key_has_a_field_of_its_own() -> None:
         node = resolved(section)
         if "properties" in node:
             assert list(node["properties"]) == list(getattr(Config(), name).__struct_fields__), name
-    assert list(schema()["properties"]) == list(Config.__struct_fields__)
+    assert [*schema()["properties"], "filled_in"] == list(Config.__struct_fields__)
     assert list(schema()["$defs"]["mapping"]["properties"]) == list(EventMapping.__struct_fields__)
 
 
@@ -130,7 +143,7 @@ def test_a_file_becomes_one_frozen_object(file: Path) -> None:
 kafka: {client: {bootstrap.servers: "a:1,b:2", fetch.wait.max.ms: 100, log.connection.close: false, group.id: mine}}
 topics: [orders, {name: payments, format: json}, {pattern: "eu\\\\..*", exclude: ["eu\\\\.test"]}]
 readers: {monitors: 3}
-http: {listen: "[::1]:80"}
+http: {listen: "[::1]:80", allowed_hosts: [proxy.example.com, .svc]}
 stuck: {idle_after_s: 10}
 objective: {duration_s: 30, open_age_s: 90}
 transaction_types: {loan: {overdue_after_s: 7}, 404: {idle_after_s: 1.5, objective: {duration_s: null, ratio: 0.5}}}
@@ -142,6 +155,7 @@ metrics: {duration_buckets_s: [1, 2.5]}
     assert config.topics == (Topic("orders"), Topic("payments"), Topic(pattern="eu\\..*", exclude=("eu\\.test",)))
     assert (config.readers.monitors, config.readers.validators) == (3, 1)
     assert (config.http.host, config.http.port) == ("::1", 80)
+    assert config.http.allowed_hosts == ("proxy.example.com", ".svc")
     assert config.metrics.duration_buckets_s == (1, 2.5)
     assert config.thresholds("loan") == Thresholds(10, 7, 60)
     assert config.transaction_types["loan"].objective == config.objective == Objective(30, 0.99, 90)
@@ -259,7 +273,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             ["2: log.zzz: expected a known key, one of level, format (found an unknown one)"],
             id="far",
         ),
-        pytest.param("- a\n", ["1: (file): expected a mapping of keys to values (found a list)"], id="root"),
+        pytest.param("- a\n", ["1: (file): expected a mapping of keys to values (found a list of 1)"], id="root"),
         pytest.param("\n\n~\n", ["3: (file): expected a mapping of keys to values (found nothing)"], id="null root"),
         pytest.param("stuck:\n", ["1: stuck: expected a mapping of keys to values (found nothing)"], id="null section"),
         pytest.param(
@@ -303,7 +317,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             "transaction_types:\n  loan: {}\n  x:\n    idle_after_s: null\n    idle_afters: 1\n  '': {idle_after_s: 1}",
             [
                 "2: transaction_types.loan: expected at least one key of this type, such as idle_after_s "
-                "(found a mapping)",
+                "(found an empty mapping)",
                 f"4: transaction_types.x.idle_after_s: expected {SECONDS} (found nothing)",
                 "5: transaction_types.x.idle_afters: expected a known key, perhaps idle_after_s (found an unknown one)",
                 "6: transaction_types.: expected the name of a transaction type (found another key)",
@@ -319,6 +333,14 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         ),
         pytest.param("http:\n  listen: 9840\n", [f"2: http.listen: expected {LISTEN} (found 9840)"], id="port alone"),
         pytest.param("http:\n  listen: :9840\n", [f"2: http.listen: expected {LISTEN} (found ':9840')"], id="no host"),
+        pytest.param(
+            "http:\n  allowed_hosts: [a.b, .c, '*', 'a:1', '*.b', '']\n",
+            [
+                f"2: http.allowed_hosts[{i}]: expected {ALLOWED} (found {v!r})"
+                for i, v in [(3, "a:1"), (4, "*.b"), (5, "")]
+            ],
+            id="hosts",
+        ),
         pytest.param("http:\n  listen: a:65536\n", [f"2: http.listen: expected {LISTEN} (found 'a:65536')"], id="port"),
         pytest.param(
             "http:\n  listen: ::1:80\n", [f"2: http.listen: expected {LISTEN} (found '::1:80')"], id="bare IPv6"
@@ -353,10 +375,15 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         ),
         pytest.param(
             "metrics: {duration_buckets_s: []}\n",
-            ["1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long (found a list)"],
+            [
+                "1: metrics.duration_buckets_s: expected a list, at least 1 long and at most 100 long "
+                "(found an empty list)"
+            ],
             id="no bucket",
         ),
-        pytest.param("topics: []\n", ["1: topics: expected a list, at least 1 long (found a list)"], id="no topic"),
+        pytest.param(
+            "topics: []\n", ["1: topics: expected a list, at least 1 long (found an empty list)"], id="no topic"
+        ),
         pytest.param(
             "topics: orders\n", ["1: topics: expected a list, at least 1 long (found 'orders')"], id="one topic"
         ),
@@ -366,7 +393,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
                 f"2: topics[0]: expected {TOPIC} (found 'a/b')",
                 f"3: topics[1]: expected {TOPIC} (found '..')",
                 f"4: topics[2]: expected {TOPIC} (found 5)",
-                f"5: topics[3]: expected {TOPIC} (found a mapping)",
+                f"5: topics[3]: expected {TOPIC} (found an empty mapping)",
                 f"6: topics[4].name: expected {TOPIC_NAME} (found 'a*')",
                 f"7: topics[5]: expected {TOPIC} (found '')",
             ],
@@ -393,9 +420,9 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
         pytest.param(
             "topics:\n- pattern: '[a'\n- pattern: b\n  exclude:\n  - c\n  - '*'\n",
             [
-                "2: topics[0].pattern: expected a regular expression that compiles "
+                "2: topics[0].pattern: expected a regular expression of at most 1000 characters that compiles "
                 "(found '[a': unterminated character set at position 0)",
-                "6: topics[1].exclude[1]: expected a regular expression that compiles "
+                "6: topics[1].exclude[1]: expected a regular expression of at most 1000 characters that compiles "
                 "(found '*': nothing to repeat at position 0)",
             ],
             id="patterns",
@@ -429,10 +456,10 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             [
                 "4: topics[0].mapping.txn_id.key: expected true (found false)",
                 "5: topics[0].mapping.step: expected a path such as order.type, "
-                "or one of {path: ...} and {const: ...} (found a mapping)",
+                "or one of {path: ...} and {const: ...} (found an empty mapping)",
                 "6: topics[0].mapping.status.const: expected a text of 1 to 256 characters (found 7)",
                 "7: topics[0].mapping.kinds: expected a mapping of keys to values, at least 1 key in it "
-                "(found a mapping)",
+                "(found an empty mapping)",
             ],
             id="mapping's forms",
         ),
@@ -457,7 +484,7 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
                 "5: kafka.client.error_cb: expected a librdkafka property of small letters, digits and dots "
                 "(found another key)",
                 "6: kafka.client.sasl.password: expected a text or a number or true or false (found nothing)",
-                "7: kafka.client.fetch.wait.max.ms: expected a text or a number or true or false (found a list)",
+                "7: kafka.client.fetch.wait.max.ms: expected a text or a number or true or false (found a list of 1)",
             ],
             id="client",
         ),
@@ -503,6 +530,12 @@ def test_a_byte_order_mark_is_fine(file: Path) -> None:
             "a: b\n---\nc: d\n",
             ["2: (file): expected YAML (expected a single document in the stream: but found another document)"],
             id="two documents",
+        ),
+        pytest.param("topics:\n\t- a\n", ["2: (file): expected YAML (found a tab: use spaces)"], id="tab"),
+        pytest.param(
+            "\nstart: @hunter2\n",
+            ["2: (file): expected YAML (found a text that begins with @, % or `: put it in quotes)"],
+            id="no quotes",
         ),
         pytest.param("\n\nstart: \x07\n", ["3: (file): expected YAML (found a control character)"], id="control"),
         pytest.param("\nstart: *hunter2\n", ["2: (file): expected YAML (found undefined alias)"], id="no alias"),
@@ -567,13 +600,59 @@ def test_aliases_cannot_explode(file: Path) -> None:
     assert problems(file, text) == ["1: (file): expected at most 100000 values, aliases followed (found more)"]
 
 
+def test_long_texts_cannot_be_repeated_without_bound(file: Path) -> None:
+    most = "expected at most 4194304 characters, aliases followed (found more)"
+    long = "x" * 100_000
+    text = f"topics:\n- &long {long}\n" + "- *long\n" * 50
+    assert problems(file, text) == [f"1: (file): {most}"]
+    (file.parent / "long").write_text("x" * 65_536)
+    text = "topics:\n- &long '${file:long}${file:long}'\n" + "- *long\n" * 50
+    assert problems(file, text) == [f"1: (file): {most}"]
+
+
+def test_values_are_counted_while_they_are_parsed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_reading, "_MOST_NODES", 1000)
+    lines = problems(file, "topics:\n" + "- a\n" * 600 + "start: [" + "a, " * 600 + "\n")
+    assert lines == ["602: (file): expected at most 1000 values (found more)"]
+
+
+def test_a_file_may_have_a_megabyte(file: Path) -> None:
+    assert load(file, b"#" * (1 << 20)) == Config()
+    assert problems(file, b"#" * ((1 << 20) + 1)) == ["1: (file): expected at most 1048576 bytes (found more)"]
+
+
+@pytest.mark.parametrize("line", ["key{}: 1\n", "${{A{}}}: &a{} '${{A{}}}'\n", "? [{}]\n: a\n"])
+def test_of_very_many_faults_the_first_are_shown(file: Path, line: str) -> None:
+    lines = problems(
+        file, "".join(line.replace("{}", str(i)).replace("{{", "{").replace("}}", "}") for i in range(500))
+    )
+    assert len(lines) == 101
+    assert lines[-1].endswith(": (file): expected at most 100 faults (found more: correct those above first)")
+    with pytest.raises(ConfigError):
+        load_state_directory(file, {})
+
+
+def test_names_in_faults_are_cut(file: Path) -> None:
+    key, name = "k" * 100_000, "N" * 5000
+    first, second = problems(file, f"start: ${{{name}}}\n? {key}\n: 1\n")
+    assert first == f"1: start: expected {'N' * 60}... to be set in the environment (found it unset)"
+    assert second.startswith(f"2: {'k' * 60}...: expected a known key, one of kafka, ")
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     lines, code = check_config(tmp_path / "none.yaml", {})
     assert (lines, code) == (
         [f"{tmp_path}/none.yaml:1: (file): expected a file to read (No such file or directory)"],
         2,
     )
-    assert check_config(tmp_path, {}) == ([f"{tmp_path}:1: (file): expected a file to read (Is a directory)"], 2)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "socket"))
+    kinds = {"": "a directory", "pipe": "a named pipe", "link": "a device", "socket": "a socket"}
+    for name, kind in kinds.items():
+        path = tmp_path / name
+        assert check_config(path, {}) == ([f"{path}:1: (file): expected a file to read (found {kind})"], 2)
     assert check_config(Path("a\0b"), {}) == (["a\\x00b:1: (file): expected a file to read (not a path)"], 2)
 
 
@@ -622,7 +701,7 @@ def test_substitution(file: Path, written: str, read: str) -> None:
 
 def test_an_absolute_path_is_taken_as_it_is(file: Path, tmp_path: Path) -> None:
     (tmp_path / "start").write_text("latest\n")
-    assert load(file, f"start: ${{file:{tmp_path}/start}}").start == Start("latest")
+    assert load(file, f"start: ${{file:{tmp_path}/start}}").start == Start("latest", hidden=True)
 
 
 @pytest.mark.parametrize(
@@ -632,21 +711,28 @@ def test_an_absolute_path_is_taken_as_it_is(file: Path, tmp_path: Path) -> None:
         ("${A", "expected a } after ${ (found none; a plain ${ is written $${)"),
         (
             "${A:-x}",
-            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found ${A:-x}; a plain ${ is written $${)",
+            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found another; a plain ${ is written $${)",
         ),
-        ("${}", "expected ${NAME} of letters, digits and _, or ${file:PATH} (found ${}; a plain ${ is written $${)"),
-        ("${file:none}", "expected a file to read at 'none' (found none)"),
-        ("${file:}", "expected a file to read at '' (found none)"),
-        ("${file:/dev/zero}", "expected a file to read at '/dev/zero' (found none)"),
+        (
+            "${}",
+            "expected ${NAME} of letters, digits and _, or ${file:PATH} (found another; a plain ${ is written $${)",
+        ),
+        ("${file:none}", "expected a file to read at 'none' (No such file or directory)"),
+        ("${file:}", "expected a file to read at '' (found a directory)"),
+        ("${file:/dev/zero}", "expected a file to read at '/dev/zero' (found a device)"),
+        ("${file:pipe}", "expected a file to read at 'pipe' (found a named pipe)"),
+        ("${file:half}" * 9, "expected ${...} for at most 262144 characters in a text (found more)"),
         ("${file:large}", "expected at most 65536 bytes in 'large' (found more)"),
         ("${file:bytes}", "expected UTF-8 text in 'bytes' (found other bytes)"),
         ("${file:nul}", "expected text (found a NUL or half a character)"),
-        (f"${{file:{'x' * 300}}}", f"expected a file to read at '{'x' * 300}' (File name too long)"),
+        (f"${{file:{'x' * 300}}}", f"expected a file to read at '{'x' * 59}... (File name too long)"),
     ],
 )
 def test_what_cannot_be_filled_in_is_named_once(file: Path, written: str, message: str) -> None:
-    for name, content in {"large": b"x" * 65_537, "bytes": b"\xff", "nul": b"\0"}.items():
+    contents = {"large": b"x" * 65_537, "half": b"x" * 32_768, "bytes": b"\xff", "nul": b"\0"}
+    for name, content in contents.items():
         (file.parent / name).write_bytes(content)
+    os.mkfifo(file.parent / "pipe")
     expected = [f"{line}: {key}: {message}" for line, key in ((2, "topics[0]"), (3, "start"), (5, "http.listen"))]
     text = f"topics:\n- '{written}'\nstart: '{written}'\nhttp:\n  listen: '{written}'\n"
     assert problems(file, text, {"A": "one"}) == expected

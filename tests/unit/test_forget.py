@@ -18,6 +18,7 @@ import uvloop
 from tests.harness.expose_world import World
 from txninsightd import cli, logs
 from txninsightd.config import ConfigError, Secret, load_config, load_state_directory
+from txninsightd.expose.connections import TimeLimits
 from txninsightd.expose.operator_socket import OperatorSocket
 from txninsightd.tools.forget import forget
 
@@ -115,6 +116,18 @@ def test_any_id_can_be_named(world: World, config: Path, txn_id: str) -> None:
 
 
 @pytest.mark.usefixtures("serving")
+def test_an_id_that_no_command_line_can_hold_is_named_as_it_is_shown(
+    world: World, config: Path, capsys: Captured
+) -> None:
+    world.event("transaction_open", "a\x00\x1b[2J")
+    world.event("transaction_open", "a\\x01")
+    for shown in ("a\\x00\\x1b[2J", "a\\x01"):
+        assert cli.run(["forget", shown, "--config", str(config)]) == 0
+        assert capsys.readouterr().out == f"forgotten: {shown}\n"
+    assert world.ledger.live.keys() == {"stuck", "open"}
+
+
+@pytest.mark.usefixtures("serving")
 def test_what_is_not_live_is_said_in_words(world: World, config: Path, capsys: Captured) -> None:
     for txn_id, words in {
         "unknown": "no live transaction 'unknown' is known: check the id\n",
@@ -141,6 +154,24 @@ def test_a_checkpoint_that_cannot_be_written_is_no_success(world: World, config:
 def test_an_id_that_is_no_text_is_refused(serving: Path) -> None:
     answer = forget("\udcff", str(serving.parent))
     assert (answer.exit_code, answer.text) == (1, 'expected {"txn_id": "..."} in UTF-8')
+
+
+def test_half_a_command_is_not_waited_for(world: World, directory: Path) -> None:
+    async def main() -> bytes:
+        server = OperatorSocket(world, TimeLimits(request_s=0.2))
+        await server.start(directory / "control.sock")
+        reader, writer = await asyncio.open_unix_connection(directory / "control.sock")
+        writer.write(b"POST /forget HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        answer = await asyncio.wait_for(reader.read(), HANG_GUARD_S)
+        silent, _ = await asyncio.open_unix_connection(directory / "control.sock")
+        assert await asyncio.wait_for(silent.read(), HANG_GUARD_S) == b""
+        await server.stop()
+        return answer
+
+    answer = uvloop.run(main())
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'{"error":"the request was not complete in time"}' in answer
+    assert "stuck" in world.ledger.live
 
 
 # --- The socket -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ def own_log() -> Iterator[None]:
 
 def test_a_monitor_decodes_by_the_new_bounds() -> None:
     rejected: list[str] = []
-    builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda result, _: rejected.append(result.value))
+    builder = MonitorBuilder(
+        lambda _: Mapping(), 1000, 60.0, lambda result, _: rejected.append(result.value), lambda: NOW
+    )
     progress = Progress(REF, 0, 0.0, 0.0)
     before = builder.message(progress, [Record(REF, 0, 30, padding=100)], NOW)
     assert (before.results, before.timestamps, before.signatures[0][4]) == ({"ok": 1}, [NOW + 30], False)
@@ -35,7 +37,7 @@ def test_a_monitor_decodes_by_the_new_bounds() -> None:
 
 def test_a_reader_obeys_the_command_at_its_next_step() -> None:
     """From that step on: fewer records a batch, shorter values, earlier back-pressure, and a new log level."""
-    builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None)
+    builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None, lambda: NOW)
     consumer, health = Consumer([Record(REF, 0, padding=100), Record(REF, 1, ahead_s=30)]), NotedHealth()
     line = ReaderLine(Assign([PartitionStart("orders", 0, 0, 0.0, 0, "")]), UPDATE)
     reader = reader_of(consumer, builder, line, health)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from txninsightd import __version__
 from txninsightd.tools import replay
 from txninsightd.tools.replaying import cluster
 from txninsightd.tools.replaying.cluster import Refusal, client_properties
@@ -65,21 +66,35 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "said"),
     [
-        [],
-        ["--bootstrap", NO_BROKER, "--speed", "0"],
-        ["--bootstrap", NO_BROKER, "--speed", "fast"],
-        ["--bootstrap", NO_BROKER, "--speed", "nan"],
-        ["--bootstrap", NO_BROKER, "--partitions", "0"],
-        ["--bootstrap", NO_BROKER, "--transaction-timeout", "0.5"],
-        ["--bootstrap", NO_BROKER, "--keep-time", "--rebase", "now"],
+        ([], "required: --bootstrap"),
+        (["--speed", "0"], "--speed: expected a number greater than 0, or max (found 0)"),
+        (["--speed", "fast"], "--speed: expected a number greater than 0, or max (found fast)"),
+        (["--speed", "nan"], "--speed: expected a number greater than 0, or max (found nan)"),
+        (["--partitions", "0"], "--partitions: expected a whole number of at least 1 (found 0)"),
+        (["--partitions", "2.5"], "--partitions: expected a whole number of at least 1 (found 2.5)"),
+        (["--partitions", "inf"], "--partitions: expected a whole number of at least 1 (found inf)"),
+        (["--transaction-timeout", "0.5"], "expected a number of seconds, at least 1 (found 0.5)"),
+        (["--transaction-timeout", "1h"], "expected a number of seconds, at least 1 (found 1h)"),
+        (["--keep-time", "--rebase", "now"], "not allowed with argument"),
     ],
 )
-def test_wrong_options_are_a_usage_error(tmp_path: Path, options: list[str]) -> None:
+def test_wrong_options_are_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    bootstrap = ["--bootstrap", NO_BROKER] if options else []
     with pytest.raises(SystemExit) as ended:
-        replay.main([written(tmp_path, GOOD), *options])
+        replay.main([written(tmp_path, GOOD), *bootstrap, *options])
     assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        replay.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"txninsight-replay {__version__}\n"
 
 
 def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:

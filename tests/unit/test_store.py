@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.tmpfs import tmpfs
-from txninsightd.aggregate.store import CheckpointStore, DirectoryLock, StateUnusable
+from txninsightd.aggregate.state_directory import DirectoryLock, StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
 
 VERSION = 3
 MEBIBYTE = 1 << 20
@@ -23,7 +24,7 @@ CHUNKS = [b"one", b"", b"\x00" * 5000, bytes(range(256))]
 HOLDER = """
 import os, sys
 from pathlib import Path
-from txninsightd.aggregate.store import DirectoryLock
+from txninsightd.aggregate.state_directory import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
 lock.acquire()
 if not os.fork():
@@ -283,8 +284,30 @@ def test_a_lock_file_of_another_user_is_refused_with_what_to_do(shared_directory
 def test_a_file_in_its_place_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
     for directory in (tmp_path / "state", tmp_path / "state" / "below"):
-        with pytest.raises(StateUnusable, match="remove the file in its place"):
+        with pytest.raises(StateUnusable, match=r"a file is in its place; or set state\.directory") as refused:
             CheckpointStore(directory, VERSION)
+        assert "remove" not in str(refused.value)
+
+
+def test_a_directory_of_another_user_may_be_another_daemons(shared_directory: Path) -> None:
+    own = shared_directory / "state"
+    own.mkdir(mode=0o700)
+    os.chown(own, 12345, 12345)
+    expected = (
+        "it belongs to user 12345: if another txninsightd runs as that user, leave it alone; if none does, create"
+    )
+    with WithoutPrivileges(), pytest.raises(StateUnusable, match=expected):
+        DirectoryLock(own).acquire()
+
+
+def test_a_link_of_another_unit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "txninsightd").symlink_to("private/txninsightd")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/txninsightd-two")
+    for directory in (tmp_path / "txninsightd", tmp_path / "txninsightd" / "below"):
+        with pytest.raises(StateUnusable, match="is a symbolic link to private/txninsightd, which") as refused:
+            CheckpointStore(directory, VERSION)
+        assert "this unit's own is /var/lib/txninsightd-two" in str(refused.value)
+        assert "remove" not in str(refused.value)
 
 
 def test_the_directory_is_created_for_its_owner_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.harness.daemon import Daemon
 from tests.harness.http import free_port
 from tests.harness.waiting import HANG_GUARD_S
+from txninsightd.aggregate.store import DirectoryLock
 from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_UNUSABLE
 
 pytestmark = pytest.mark.slow
@@ -114,4 +115,34 @@ def test_it_waits_for_a_broker_that_is_not_there_and_stops_in_order(daemon: Daem
     daemon.await_that(lambda: any("does not answer" in text for text in daemon.missing()), "it says why")
     assert deaths(daemon) == []
     assert daemon.stop() == 0
+    assert daemon.pids() == {}
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) & 1 << number - 1)
+
+
+def test_a_stop_while_it_waits_for_the_state_directory_is_in_order(daemon: Daemon) -> None:
+    lock = DirectoryLock(daemon.directory / "state")
+    lock.acquire()
+    process = daemon.start().process
+    assert process is not None
+    daemon.await_that(lambda: catches(process.pid, signal.SIGTERM), "it heeds signals")
+    process.send_signal(signal.SIGTERM)
+    lock.release()
+    assert exit_code(daemon) == 0
+    assert daemon.log(event="child_started") == []
+    assert daemon.log()[-1]["orderly"] is True
+
+
+@pytest.mark.parametrize("daemon", [{"supervise": {"backoff_initial_s": 3600, "backoff_max_s": 3600}}], indirect=True)
+def test_a_stop_while_the_aggregator_is_to_be_restarted_is_in_order(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.await_that(lambda: daemon.status("/healthz") == 200, "it answers")
+    os.kill(daemon.pids()["aggregator"], signal.SIGKILL)
+    daemon.await_that(lambda: daemon.log(event="child_died"), "that is seen")
+    assert daemon.stop() == 0
+    assert daemon.log()[-1]["orderly"] is True
     assert daemon.pids() == {}

@@ -209,6 +209,24 @@ def test_a_child_that_does_not_stop_is_killed(supervise: StartSupervised) -> Non
     assert parent.living() == []
 
 
+def test_an_aggregator_that_restores_its_state_is_not_waited_for(supervise: StartSupervised) -> None:
+    parent = supervise("restoring")
+    parent.await_that(lambda: all(parent.notes(process=child, what="started") for child in CHILDREN))
+    assert parent.stop() == 0
+    assert parent.log(event="child_did_not_stop") == []
+    assert parent.log()[-1]["orderly"] is True
+    assert parent.living() == []
+
+
+def test_a_second_signal_changes_nothing(supervise: StartSupervised) -> None:
+    parent = supervise("stubborn").await_started()
+    parent.process.send_signal(signal.SIGTERM)
+    parent.await_that(lambda: bool(parent.log(event="daemon_stopping")))
+    assert parent.stop(signal.SIGINT) == EXIT_KILLED
+    assert parent.order()[-1] == ("aggregator", "stopped")
+    assert parent.living() == []
+
+
 def test_it_stops_while_a_restart_is_due(supervise: StartSupervised) -> None:
     parent = supervise("reader-dies")
     parent.await_that(lambda: bool(parent.log(event="child_died")))

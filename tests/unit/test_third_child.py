@@ -6,6 +6,7 @@ import pytest
 
 from tests.harness.supervised import StartSupervised, Supervised
 from txninsightd import daemon
+from txninsightd.aggregate.state_directory import DirectoryLock
 from txninsightd.config import Config
 from txninsightd.supervise.children import LineKind
 from txninsightd.supervise.current_config import CurrentConfig
@@ -31,6 +32,6 @@ def test_a_third_kind_of_child_is_restarted_with_a_new_line_and_sends_on(supervi
 
 
 def test_the_daemon_has_one_aggregator_and_readers_that_send_to_it(tmp_path: Path) -> None:
-    shared = daemon.Shared(CurrentConfig(Config(), tmp_path), 0.0, tmp_path)
+    shared = daemon.Shared(CurrentConfig(Config(), tmp_path), 0.0, tmp_path, DirectoryLock(tmp_path))
     kinds = {spec.name: spec.line for spec in daemon.children(shared)}
     assert kinds == {"aggregator": LineKind.CONTROL, "monitor-0": LineKind.DATA, "validator-0": LineKind.DATA}

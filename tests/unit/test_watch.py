@@ -12,9 +12,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from tests.harness.daemon import Daemon
+from tests.harness.hostile_text import unsafe
+from tests.harness.http import free_port
 from txninsightd.tools import watch
 from txninsightd.tools.receivers import Message
-from txninsightd.tools.watch import Client, LiveView, Snapshot, TransactionSummary, parse_samples
+from txninsightd.tools.watch import Client, LiveView, Readiness, Snapshot, TransactionSummary, parse_samples
 
 METRICS = """\
 # HELP txninsight_transactions Transactions that are in this state now.
@@ -49,8 +52,8 @@ def snapshot(
     )
 
 
-def rendered(view: LiveView) -> str:
-    console = Console(file=io.StringIO(), width=80, height=50, force_terminal=False)
+def rendered(view: LiveView, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, height=50, force_terminal=False)
     console.print(view.render())
     text = console.file
     assert isinstance(text, io.StringIO)
@@ -78,6 +81,24 @@ def test_stuck_ones_stand_with_cause_age_and_why() -> None:
     assert newest == "o-2  undecided  5 s"
     assert oldest == "o-1  idle  10 s  no event for 10 s, its type's limit is 5 s"
     assert "http://daemon/metrics" in text
+
+
+def test_what_events_say_is_text_and_neither_markup_nor_an_order_to_the_terminal() -> None:
+    view = LiveView("http://daemon")
+    hostile = "[red]x[/] [/] [link=http://a]y\x1b[2J\x9b\n\u202e"
+    shown = "[red]x[/] [/] [link=http://a]y\\x1b[2J\\x9b\\x0a\\u202e"
+    metrics = 'txninsight_transactions{txn_type="[/]",state="open"} 12\n'
+    txn = msgspec.structs.replace(IDLE, txn_id=hostile)
+    given = msgspec.structs.replace(
+        snapshot(metrics=metrics, transactions=(txn,)), stuck=[txn], whys={hostile: f"its {hostile}"}
+    )
+    view.update(given)
+    view.set_error("\x1b[2J")
+    text = rendered(view, width=200)
+    assert unsafe(text) == set()
+    assert row(text, "[/]")[1] == "12"
+    assert [line.count(shown) for line in text.splitlines() if shown in line] == [2, 1]
+    assert unsafe(view.plain_line()) == set()
 
 
 def test_what_changed_is_logged_once() -> None:
@@ -187,6 +208,7 @@ def summary(txn: TransactionSummary) -> dict[str, object]:
 
 PAGES: dict[str, object] = {
     "/metrics": METRICS,
+    "/readyz": {"ready": True, "missing": []},
     "/api/v1/transactions?state=stuck&limit=1000": {"transactions": [summary(IDLE), summary(BLOCKED)], "matched": 2},
     "/api/v1/transactions?limit=1000": {"transactions": [summary(IDLE), summary(BLOCKED)], "matched": 2},
     "/api/v1/transactions/o-1": {**summary(IDLE), "timeline": [], "why": "silent"},
@@ -262,10 +284,61 @@ def test_on_a_terminal_the_picture_fills_the_screen(monkeypatch: pytest.MonkeyPa
     assert "undecided" in output.getvalue()
 
 
-def test_a_daemon_that_is_not_there_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_not_ready_says_why() -> None:
+    view = LiveView("http://daemon")
+    missing = ["the cluster does not answer: timed out", "the monitor has seen nothing newer than 20 s"]
+    view.update(msgspec.structs.replace(snapshot(), readiness=Readiness(missing)))
+    expected = "not ready: the cluster does not answer: timed out, and 1 more (GET /readyz)"
+    assert view.plain_line().endswith(f"0 events/s, 0.0 closed/s; {expected}")
+    assert "not ready: the cluster does not answer" in rendered(view)
+
+
+@pytest.mark.slow
+def test_it_tells_that_the_real_daemon_is_not_ready(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, f"127.0.0.1:{free_port()}", {"topics": ["t"]}).start()
+    try:
+        daemon.await_that(
+            lambda: daemon.status("/readyz") == 503 and "does not answer" in str(daemon.missing()), "it asked"
+        )
+        got = Client(f"http://127.0.0.1:{daemon.port}").fetch(1000.0)
+        assert any("does not answer" in text for text in got.readiness.missing)
+    finally:
+        daemon.end()
+
+
+def test_a_daemon_that_is_not_there_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "REFRESH_EVERY_S", 0.0)
+    monkeypatch.setattr(watch, "PLAIN_LINE_EVERY_S", 0.0)
     output = io.StringIO()
     with served({}) as (url, _):
         pass
-    watch.watch(Client(url), LiveView(url), Console(file=output), until(1))
-    assert f"no answer from {url}" in output.getvalue()
+    watch.watch(Client(url), LiveView(url), Console(file=output), until(20))
+    refused = f"no answer from {url}: Connection refused"
+    assert output.getvalue() == f"{refused}; {watch.ADVICE}\n"
+
+
+def test_one_that_answers_again_is_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "REFRESH_EVERY_S", 0.0)
+    output = io.StringIO()
+    pages: dict[str, object] = {}
+    asked = iter(range(1, 11))
+
+    def is_done() -> bool:
+        number = next(asked)
+        pages.update(PAGES if number == 5 else {})
+        return number == 10
+
+    with served(pages) as (url, _):
+        watch.watch(Client(url), LiveView(url), Console(file=output), is_done)
+    silent, again = output.getvalue().splitlines()
+    assert silent == f"no answer from {url}: Not Found; {watch.ADVICE}"
+    assert again.startswith("   0 s: now open 17")
+
+
+def test_another_program_at_the_address_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "REFRESH_EVERY_S", 0.0)
+    output = io.StringIO()
+    with served(dict.fromkeys(PAGES, "<html>")) as (url, _):
+        watch.watch(Client(url), LiveView(url), Console(file=output), until(3))
+    (line,) = output.getvalue().splitlines()
+    assert line.startswith(f"no txninsightd answers at {url}: ")

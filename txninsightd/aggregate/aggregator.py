@@ -1,27 +1,32 @@
 """The aggregator: the only reader of all lines, and the owner of all business state.
 
 It applies each message to the pipeline in the order of arrival: the ledger decides, and the sinks take the facts. It
-tells readers what to read: new partitions as they are found, and a restarted reader its share from the applied
-positions. It never waits for another process: a slow or dead reader costs nothing here.
+does so in slices (lines.py), between which everything else is served. It tells readers what to read: new partitions as
+they are found, and a restarted reader its share from the applied positions. It never waits for another process: a slow
+or dead reader costs nothing here.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
+from txninsightd.aggregate.lines import Lines, Loop
 from txninsightd.aggregate.readers import Readers
-from txninsightd.aggregate.rule_reload import Loop, RuleReload
+from txninsightd.aggregate.recovery import CORRECTED
+from txninsightd.aggregate.rule_reload import RuleReload
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
+from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.core.facts import Fact, PartitionsFound
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 from txninsightd.core.snapshot import dump
 from txninsightd.core.transaction import UNSEEN
+from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import (
     Assign,
     CheckpointHealth,
@@ -47,6 +52,7 @@ MOST_WAITING_RUNS = 100_000
 """A validator this far ahead of its monitor in a partition is told to pause there."""
 
 BLIND_AFTER_S = 15.0
+LEAST_SUSPENSION_S = 1.0
 
 log = structlog.get_logger()
 
@@ -57,8 +63,10 @@ class Aggregator:
     `store`: where checkpoints are kept; None: nowhere.
 
     `fallbacks`: how many checkpoints were passed over for the one that the pipeline is from. `multiproc_dir`: where the
-    readers write their health, for the metrics. `beat` tells the parent that the loop makes progress;
-    `heartbeat_ages_s` returns how long ago each child did so.
+    readers write their health, for the metrics. `wall_time` converts the readers' moments. `beat` tells the parent that
+    the loop makes progress; `heartbeat_ages_s` returns how long ago each child did so. `dropped_log_lines`: how
+    many lines of the log each process has dropped. `noters`: each gives what an operator should know although all is
+    ready.
     """
 
     def __init__(
@@ -75,6 +83,9 @@ class Aggregator:
         multiproc_dir: Path | None = None,
         beat: Callable[[], None] = lambda: None,
         heartbeat_ages_s: Callable[[], Mapping[str, float]] = dict,
+        wall_time: WallTime | None = None,
+        dropped_log_lines: Callable[[], Mapping[str, int]] = dict,
+        noters: Sequence[Callable[[], list[str]]] = (),
     ) -> None:
         self.ledger = pipeline.ledger
         self.figures = pipeline.figures
@@ -82,16 +93,17 @@ class Aggregator:
         self.started_at = now()
         self.now = now
         self.multiproc_dir = multiproc_dir
-        # A message, or a change of rules, that touches very many may take longer than the parent waits for a beat.
-        self.beat = self.ledger.on_progress = beat
+        self.beat = beat
         self.heartbeat_ages_s = heartbeat_ages_s
+        self.dropped_log_lines = dropped_log_lines
+        self._noters = noters
         self.children_status: list[ChildStatus] = []
         self.reloads = Reloads()
-        self._loop = loop
+        self._wall_time = wall_time if wall_time is not None else WallTime()
+        self._lines = Lines(loop, self._take_in, self._settle, self._attached, beat)
         self._readers = Readers(readers)
         self._scout = scout
         self._discover_every_s = discover_every_s
-        self._lines: dict[str, Line] = {}
         # The partitions in which the validator is paused.
         self._paused: set[PartitionRef] = set()
         # What was restored is read once the broker has confirmed that the topics are still the same
@@ -111,9 +123,9 @@ class Aggregator:
 
     def attach(self, child: str, line: Line) -> None:
         """A child has started. Take in what its predecessor left in its line; then send a reader what it is to read."""
-        self._end(child)
-        self._lines[child] = line
-        self._loop.add_reader(line.fileno(), self._readable, child, line)
+        self._lines.attach(child, line)
+
+    def _attached(self, child: str, line: Line) -> None:
         # A new scout does not know what its predecessor found.
         if child == self._scout:
             known = [ref for ref, p in self.ledger.partitions.items() if not p.void]
@@ -131,40 +143,15 @@ class Aggregator:
     @property
     def drained(self) -> bool:
         """Whether every line has come to its end."""
-        return not self._lines
-
-    def _end(self, child: str) -> None:
-        """Take in all that a child has sent, so that the applied positions are final, and detach its line."""
-        line = self._lines.get(child)
-        if line is None:
-            return
-        # Until nothing more has arrived, or the line has ended: then it is detached, and must not be read again.
-        while self._lines.get(child) is line and self._readable(child, line):
-            pass
-        self._detach(child, line)
-
-    def _detach(self, child: str, line: Line) -> None:
-        # `_end` comes here again when the line has ended by itself.
-        if self._lines.get(child) is line:
-            self._loop.remove_reader(line.fileno())
-            del self._lines[child]
-            line.close()
-
-    def _readable(self, child: str, line: Line) -> int:
-        """Take in what has arrived on one line; gives how many messages that was."""
-        # About a megabyte at most, so that no line keeps the others, or HTTP, waiting for long.
-        frames = line.receive()
-        for frame in frames:
-            self.beat()
-            self._apply(self._decode(frame))
-        self.settle()
-        # No event signals room in the pipe: frames that it did not take are tried again here, and at each tick.
-        line.flush()
-        if line.closed:
-            self._detach(child, line)
-        return len(frames)
+        return not self._lines.open
 
     # --- Messages -----------------------------------------------------------------------------------------------------
+
+    def _take_in(self, frame: bytes) -> Iterator[None]:
+        message = self._wall_time.message(self._decode(frame))
+        for portion in self.ledger.in_portions(message):
+            self._apply(portion)
+            yield
 
     def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())
@@ -216,7 +203,7 @@ class Aggregator:
     def _begin(self, refs: set[PartitionRef]) -> None:
         """Let these partitions be read."""
         self._not_begun -= refs
-        for child in self._lines if refs else ():
+        for child in self._lines.open if refs else ():
             view = self._readers.view_of(child)
             if view is not None:
                 starts = self._positions(view)
@@ -230,8 +217,7 @@ class Aggregator:
                 topic=p.ref.topic,
                 partition=p.ref.partition,
                 start_offset=p.monitor_offset if monitor else p.validator_offset,
-                # UNSEEN is minus infinity; in messages 0 stands for what is not known.
-                as_of=max(p.monitor_as_of if monitor else p.validator_as_of, 0.0),
+                as_of=self._wall_time.steady(_seen(p, p.as_of(view))),
                 incarnation=p.ref.incarnation,
                 topic_id=p.topic_id,
             )
@@ -242,7 +228,7 @@ class Aggregator:
     def _assign(self, child: str, starts: list[PartitionStart]) -> None:
         share = self._readers.share(child, starts)
         if share:
-            self._lines[child].send(Assign(share))
+            self._lines.open[child].send(Assign(share))
 
     def _pause_or_resume(self, ref: PartitionRef) -> None:
         """Keep the validator from running ahead of the monitor in memory."""
@@ -255,7 +241,7 @@ class Aggregator:
             self._paused.discard(ref)
         else:
             return
-        line = self._lines.get(self._readers.name_for(View.VALIDATOR, ref.topic, ref.partition))
+        line = self._lines.open.get(self._readers.name_for(View.VALIDATOR, ref.topic, ref.partition))
         # Without a line the validator is being restarted; `attach` sends it the pauses.
         if line is not None:
             line.send(Pause(ref.topic, ref.partition, not paused))
@@ -285,10 +271,9 @@ class Aggregator:
         self._checkpoints.request(then)
         await done
 
-    def close(self) -> None:
-        """The last checkpoint; nothing may be applied after it."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+    def close(self) -> bool:
+        """The last checkpoint; nothing may be applied after it. Says whether it is written."""
+        return self._checkpoints is None or self._checkpoints.close()
 
     def _commit_offsets(self) -> Then:
         """A checkpoint begins: once it is on disk, readers commit its positions to Kafka, for lag tools."""
@@ -296,7 +281,7 @@ class Aggregator:
         positions = {view: self._positions(view) for view in View}
 
         def then(failure: OSError | None) -> None:
-            for child, line in self._lines.items() if failure is None else ():
+            for child, line in self._lines.open.items() if failure is None else ():
                 view = self._readers.view_of(child)
                 share = self._readers.share(child, positions[view]) if view is not None else []
                 if share:
@@ -306,9 +291,8 @@ class Aggregator:
 
     # --- What happened ------------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Emit what is final: the end of a round of messages."""
-        self._pipeline.settle(self.now())
+    def _settle(self) -> Iterator[None]:
+        return self._pipeline.settling(self.now())
 
     def adopt(self, rules: Rules, most_label_values: int, checkpoint_every_s: float) -> None:
         """Go by these rules, name so many values of a label, and write the state as often as this."""
@@ -319,25 +303,44 @@ class Aggregator:
 
     def update_settings(self, command: UpdateReaderSettings) -> None:
         """Send all readers these settings; those that attach later were started with them."""
-        for child, line in self._lines.items():
+        for child, line in self._lines.open.items():
             if self._readers.view_of(child) is not None:
                 line.send(command)
 
     def _after_slice(self) -> None:
         self.beat()
-        self.settle()
+        self._lines.schedule()
 
     def tick(self) -> None:
         """What the wall clock brings; called about once a second."""
         self.beat()
+        self._follow_clock()
         self._rule_reload.tick()
         self._pipeline.tick(self.now())
-        self.settle()
-        # A line that turns out broken here is detached once its end is read.
-        for line in self._lines.values():
-            line.flush()
+        self._lines.schedule()
+        self._lines.flush()
         if self._checkpoints is not None:
             self._checkpoints.tick()
+
+    def _follow_clock(self) -> None:
+        """If the wall clock was stepped, correct all that was learnt under the wrong one."""
+        suspended_s, step_s = self._wall_time.suspended_s(), self._wall_time.follow()
+        if suspended_s > LEAST_SUSPENSION_S:
+            log.warning("host_suspended", seconds=round(suspended_s, 3))
+        if not step_s:
+            return
+        log.warning("clock_stepped", seconds=round(step_s, 3), effect=CORRECTED)
+        self._pipeline.clock_stepped(step_s, self.now())
+        self.ledger.our_clock = self._wall_time.our_clock()
+        self.started_at += step_s
+        self._discovered_at += step_s if self._discovered_at else 0.0
+        if self._checkpoints is not None:
+            self._checkpoints.clock_stepped(step_s)
+
+    @property
+    def clock_steps(self) -> int:
+        """How often the wall clock was stepped while this process ran."""
+        return self._wall_time.steps
 
     # --- Readiness ----------------------------------------------------------------------------------------------------
 
@@ -361,6 +364,10 @@ class Aggregator:
             missing.append("warming up: what was written while the daemon did not read is being read")
         return missing + self._blindness()
 
+    def notes(self) -> list[str]:
+        """What an operator should know although it keeps no figure from being right, in words."""
+        return [note for noter in self._noters for note in noter()]
+
     def warming_up(self) -> bool:
         """Whether both views are still on their way to where the topics ended when the aggregator began."""
         return self.ledger.warming_up
@@ -371,20 +378,29 @@ class Aggregator:
         line = f"{sum(gauges.live.values()):,} open, {sum(gauges.stuck.values()):,} stuck"
         if missing:
             line += f"; not ready: {missing[0]}"
-        return line if len(missing) < 2 else f"{line}, and {len(missing) - 1} more (GET /readyz)"
+        if len(missing) > 1:
+            line += f", and {len(missing) - 1} more (GET /readyz)"
+        return "; ".join([line, *self.notes()])
 
     def _blindness(self) -> list[str]:
-        present = [p for p in self.ledger.partitions.values() if not p.gone]
-        missing = []
-        for view in View:
-            as_ofs = [p.monitor_as_of if view is View.MONITOR else p.validator_as_of for p in present]
-            seen, now = min(as_ofs, default=self.now()), self.now()
-            if seen == UNSEEN:
+        seen = {
+            View.MONITOR: self.ledger.watermark.seen_by(View.MONITOR),
+            View.VALIDATOR: self.ledger.watermark.seen_by(View.VALIDATOR),
+        }
+        now, missing = self.now(), []
+        for view, as_of in seen.items():
+            if as_of == UNSEEN:
+                as_ofs = [p.as_of(view) for p in self.ledger.watermark.present()]
                 unseen = as_ofs.count(UNSEEN)
-                missing.append(f"the {view} has not caught up yet on {unseen} of {len(present)} partitions")
-            elif now - seen > BLIND_AFTER_S:
-                missing.append(f"the {view} has seen nothing newer than {now - seen:.0f} s")
-            elif seen - now > BLIND_AFTER_S:
-                ahead_s = seen - now
-                missing.append(f"the clock was set back: the {view} sees nothing new for another {ahead_s:.0f} s")
+                missing.append(f"the {view} has not caught up yet on {unseen} of {len(as_ofs)} partitions")
+            elif now - as_of > BLIND_AFTER_S:
+                missing.append(f"the {view} has seen nothing newer than {now - as_of:.0f} s")
         return missing
+
+
+def _seen(partition: PartitionState, as_of: float) -> float:
+    """The `as_of` to assign a partition with: 0 while the view has seen nothing of it.
+
+    With another one, a reader that does not find the new partition at once would report an outage since then.
+    """
+    return as_of if as_of > partition.absent_at else 0.0

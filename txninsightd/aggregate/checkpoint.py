@@ -19,6 +19,8 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import structlog
 
+from txninsightd import host_limits
+from txninsightd.aggregate.state_directory import DirectoryLost
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.parent_death import kill_on_parent_exit
 from txninsightd.vocabulary import CheckpointHealth
@@ -97,6 +99,14 @@ class Checkpoints:
         # A longer interval does not delay the checkpoint that is already scheduled.
         self._next_at = min(self._next_at, self._now() + every_s)
 
+    def clock_stepped(self, by_s: float) -> None:
+        """The clock that tells `now` was stepped."""
+        self._next_at += by_s
+        if self._writer is not None:
+            self._writer = self._writer._replace(begun_at=self._writer.begun_at + by_s)
+        if self.health.written_at:
+            self.health = self.health._replace(written_at=self.health.written_at + by_s)
+
     def request(self, then: Then | None = None) -> None:
         """Write a checkpoint as soon as possible, and call `then` with its result."""
         if then is not None:
@@ -114,8 +124,11 @@ class Checkpoints:
         elif now - self._writer.begun_at > LONGEST_WRITE_S:
             os.kill(self._writer.pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Kill a running writer and write the last checkpoint in this process, for all callers. Logs a failure."""
+    def close(self) -> bool:
+        """Kill a running writer and write the last checkpoint in this process, for all callers.
+
+        Says whether it is written; logs a failure.
+        """
         waiting = self._take_waiting()
         if self._writer is not None:
             # The last checkpoint covers their requests as well. Only `_reap` waits for the pid, so it is still the
@@ -125,11 +138,13 @@ class Checkpoints:
             self._reap(self._writer)
         now = self._now()
         try:
+            self._store.claim()
             size_bytes = self._store.write(self._dump())
         except OSError as failure:
             self._failed(failure, waiting)
-        else:
-            self._succeeded(now, size_bytes, waiting)
+            return False
+        self._succeeded(now, size_bytes, waiting)
+        return True
 
     # --- One checkpoint -----------------------------------------------------------------------------------------------
 
@@ -141,16 +156,18 @@ class Checkpoints:
         return waiting if follower is None else [*waiting, follower]
 
     def _begin(self, now: float) -> None:
-        # Set it first: a failing fork is then not retried at each tick.
+        # Set it first: a failing pipe or fork is then not retried at each tick.
         self._next_at = now + self._every_s
         waiting = self._take_waiting()
-        report, theirs = os.pipe()
+        try:
+            self._store.claim()
+        except OSError as failure:
+            self._failed(failure, waiting)
+            return
         aggregator = os.getpid()
         try:
-            pid = os.fork()
+            pid, report, theirs = _fork_with_pipe()
         except OSError as failure:
-            os.close(report)
-            os.close(theirs)
             self._failed(failure, waiting)
             return
         if pid == 0:
@@ -158,10 +175,12 @@ class Checkpoints:
         # Else the pipe would not end with the writer.
         os.close(theirs)
         self._writer = Writer(pid, report, now, waiting, bytearray())
-        self._loop.add_reader(report, self._reported, self._writer)
+        self._loop.add_reader(report, self._reported)
 
-    def _reported(self, writer: Writer) -> None:
+    def _reported(self) -> None:
         """Handle the writer's report. The pipe ends when the writer has freed its memory, so reaping does not block."""
+        writer = self._writer
+        assert writer is not None
         more = os.read(writer.report, REPORT_BYTES)
         if more:
             writer.answer.extend(more)
@@ -206,11 +225,28 @@ class Checkpoints:
         problem = f"no checkpoint can be written: {failure.strerror or failure}"
         # Count every failure, and log each reason once.
         if problem != self.problem:
-            advice = "check state.directory: free space, permissions, the disk"
-            log.error("checkpoint_failed", error=problem, advice=advice)
+            log.error("checkpoint_failed", error=problem, advice=_advice(failure))
         self.problem = problem
         for then in waiting:
             then(failure)
+
+
+def _advice(failure: OSError) -> str:
+    if isinstance(failure, DirectoryLost):
+        return failure.advice
+    limit = host_limits.limit_behind(failure, at_fork=True)
+    return limit.advice if limit else "check state.directory: free space, permissions, the disk"
+
+
+def _fork_with_pipe() -> tuple[int, int, int]:
+    """Fork: gives the pid (0 in the child) and the two ends of a pipe. Raises OSError, and then leaves nothing open."""
+    report, theirs = os.pipe()
+    try:
+        return os.fork(), report, theirs
+    except OSError:
+        os.close(report)
+        os.close(theirs)
+        raise
 
 
 # --- The child --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,14 @@ from typing import NamedTuple
 
 import structlog
 
-from txninsightd.aggregate.store import CheckpointStore, StateUnusable
+from txninsightd import clock
+from txninsightd.aggregate.state_directory import StateUnusable
+from txninsightd.aggregate.store import CheckpointStore
+from txninsightd.core.our_clock import NOT_KNOWN, OurClock
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.snapshot import OtherColocation, Unusable, restore
+
+CORRECTED = "moments are corrected; nothing new is called stuck until both views have seen what came since"
 
 log = structlog.get_logger()
 
@@ -25,9 +30,16 @@ class Recovered(NamedTuple):
 
 
 def recover(
-    store: CheckpointStore, new_pipeline: Callable[[], Pipeline], now: float, beat: Callable[[], None]
+    store: CheckpointStore,
+    new_pipeline: Callable[[], Pipeline],
+    now: float,
+    beat: Callable[[], None],
+    our_clock: OurClock = NOT_KNOWN,
 ) -> Recovered:
-    """The state to begin with. Raises StateUnusable where there is one that this config does not fit."""
+    """The state to begin with. Raises StateUnusable where there is one that this config does not fit.
+
+    `now` is told by `our_clock`, which may have been stepped since the checkpoint.
+    """
     recovered = _newest(store, new_pipeline, now, beat) or Recovered(new_pipeline(), 0.0, len(store.damaged))
     for text in store.damaged:
         log.error(
@@ -35,8 +47,14 @@ def recover(
             checkpoint=text,
             advice="the one before it is taken, or none if this was the oldest; what came since is read again",
         )
+    ledger = recovered.pipeline.ledger
+    step_s = our_clock.stepped_s(since=ledger.our_clock)
+    ledger.our_clock = our_clock
+    if step_s is not None and abs(step_s) >= clock.STEP_S:
+        log.warning("clock_stepped", seconds=round(step_s, 3), when="since the checkpoint", effect=CORRECTED)
+        ledger.clock_stepped(step_s, now)
     # Also if it begins empty: nothing is called stuck before both views have passed this moment.
-    recovered.pipeline.ledger.start_reading(now)
+    ledger.start_reading(now)
     return recovered
 
 

@@ -10,24 +10,16 @@ stuck. So the old thresholds stay until then; all other rules apply at once.
 import gc
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Protocol
 
 import structlog
 
-from txninsightd.aggregate import checkpoint
+from txninsightd.aggregate.lines import Loop
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 
 SLICE_S = 0.01
 
 log = structlog.get_logger()
-
-
-class Loop(checkpoint.Loop, Protocol):
-    """The part of an asyncio event loop that is needed here."""
-
-    def call_soon(self, callback: Callable[..., object], *args: object) -> object:
-        """Call back in the next turn of the loop."""
 
 
 class RuleReload:

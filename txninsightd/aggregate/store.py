@@ -1,6 +1,5 @@
 """Stores checkpoints in files. A checkpoint is a sequence of byte chunks; their content is not known here.
 
-    <state.directory>/lock                       held by the one daemon that may use the directory
     <state.directory>/checkpoint-000000000042    the last two valid ones; the greatest number is the newest
     <state.directory>/checkpoint-....tmp         being written, or left behind by a killed writer
 
@@ -23,25 +22,28 @@ skips it too (`pass_over`) and takes the next:
             store.pass_over(loaded.path, str(failure))
 """
 
-import errno
-import fcntl
 import os
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
 from struct import Struct
-from tempfile import TemporaryFile, mkstemp
+from tempfile import mkstemp
 from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
 from txninsightd import clock
+from txninsightd.aggregate.state_directory import (
+    CHECKPOINT_NAME,
+    PREFIX,
+    SUFFIX,
+    DirectoryLock,
+    make_usable,
+    sync_directory,
+    unusable,
+)
 
 KEPT = 2
-NAME = re.compile(r"checkpoint-(\d{12,})")
-PREFIX, SUFFIX = "checkpoint-", ".tmp"
 MAGIC = b"txninsightd checkpoint 1\n"  # the number is the version of this layout
 # The fields of `Header`: big-endian, without padding.
 HEADER = Struct(f">{len(MAGIC)}sIdQQ")
@@ -49,24 +51,6 @@ CHECKSUM = Struct(">I")
 LENGTH = Struct(">Q")
 HEAD_BYTES = HEADER.size + CHECKSUM.size
 BLOCK_BYTES = 1 << 20
-PATIENCE_S = 5.0
-LOOK_EVERY_S = 0.05
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-ADVICE = {
-    errno.EACCES: "create it, or give it to the daemon's user: "
-    "sudo install -d -m 700 -o {user} {directory} && sudo chown -R {user} {directory}",
-    errno.EPERM: "give it to the daemon's user: sudo chown -R {user} {directory}",
-    errno.EROFS: "mount its file system writable",
-    errno.ENOTDIR: "remove the file in its place",
-    errno.EEXIST: "remove the file in its place",
-    errno.ENOSPC: "free space on its file system",
-    errno.EDQUOT: "raise the quota of user {user}",
-}
-
-
-class StateUnusable(Exception):
-    """The state directory cannot be used; the text says why and what to do."""
 
 
 class Damaged(Exception):
@@ -97,17 +81,24 @@ class Loaded(NamedTuple):
 
 
 class CheckpointStore:
-    """The checkpoints of one directory, written as `version` and read up to it. One writer at a time (`DirectoryLock`).
+    """The checkpoints of one directory, written as `version` and read up to it. One writer at a time: `lock`.
 
     Creates the directory if needed. Raises StateUnusable when it cannot be read and written; a full disk is accepted.
     """
 
-    def __init__(self, directory: Path, version: int, now: Callable[[], float] = clock.now) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        version: int,
+        now: Callable[[], float] = clock.now,
+        lock: DirectoryLock | None = None,
+    ) -> None:
         self._directory = directory
         self._version = version
         self._now = now
+        self._lock = lock
         self._passed_over: dict[Path, str] = {}
-        _make_usable(directory)
+        make_usable(directory)
 
     @property
     def damaged(self) -> list[str]:
@@ -129,7 +120,7 @@ class CheckpointStore:
                 header = _check(path, self._version, on_progress)
             # Do not skip it: it may be valid, and usable with other permissions.
             except PermissionError as failure:
-                raise _unusable(self._directory, failure) from failure
+                raise unusable(self._directory, failure) from failure
             except OSError as failure:
                 self.pass_over(path, f"cannot be read: {failure.strerror}")
             except Damaged as why:
@@ -137,11 +128,16 @@ class CheckpointStore:
             else:
                 yield Loaded(path, header.written_at, _chunks(path, header), header.version)
 
+    def claim(self) -> None:
+        """Before a checkpoint: see `DirectoryLock.claim`. Raises DirectoryLost."""
+        if self._lock is not None:
+            self._lock.claim()
+
     def write(self, chunks: Iterable[bytes]) -> int:
         """Write the next checkpoint durably, and remove those older than the last two valid ones; returns its bytes.
 
         Raises OSError, and what `chunks` raises. Then the valid checkpoints are untouched, and no temporary file is
-        left.
+        left. The directory must be the locked one: the temporary file cannot be renamed into another one.
         """
         written_at = self._now()
         self._remove_leftovers()
@@ -149,6 +145,9 @@ class CheckpointStore:
         path = self._path(max(self._numbers(), default=0) + 1)
         descriptor, temporary = mkstemp(SUFFIX, PREFIX, self._directory)
         try:
+            # Check after the file is there: the rename below fails if the directory is replaced after this.
+            if self._lock is not None:
+                self._lock.require()
             with os.fdopen(descriptor, "wb", buffering=BLOCK_BYTES) as file:
                 size_bytes = _fill(file, self._version, written_at, chunks)
             Path(temporary).replace(path)
@@ -157,7 +156,7 @@ class CheckpointStore:
                 Path(temporary).unlink()
             raise
         # Make the new name durable before an older file is removed.
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
         self._remove_old()
         return size_bytes
 
@@ -166,7 +165,7 @@ class CheckpointStore:
 
     def _numbers(self) -> list[int]:
         with os.scandir(self._directory) as entries:
-            matches = [NAME.fullmatch(entry.name) for entry in entries if entry.is_file()]
+            matches = [CHECKPOINT_NAME.fullmatch(entry.name) for entry in entries if entry.is_file()]
         return [int(match[1]) for match in matches if match]
 
     def _remove_leftovers(self) -> None:
@@ -181,102 +180,6 @@ class CheckpointStore:
         for number in numbers:
             if len(good) >= KEPT and number < good[-KEPT]:
                 self._path(number).unlink(missing_ok=True)
-
-
-class DirectoryLock:
-    """Allows one daemon per directory. The lock ends with the last process that took or inherited it.
-
-    So the lock of a killed daemon ends only when none of its children can write or listen any more.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._descriptor = -1
-
-    def acquire(self, patience_s: float = PATIENCE_S) -> None:
-        """Take the lock, and wait for a daemon that is about to end. Raises StateUnusable on failure."""
-        _make_usable(self._directory)
-        try:
-            # flock locks the open file: forked children share it, and executed programs do not.
-            descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as failure:
-            raise _unusable(self._directory, failure) from failure
-        # A killed daemon's children exit shortly after it.
-        deadline = time.monotonic() + patience_s
-        while not self._locked(descriptor):
-            if time.monotonic() >= deadline:
-                with os.fdopen(descriptor, errors="replace") as file:
-                    raise _in_use(self._directory, file.read(20).strip())
-            time.sleep(LOOK_EVERY_S)
-        self._descriptor = descriptor
-        _note_pid(descriptor)
-
-    def _locked(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as failure:
-            os.close(descriptor)
-            raise _unusable(self._directory, failure) from failure
-        return True
-
-    def release(self) -> None:
-        """Release the lock; processes that inherited it still hold it."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-# --- The directory ----------------------------------------------------------------------------------------------------
-
-
-def _make_usable(directory: Path) -> None:
-    """Create it if needed, and try to list it and to create a file in it. Raises StateUnusable."""
-    try:
-        if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_directory(directory.parent)
-        # Listing and writing need different permissions.
-        next(directory.iterdir(), None)
-        TemporaryFile(prefix=PREFIX, suffix=SUFFIX, dir=directory).close()
-    except OSError as failure:
-        # With a full disk the daemon can still start from the existing checkpoints.
-        if failure.errno not in NO_ROOM or not directory.is_dir():
-            raise _unusable(directory, failure) from failure
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the names in the directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unusable(directory: Path, failure: OSError) -> StateUnusable:
-    failed = Path(os.fsdecode(failure.filename)) if failure.filename else directory
-    where = "" if failed == directory else f" ({failed})"
-    advice = ADVICE.get(failure.errno or 0, "check its file system").format(user=os.geteuid(), directory=directory)
-    return StateUnusable(
-        f"the state directory {directory} cannot be used: {failure.strerror}{where}; "
-        f"{advice}; or set state.directory in the config to another one"
-    )
-
-
-def _in_use(directory: Path, holder: str) -> StateUnusable:
-    return StateUnusable(
-        f"the state directory {directory} is used by another txninsightd (pid {holder or 'unknown'}); "
-        "stop that one, or set state.directory in this one's config to another directory"
-    )
-
-
-def _note_pid(descriptor: int) -> None:
-    """Write the pid for the error message of a second daemon. On a full disk the file stays empty."""
-    os.ftruncate(descriptor, 0)
-    with suppress(OSError):
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 # --- One file ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
+from txninsightd import host_limits
+
 EXIT_FAILED = 1
 
 P = ParamSpec("P")
@@ -43,7 +45,11 @@ def or_end(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run the action, or end the process: for state changes outside the loop's callbacks."""
     try:
         return action(*args, **kwargs)
-    except Exception:
-        log.exception("aggregator_failed", effect="it restarts from the last checkpoint")
+    except Exception as failure:
+        effect, code = "it restarts from the last checkpoint", EXIT_FAILED
+        if host_limits.log_if_limit(failure, effect=effect):
+            code = host_limits.EXIT_HOST_LIMIT
+        else:
+            log.exception("aggregator_failed", effect=effect)
         # os._exit: no exit handler may see a half-changed state.
-        os._exit(EXIT_FAILED)
+        os._exit(code)

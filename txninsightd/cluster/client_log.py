@@ -1,13 +1,23 @@
-"""librdkafka's own log lines, structured and sampled."""
+"""librdkafka's own log lines, structured and sampled.
+
+A client that could not create a thread or a socket says so here only, and works no more, or in part. So such a line
+ends the process: a reader holds no state, and the parent starts another one when the host may have room again.
+"""
 
 import logging
+import os
 from collections.abc import Callable
 
 import structlog
 
+from txninsightd import host_limits
 from txninsightd.log_sampling import LogSampler
 
 log = structlog.get_logger()
+
+
+class ClientFailed(Exception):
+    """A Kafka client that says what it could not do."""
 
 
 class ClientLog(logging.Handler):
@@ -18,8 +28,10 @@ class ClientLog(logging.Handler):
         self._sampler = LogSampler(now)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line of librdkafka's."""
+        """One line of librdkafka's. Ends the process if a limit of the host is behind it."""
         text = record.getMessage()
+        if host_limits.log_if_limit(ClientFailed(text)):
+            os._exit(host_limits.EXIT_HOST_LIMIT)
         facility = text.split(" ", 1)[0]
         skipped = self._sampler.sample(facility)
         if skipped is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from confluent_kafka import KafkaException, libversion
 
+from txninsightd import host_limits
+
 OLDEST_LIBRDKAFKA = 0x020D02FF
 """2.13.2. Versions 2.2.0 to 2.13.0 moved the position past an end of partition: open records would look aborted."""
 
@@ -51,10 +53,15 @@ def require_safe_client() -> None:
 
 @contextmanager
 def refusals_named() -> Iterator[None]:
-    """Around the creation of clients: raises UnusableClient where a client refuses its settings."""
+    """Around the creation of clients: raises UnusableClient where a client refuses its settings.
+
+    What the host refuses a client (threads, descriptors) goes through as it is.
+    """
     try:
         yield
     except (KafkaException, ValueError, TypeError) as refusal:
+        if host_limits.limit_behind(refusal) is not None:
+            raise
         raise UnusableClient(f"correct kafka.client in the configuration: {refusal}") from refusal
 
 

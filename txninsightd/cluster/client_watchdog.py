@@ -64,8 +64,8 @@ class ClientWatchdog:
         self._failures = {name: self._failures.get(name, 0) + 1 for name in failing if not outage}
 
     def consumer_finds_broker(self, consumer: Consumer, topic: str) -> bool:
-        """Whether the consumer finds a broker. True after `stop`, without a question: the consumer may be closed."""
-        return self._stop.is_set() or consumer_finds_broker(consumer, topic)
+        """Whether the consumer finds a broker."""
+        return consumer_finds_broker(consumer, topic)
 
     def _run(self) -> None:
         while not self._stop.wait(CHECK_EVERY_S):

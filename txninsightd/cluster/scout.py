@@ -5,6 +5,9 @@ look begin where `start` says: at the log's beginning, at the last stable offset
 or at the first record after a moment. Partitions that appear later are read from their beginning. topic_policies.py
 says which topics must not be read.
 
+A partition that the cluster did not have at the complete look before is new: nothing was written to it until then
+(`as_of` of its start), and it is given the time until the next look to get a leader.
+
 A recreated topic is named at the look that finds its new id, and begun at the next: brokers learn of a deletion one
 after another, and one that has not learnt of it may still serve the old records. Partitions that a complete look misses
 are forgotten, so that they are found again if they come back; whether they were deleted, the ledger decides.
@@ -45,16 +48,26 @@ log = structlog.get_logger()
 
 
 class PartitionScout:
-    """Looks every `discovery.every_s` seconds, once `start` has said which partitions are known."""
+    """Looks every `discovery.every_s` seconds, once `start` has said which partitions are known.
 
-    def __init__(self, admin: AdminClient, config: Config, now: Callable[[], float]) -> None:
+    `now` is the steady clock, by which looks are dated; `wall_clock` is asked what so many seconds ago was.
+    """
+
+    def __init__(
+        self, admin: AdminClient, config: Config, now: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
         self._admin = admin
         self._config = config
         self._now = now
+        self._wall_clock = wall_clock
         self._known: set[PartitionRef] = set()
         self._ids: dict[str, str] = {}
         # None: the first look is still to come.
         self._at_first_look: set[PartitionRef] | None = None
+        # Of each partition that there is: the complete look before the one that listed it first; 0: there was none.
+        self._absent_at: dict[PartitionRef, float] = {}
+        self._looked_at = 0.0
+        self._new: set[PartitionRef] = set()
         self._topic_ids = TopicIds(admin)
         self._policies = TopicPolicies(admin, now)
         self._ask_ids_at = 0.0
@@ -103,6 +116,7 @@ class PartitionScout:
         topics = self._topics()
         wanted = {name: meta for name, meta in topics.items() if self._config.topic_for(name) is not None}
         self._name_missing(topics)
+        self._note_new(wanted)
         refusals = self._policies.refusals(wanted)
         self._problems += refusals.values()
         present = self._present({name: meta for name, meta in wanted.items() if name not in refusals})
@@ -121,7 +135,11 @@ class PartitionScout:
         complete = refs <= self._known and not unconfirmed
         if complete:
             self._forget(self._known - refs)
-        found = [msgspec.structs.replace(f, topic_id=ids[f.topic]) for f in found]
+            self._looked_at = asked_at
+        found = [
+            msgspec.structs.replace(f, topic_id=ids[f.topic], as_of=self._absent_at[PartitionRef(f.topic, f.partition)])
+            for f in found
+        ]
         return Discovery(asked_at, found, present, self._problems, ids, complete)
 
     def _ids_of(self, topics: Mapping[str, Any], all_known: bool) -> dict[str, str]:
@@ -146,6 +164,13 @@ class PartitionScout:
             topics = self._admin.list_topics(timeout=ANSWER_WITHIN_S).topics
         return topics
 
+    def _note_new(self, topics: Mapping[str, Any]) -> None:
+        """Note which of all partitions, also of those that must not be read, were not there at the look before."""
+        listed = {PartitionRef(name, partition) for name, meta in topics.items() for partition in meta.partitions}
+        new = listed - self._absent_at.keys()
+        self._absent_at = {ref: self._absent_at.get(ref, self._looked_at) for ref in listed}
+        self._new = new if self._looked_at else set()
+
     def _forget_recreated(self, ids: Mapping[str, str]) -> list[str]:
         recreated = [name for name, topic_id in ids.items() if self._ids.get(name, topic_id) != topic_id]
         for name in recreated:
@@ -163,7 +188,9 @@ class PartitionScout:
 
     def _present(self, topics: Mapping[str, Any]) -> dict[str, list[int]]:
         for name, meta in topics.items():
-            leaderless = [p.id for p in meta.partitions.values() if p.leader < 0]
+            leaderless = [
+                p.id for p in meta.partitions.values() if p.leader < 0 and PartitionRef(name, p.id) not in self._new
+            ]
             if leaderless:
                 self._problems.append(f"topic {name}: no leader for partitions {_some(leaderless)}")
         return {name: sorted(meta.partitions) for name, meta in topics.items()}
@@ -192,7 +219,7 @@ class PartitionScout:
             return found + self._ask(first, OffsetSpec.earliest())
         if start.kind == "latest":
             return found + self._ask(first, OffsetSpec.latest())
-        moment_ms = int((self._now() - start.ago_s) * 1000)
+        moment_ms = int((self._wall_clock() - start.ago_s) * 1000)
         at_moment = self._ask(first, OffsetSpec.for_timestamp(moment_ms), IsolationLevel.READ_UNCOMMITTED)
         # There is no record since that moment. A consumer would take this answer as the end at its assignment, which
         # differs between the views; so both begin at the last stable offset of one moment.
@@ -215,7 +242,8 @@ class PartitionScout:
             try:
                 offset = future.result().offset
             except KafkaException as failure:
-                failures.setdefault((tp.topic, failure.args[0].str()), []).append(tp.partition)
+                if PartitionRef(tp.topic, tp.partition) not in self._new:
+                    failures.setdefault((tp.topic, failure.args[0].str()), []).append(tp.partition)
                 continue
             # OFFSET_END (-1) answers a question about a moment; a hanging broker gives -1001, and no error.
             if offset >= 0 or offset == OFFSET_END:

@@ -4,6 +4,7 @@ The tree has been checked; the defaults of `model` fill in missing keys.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -32,17 +33,19 @@ def start_of(text: str) -> Start:
     return Start("ago", ago_s)
 
 
-def build(tree: Tree) -> Config:
-    """Build the config of a tree without faults."""
+def build(tree: Tree, filled_in: Iterable[str] = ()) -> Config:
+    """Build the config of a tree without faults; `filled_in` is what stood for its `${...}`."""
     sections = dict(tree)
     if "kafka" in tree:
         sections["kafka"] = {key: _client(value) for key, value in tree["kafka"].items()}
     if "topics" in tree:
         sections["topics"] = [_topic(_plain(entry)) | {"hidden": _holds_secret(entry)} for entry in tree["topics"]]
     if "start" in tree:
-        sections["start"] = msgspec.structs.asdict(start_of(tree["start"]))
+        hidden = isinstance(tree["start"], Secret)
+        sections["start"] = msgspec.structs.asdict(start_of(tree["start"])) | {"hidden": hidden}
     sections["transaction_types"] = _transaction_types(tree)
-    return msgspec.convert(sections, Config)
+    config = msgspec.convert(sections, Config)
+    return msgspec.structs.replace(config, filled_in=tuple(map(Secret, sorted(filled_in))))
 
 
 def _client(properties: dict[str, ClientValue]) -> dict[str, ClientValue]:

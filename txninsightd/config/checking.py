@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 
 from txninsightd.config.building import FIELDS, start_of
 from txninsightd.config.model import CONTROL_SOCKET, LONGEST_SOCKET_PATH, Config, Secret
-from txninsightd.config.problems import KeyPath, found, key_name
+from txninsightd.config.problems import MOST_PROBLEMS, KeyPath, found, key_name
 from txninsightd.config.reading import Reading
 
 Fault = tuple[KeyPath, str]
@@ -29,16 +29,19 @@ _AT_MOST = (
     (("supervise", "backoff_initial_s"), ("supervise", "backoff_max_s")),
 )
 _DEEPEST_PATH = 100
+_LONGEST_KEY = 100
 _UNNAMEABLE = re.compile(r'["\\\x00-\x1f]')
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/\s]+):(?P<port>[0-9]{1,5})")
 
 
 def check(reading: Reading) -> None:
     """Add all faults of a reading's values to its problems."""
-    faults = list(_schema_faults(reading.tree))
-    sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
-    for rule in _RULES:
-        faults.extend(rule(sound))
+    faults = list(islice(_schema_faults(reading.tree), MOST_PROBLEMS + 1))
+    # With more faults than are shown, the sound values are not known, and the rules over several keys not needed.
+    if len(faults) <= MOST_PROBLEMS:
+        sound = _Sound(reading.tree, reading.unread | {path for path, _ in faults})
+        for rule in _RULES:
+            faults.extend(islice(rule(sound), MOST_PROBLEMS + 1))
     for path, message in dict.fromkeys(faults):
         # The operator did not write a placeholder, so its faults are not reported.
         if not _is_around(reading.unread, path):
@@ -128,7 +131,7 @@ def _faults_of(error: Any, path: KeyPath) -> Iterator[Fault]:
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1)
+    nearest = difflib.get_close_matches(key[:_LONGEST_KEY], known, n=1)
     wanted = f"perhaps {nearest[0]}" if nearest else f"one of {', '.join(known)}"
     return f"expected a known key, {wanted} (found an unknown one)"
 

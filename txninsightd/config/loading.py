@@ -6,8 +6,9 @@ from pathlib import Path
 from txninsightd.config.building import build
 from txninsightd.config.checking import check
 from txninsightd.config.model import Config
-from txninsightd.config.problems import ConfigError
-from txninsightd.config.reading import read
+from txninsightd.config.problems import MOST_PROBLEMS, ConfigError, Problem
+from txninsightd.config.reading import Reading, read
+from txninsightd.redaction import Redaction
 
 _DIRECTORY = ("state", "directory")
 
@@ -17,8 +18,8 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     reading = read(path, environ)
     check(reading)
     if reading.problems:
-        raise ConfigError(tuple(sorted(reading.problems, key=lambda problem: (problem.line, str(problem)))))
-    return build(reading.tree)
+        raise ConfigError(_shown(reading))
+    return build(reading.tree, reading.filled_in)
 
 
 def load_state_directory(path: Path, environ: Mapping[str, str]) -> str:
@@ -28,7 +29,9 @@ def load_state_directory(path: Path, environ: Mapping[str, str]) -> str:
     """
     reading = read(path, environ)
     check(reading)
-    problems = [problem for problem in reading.problems if problem.path in ((), _DIRECTORY[:1], _DIRECTORY)]
+    if reading.has_more_problems:
+        raise ConfigError(_shown(reading))
+    problems = [problem for problem in _shown(reading) if problem.path in ((), _DIRECTORY[:1], _DIRECTORY)]
     if problems:
         raise ConfigError(tuple(problems))
     directory: str = reading.tree.get("state", {}).get("directory", Config().state.directory)
@@ -42,6 +45,17 @@ def check_config(path: Path, environ: Mapping[str, str]) -> tuple[list[str], int
     except ConfigError as error:
         return [str(problem) for problem in error.problems], 2
     return [f"{path}: good: {_summary(config)}"], 0
+
+
+def _shown(reading: Reading) -> tuple[Problem, ...]:
+    """The problems as they may be shown, by line."""
+    redaction = Redaction(reading.filled_in)
+    problems = [problem._replace(message=redaction.clean(problem.message)) for problem in reading.problems]
+    problems.sort(key=lambda problem: (problem.line, str(problem)))
+    if reading.has_more_problems:
+        message = f"expected at most {MOST_PROBLEMS} faults (found more: correct those above first)"
+        problems.append(Problem(reading.file, problems[-1].line, (), message))
+    return tuple(problems)
 
 
 def _summary(config: Config) -> str:

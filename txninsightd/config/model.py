@@ -15,12 +15,40 @@ from typing import Any, Literal
 
 import msgspec
 
+from txninsightd.redaction import REDACTED, without_marked
 from txninsightd.vocabulary import Kind, Mapping, Objective, Thresholds
 
-SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential", "oauthbearer.config")
+SECRET_WORDS = ("password", "passphrase", "secret", "key", "token", "credential", "oauthbearer.config", "jaas")
 """A librdkafka property with one of these in its name is never shown."""
 
-REDACTED = "***"
+SHOWN_TEXTS = frozenset(
+    {
+        "bootstrap.servers",
+        "broker.address.family",
+        "client.dns.lookup",
+        "client.id",
+        "client.rack",
+        "debug",
+        "group.id",
+        "group.instance.id",
+        "metadata.broker.list",
+        "sasl.kerberos.principal",
+        "sasl.kerberos.service.name",
+        "sasl.mechanism",
+        "sasl.mechanisms",
+        "sasl.username",
+        "security.protocol",
+        "ssl.ca.location",
+        "ssl.certificate.location",
+        "ssl.cipher.suites",
+        "ssl.crl.location",
+        "ssl.endpoint.identification.algorithm",
+    }
+)
+"""The librdkafka properties whose texts are shown. Any other text may be a secret, also that of a mistyped property."""
+
+NOT_OF_THE_FILE = frozenset({"filled_in", "hidden"})
+"""Fields that say where values came from, and are no keys of the file."""
 
 CONTROL_SOCKET = "control.sock"
 """The socket's name in the state directory."""
@@ -72,10 +100,17 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Where to begin in a partition that was never read: at its earliest record, its latest, or `ago_s` seconds ago."""
+    """Where to begin in a partition that was never read: at its earliest record, its latest, or `ago_s` seconds ago.
+
+    `hidden`: it was substituted.
+    """
 
     kind: Literal["earliest", "latest", "ago"] = "earliest"
     ago_s: float = 0
+    hidden: bool = False
+
+    def __repr__(self) -> str:
+        return f"Start({REDACTED})" if self.hidden else super().__repr__()
 
 
 class KafkaConfig(msgspec.Struct, frozen=True):
@@ -89,9 +124,18 @@ class KafkaConfig(msgspec.Struct, frozen=True):
     def redacted(self) -> dict[str, ClientValue]:
         """Give the properties with `***` in the place of what must not be shown."""
         return {
-            name: REDACTED if isinstance(value, Secret) or names_secret(name) else value
+            name: REDACTED if self._is_hidden(name) else without_marked(value) if isinstance(value, str) else value
             for name, value in self.client.items()
         }
+
+    def secrets(self) -> list[str]:
+        """The values that must not be shown."""
+        return [str(value) for name, value in self.client.items() if self._is_hidden(name)]
+
+    def _is_hidden(self, name: str) -> bool:
+        value = self.client[name]
+        may_be_secret = isinstance(value, str) and name not in SHOWN_TEXTS
+        return may_be_secret or isinstance(value, Secret) or names_secret(name)
 
 
 class ReadersConfig(msgspec.Struct, frozen=True):
@@ -102,9 +146,13 @@ class ReadersConfig(msgspec.Struct, frozen=True):
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
-    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 is any free port."""
+    """Where the API and the metrics are served: `HOST:PORT`, `[IPV6]:PORT`; port 0 is any free port.
+
+    `allowed_hosts`: names in the URLs of clients, beside IP addresses, localhost and the machine's own names.
+    """
 
     listen: str = "127.0.0.1:9840"
+    allowed_hosts: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -200,7 +248,10 @@ class DiscoveryConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """All that an operator can set. Each of `transaction_types` is complete: `stuck`, `objective`, and its own keys."""
+    """All that an operator can set. Each of `transaction_types` is complete: `stuck`, `objective`, and its own keys.
+
+    `filled_in`: what stood for the `${...}` of the file, each value once.
+    """
 
     kafka: KafkaConfig = KafkaConfig()
     topics: tuple[Topic, ...] = (Topic(name="business-events"),)
@@ -217,6 +268,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     supervise: SuperviseConfig = SuperviseConfig()
     log: LogConfig = LogConfig()
     discovery: DiscoveryConfig = DiscoveryConfig()
+    filled_in: tuple[str, ...] = ()
 
     def thresholds(self, txn_type: str | None) -> Thresholds:
         """Give the thresholds of a transaction type; those of `stuck` for a type without its own, and for None."""
@@ -233,6 +285,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         plain: dict[str, Any] = _without_secrets(self)
         return plain
 
+    def secrets(self) -> list[str]:
+        """Give the values that no text may show (redaction.py)."""
+        return [*self.filled_in, *self.kafka.secrets()]
+
 
 def _patterns_last(topic: Topic) -> bool:
     return topic.pattern is not None
@@ -241,14 +297,17 @@ def _patterns_last(topic: Topic) -> bool:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, KafkaConfig):
         return {"client": value.redacted()}
-    if isinstance(value, Topic) and value.hidden:
+    if isinstance(value, Topic | Start) and value.hidden:
         return REDACTED
     if isinstance(value, msgspec.Struct):
-        return {name: _without_secrets(getattr(value, name)) for name in value.__struct_fields__}
+        shown = [name for name in value.__struct_fields__ if name not in NOT_OF_THE_FILE]
+        return {name: _without_secrets(getattr(value, name)) for name in shown}
     if isinstance(value, Kind):
         return value.name.lower()
     if isinstance(value, dict):
         return {name: _without_secrets(item) for name, item in value.items()}
     if isinstance(value, tuple):
         return [_without_secrets(item) for item in value]
-    return REDACTED if isinstance(value, Secret) else value
+    if isinstance(value, Secret):
+        return REDACTED
+    return without_marked(value) if isinstance(value, str) else value

@@ -1,15 +1,20 @@
 """The faults of a config file, each with what was expected, so that the operator knows what to change.
 
 A problem is one line: `FILE:LINE: PATH.OF.KEY: what was expected (what was found)`. It shows nothing that may be a
-secret: no value that came from a substitution, and no value under `kafka.client`.
+secret: no value that came from a substitution, no value under `kafka.client`, and nothing that a text itself marks as a
+secret (`password=...`).
 """
 
 from typing import Any, NamedTuple
 
 from txninsightd.config.model import Secret
+from txninsightd.redaction import without_marked
 
 KeyPath = tuple[str | int, ...]
 """The keys and list indexes that lead to a value, from the outside in."""
+
+MOST_PROBLEMS = 100
+"""How many faults of a file are shown."""
 
 _SHOWN_CHARACTERS = 60
 
@@ -36,10 +41,15 @@ class ConfigError(Exception):
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
+    @property
+    def of_the_whole(self) -> bool:
+        """Whether the one fault is that the file cannot be read at all."""
+        return len(self.problems) == 1 and not self.problems[0].path
+
 
 def key_name(path: KeyPath) -> str:
     """Write a path as `topics[0].mapping.ts`."""
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(without_marked(part))}" for part in path)
     return name.removeprefix(".") or "(file)"
 
 
@@ -47,15 +57,17 @@ def found(path: KeyPath, value: Any) -> str:
     """Describe a value, without showing a possible secret."""
     if value is None:
         return "nothing"
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, Secret):
         return "a substituted text, not shown"
     if path[:2] == ("kafka", "client"):
         return "not shown"
     if isinstance(value, bool):
         return str(value).lower()
-    return _shortened(repr(value))
+    return shortened(without_marked(repr(value)))
 
 
 def one_line(text: str) -> str:
@@ -63,5 +75,6 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The first characters of a long text."""
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

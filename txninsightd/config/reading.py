@@ -3,8 +3,10 @@
 PyYAML composes the file to nodes, which have lines, and this module walks through them. Duplicate keys, `${...}` that
 cannot be filled in, and anything that is not plain YAML are noted as problems, and the walk goes on. Plain scalars are
 read as in YAML 1.2: `true`, `false`, `null` and decimal numbers; all others are text, so that `no`, `12:30` and `010`
-stay what the operator wrote. Keys are always text. An alias shares its anchor's value; the depth and the size that a
-file reaches through aliases are bounded.
+stay what the operator wrote. Keys are always text. An alias shares its anchor's value.
+
+The work for a file is bounded: its bytes, its values as they are written, and its depth, its values and its characters
+with all aliases followed and all `${...}` filled in.
 """
 
 import re
@@ -14,11 +16,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from txninsightd.config.problems import KeyPath, Problem
+from txninsightd.config.problems import MOST_PROBLEMS, KeyPath, Problem
+from txninsightd.config.small_file import FileTooLarge, UnreadableFile, read_small_file
 from txninsightd.config.substitution import Substitution, SubstitutionError
 
+MOST_BYTES = 1 << 20
 _DEEPEST = 20
 _MOST_NODES = 100_000
+_MOST_CHARACTERS = 4 * MOST_BYTES
 _PASSED_THROUGH = ("kafka", "client")
 _TAG = "tag:yaml.org,2002:"
 
@@ -45,8 +50,21 @@ _SCALARS = {
 }
 
 
+class _TooLargeError(Exception):
+    """More in it than in any real config: the text says what was expected."""
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser with YAML 1.2's core scalars."""
+    """PyYAML's parser with YAML 1.2's core scalars, and a bound: each node takes a kilobyte of memory."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As PyYAML's, counted. Raises _TooLargeError."""
+        self.nodes += 1
+        if self.nodes > _MOST_NODES:
+            raise _TooLargeError(f"expected at most {_MOST_NODES} values (found more)")
+        return super().compose_node(parent, index)
 
 
 # Emptied, since PyYAML would also try its own forms, which are those of YAML 1.1.
@@ -58,7 +76,9 @@ for _tag, _scalar in _SCALARS.items():
 class Reading:
     """A file as it was read: plain objects, the line of each path in them, and the faults met on the way.
 
-    The values at the paths of `unread` are placeholders: their problems are already noted.
+    The values at the paths of `unread` are placeholders: their problems are already noted. Of very many problems the
+    first `MOST_PROBLEMS` are kept; `has_more_problems` says that there were others. `filled_in`: what stood for each
+    `${...}`.
     """
 
     def __init__(self, file: str) -> None:
@@ -66,10 +86,15 @@ class Reading:
         self.tree: Any = {}
         self.lines: dict[KeyPath, int] = {(): 1}
         self.problems: list[Problem] = []
+        self.has_more_problems = False
+        self.filled_in: frozenset[str] = frozenset()
         self.unread: set[KeyPath] = set()
 
     def fault(self, path: KeyPath, message: str, line: int | None = None) -> None:
         """Note a problem; without a line, at that of the path or of the nearest key around it."""
+        if len(self.problems) >= MOST_PROBLEMS:
+            self.has_more_problems = True
+            return
         if line is None:
             line = next(self.lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.lines)
         self.problems.append(Problem(self.file, line, path, message))
@@ -86,21 +111,24 @@ def read(path: Path, environ: Mapping[str, str]) -> Reading:
     text = _text(path, reading)
     node = None if text is None else _compose(text, reading)
     if node is not None:
-        _Walk(reading, Substitution(environ, path.parent)).start(node)
+        substitution = Substitution(environ, path.parent)
+        _Walk(reading, substitution).start(node)
+        reading.filled_in = substitution.filled_in
     return reading
 
 
 def _text(path: Path, reading: Reading) -> str | None:
     content = b""
     try:
-        content = path.read_bytes()
+        content = read_small_file(path, MOST_BYTES)
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         reading.unreadable((), "expected UTF-8 text (found other bytes)", line)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        reading.unreadable((), f"expected a file to read ({reason})", 1)
+    except FileTooLarge:
+        reading.unreadable((), f"expected at most {MOST_BYTES} bytes (found more)", 1)
+    except UnreadableFile as error:
+        reading.unreadable((), f"expected a file to read ({error})", 1)
     return None
 
 
@@ -120,6 +148,8 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reading.unreadable((), f"expected YAML ({_syntax(error)})", mark.line + 1 if mark else line)
+    except _TooLargeError as error:
+        reading.unreadable((), str(error), line)
     except RecursionError:
         reading.unreadable((), f"expected at most {_DEEPEST} levels (found more)", line)
     except (ValueError, OverflowError):
@@ -129,12 +159,12 @@ def _compose(text: str, reading: Reading) -> yaml.Node | None:
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     """Give the parser's message without the names it quotes: an unquoted password may look like an alias or a tag."""
+    if (error.problem or "").endswith("cannot start any token"):
+        if "\\t" in str(error.problem):
+            return "found a tab: use spaces"
+        return "found a text that begins with @, % or `: put it in quotes"
     words = ": ".join(part for part in (error.context, error.problem) if part)
     return re.sub(r"""\s(['"])(?!<)[^'"]{2,}\1""", "", words)
-
-
-class _TooLargeError(Exception):
-    """More nodes than any real config has."""
 
 
 class _Walk:
@@ -144,19 +174,19 @@ class _Walk:
         self._reading = reading
         self._substitution = substitution
         self._nodes = 0
+        self._characters = 0
 
     def start(self, node: yaml.Node) -> None:
         self._reading.lines[()] = _line(node)
         try:
             self._reading.tree = self._value(node, ())
-        except _TooLargeError:
-            message = f"expected at most {_MOST_NODES} values, aliases followed (found more)"
-            self._reading.unreadable((), message, _line(node))
+        except _TooLargeError as error:
+            self._reading.unreadable((), str(error), _line(node))
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise _TooLargeError
+            raise _TooLargeError(f"expected at most {_MOST_NODES} values, aliases followed (found more)")
         if len(path) > _DEEPEST:
             return self._unread(node, path, f"expected at most {_DEEPEST} levels (found more, or an alias in itself)")
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
@@ -183,6 +213,7 @@ class _Walk:
 
     def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
         if isinstance(node, yaml.ScalarNode) and _is_text(node.value):
+            self._count(node.value)
             return str(node.value)
         self._reading.fault(path, "expected keys of plain text (found another kind)", _line(node))
         return None
@@ -195,7 +226,14 @@ class _Walk:
             values.append(self._value(item, inner))
         return values
 
+    def _count(self, text: str) -> None:
+        """An alias repeats a long text, and a `${...}` fills one in, for a few bytes of the file."""
+        self._characters += len(text)
+        if self._characters > _MOST_CHARACTERS:
+            raise _TooLargeError(f"expected at most {_MOST_CHARACTERS} characters, aliases followed (found more)")
+
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        self._count(node.value)
         if node.tag == f"{_TAG}str":
             return self._string(node, path)
         scalar = _SCALARS.get(node.tag)
@@ -213,6 +251,7 @@ class _Walk:
             text = self._substitution.apply(node.value)
         except SubstitutionError as error:
             return self._unread(node, path, str(error))
+        self._count(text)
         if not _is_text(text):
             return self._unread(node, path, "expected text (found a NUL or half a character)")
         return text

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from txninsightd.config.loading import load_config
-from txninsightd.config.model import Config
+from txninsightd.config.model import NOT_OF_THE_FILE, Config
 from txninsightd.config.problems import KeyPath, key_name, one_line
 
 
@@ -49,6 +49,10 @@ EFFECTS = {
 }
 
 
+MOST_NAMES = 100
+"""How many changed keys are named."""
+
+
 class Reloaded(NamedTuple):
     """The config to go on with, and what has changed: the names of keys, in the order of the model."""
 
@@ -71,7 +75,14 @@ def merge(running: Config, wanted: Config) -> Reloaded:
     for path in {path[:2] if path[0] != "transaction_types" else path[:1] for path in applied}:
         merged = _with(merged, wanted, path)
     waiting = [one_line(key_name(path)) for path in changed if effect_of(path) is Effect.RESTART]
-    return Reloaded(merged, [one_line(key_name(path)) for path in applied], waiting)
+    # `filled_in` stays that of the start: a live key is a number or one of a few known words.
+    return Reloaded(merged, _some([one_line(key_name(path)) for path in applied]), _some(waiting))
+
+
+def _some(names: list[str]) -> list[str]:
+    """As many names as a line of the log may have."""
+    more = len(names) - MOST_NAMES
+    return names if more <= 0 else [*names[:MOST_NAMES], f"and {more} more"]
 
 
 def effect_of(path: KeyPath) -> Effect:
@@ -102,7 +113,7 @@ def _children(value: Any, path: KeyPath) -> dict[str, Any] | None:
     if path == ("start",):
         return None  # one text in the file
     if isinstance(value, msgspec.Struct):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name: getattr(value, name) for name in value.__struct_fields__ if name not in NOT_OF_THE_FILE}
     return value if isinstance(value, dict) else None
 
 

@@ -6,6 +6,8 @@ What leaves before its time, because a limit leaves no room for it, is reported.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from txninsightd.core.finished import Finished
 from txninsightd.core.kpis import Kpis, StepFigure
 from txninsightd.core.tombstones import Tombstones
@@ -72,6 +74,20 @@ class Archive:
         while self._drop(DROPPED_A_STEP, linger_s, most_lingering, now):
             yield
         self._linger_s, self._most_lingering = linger_s, most_lingering
+
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave."""
+        self.tombstones.move_moments(move)
+        for txn_id, finished in self.lingering.items():
+            finished.txn.move_moments(move)
+            life = finished.doubtful_life
+            self.lingering[txn_id] = msgspec.structs.replace(
+                finished,
+                settled_at=move(finished.settled_at),
+                doubtful_life=[j._replace(decided_at=move(j.decided_at) if j.decided_at else 0.0) for j in life]
+                if life is not None
+                else None,
+            )
 
     def was_aborted(self, txn_id: str) -> bool | None:
         """Whether a finished transaction ended as Aborted; None when no finished one of this id is remembered."""

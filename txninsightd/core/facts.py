@@ -32,7 +32,8 @@ class StuckChanged(msgspec.Struct, frozen=True, gc=False):
     """A transaction became stuck, changed its cause, or is no longer stuck (`cause` None).
 
     `since`: the moment at which the threshold was passed; `noticed_at`: the clock when the ledger found it.
-    `is_new` is false for what was stuck before both views had caught up for the first time.
+    `is_new` is false for what was stuck before both views had caught up for the first time, for what is stuck again
+    although no event has come, and for what is no longer stuck.
     """
 
     txn_id: str

@@ -30,6 +30,7 @@ from txninsightd.core.figures_saved import (
     SavedPairs,
     restore_histogram,
     saved_histograms,
+    visible_labels,
 )
 from txninsightd.core.gauges import Gauges
 from txninsightd.core.histogram import Histogram
@@ -49,7 +50,7 @@ LIMITS = (
 """The limits that bite here, by their keys in the config."""
 
 MOST_EXEMPLAR_CHARS = 100
-"""OpenMetrics allows 128 characters for an exemplar's labels, names included."""
+"""An exemplar shows so much of a txn_id. OpenMetrics allows 128 characters for all its labels, names included."""
 
 
 class Figures(StatefulSink):
@@ -127,7 +128,7 @@ class Figures(StatefulSink):
         self.opened[self.txn_types(fact.txn_type)] += 1
 
     def _stuck_changed(self, fact: StuckChanged) -> None:
-        if fact.cause is not None and fact.is_new:
+        if fact.is_new and fact.cause is not None:
             self.stuck[self.txn_types(fact.txn_type), fact.cause.value] += 1
 
     def _records_read(self, fact: RecordsRead) -> None:
@@ -147,7 +148,8 @@ class Figures(StatefulSink):
         self.finished[label, finished.outcome.value, self.statuses(label, kpis.status)] += 1
         if txn.replayed:
             self.replayed[label, finished.outcome.value] += 1
-        exemplar = (txn.txn_id[:MOST_EXEMPLAR_CHARS], finished.settled_at)
+        # One more than is shown, so that the cut can be seen.
+        exemplar = (txn.txn_id[: MOST_EXEMPLAR_CHARS + 1], finished.settled_at)
         if kpis.duration_s is not None:
             self.durations[label].observe(kpis.duration_s, exemplar)
         if fact.missed_objective:
@@ -183,10 +185,11 @@ class Figures(StatefulSink):
         figures = msgspec.msgpack.decode(b"".join(parts), type=SavedFigures)
         for name in COUNTERS:
             counter: Counter[Any] = getattr(self, name)
-            counter.update(dict(getattr(figures.counters, name)))
+            for labels, count in getattr(figures.counters, name):
+                counter[visible_labels(labels)] += count
         for name in HISTOGRAMS:
             for histogram in getattr(figures.histograms, name):
-                restore_histogram(getattr(self, name)[histogram.labels], histogram, figures.bounds)
+                restore_histogram(getattr(self, name)[visible_labels(histogram.labels)], histogram, figures.bounds)
         self.settled_by_timeout = figures.settled_by_timeout
         self.txn_types.restore(*figures.txn_types)
         self.steps.restore(*figures.pairs.steps)

@@ -3,12 +3,14 @@
 from bisect import bisect_left
 from collections.abc import Mapping
 from math import inf
+from operator import add
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from txninsightd.core.histogram import Exemplar, Histogram
 from txninsightd.core.saved_values import Count
+from txninsightd.visible_text import visible
 
 MOST_COUNTED = 2**53
 """More observations than this are not possible: floats could not tell the number from the next one."""
@@ -77,15 +79,22 @@ def saved_histograms(histograms: Mapping[Labels, Histogram]) -> list[SavedHistog
     return [SavedHistogram(labels, h.counts, h.sum, h.exemplars) for labels, h in histograms.items()]
 
 
+def visible_labels(saved: Labels) -> Labels:
+    """One label or several as they are shown now; an older version saved them as the events had them."""
+    labels: Any = visible(saved) if isinstance(saved, str) else tuple(map(visible, saved))  # type: ignore[call-overload]
+    return labels  # type: ignore[no-any-return]
+
+
 def restore_histogram(histogram: Histogram, saved: SavedHistogram[Any], bounds: list[float]) -> None:
-    """Fill an empty histogram. Raises ValueError when the saved counts do not fit the saved bounds."""
+    """Add to a histogram what was saved. Raises ValueError when the saved counts do not fit the saved bounds."""
     if len(saved.counts) != len(bounds) + 1:
         raise ValueError("a histogram with other buckets than it names")
     if sum(saved.counts) > MOST_COUNTED:
         raise ValueError("a histogram that has counted more than is possible")
-    histogram.sum = saved.sum
+    histogram.sum += saved.sum
     if bounds == list(histogram.bounds):
-        histogram.counts, histogram.exemplars = saved.counts, saved.exemplars
+        histogram.counts = list(map(add, histogram.counts, saved.counts))
+        histogram.exemplars |= saved.exemplars
         return
     for bound, count in zip([*bounds, inf], saved.counts, strict=True):
         histogram.counts[bisect_left(histogram.bounds, bound)] += count

@@ -5,7 +5,7 @@ happened as facts (facts.py). What lifecycle.py says of a whole life at once, th
 
 - A step of an open transaction is appended and moves `last_at`; nothing else happens. Whatever could change a state
   (opens, closes, anything aborted or unknown, an event of a stuck transaction) makes the transaction *dirty*, and the
-  dirty ones are evaluated once, at the end of each message.
+  dirty ones are evaluated once, at the end of each message; if they are very many, some of them a little later.
 - A committed step triggers nothing. Only closes, and aborted or unknown offsets, are noted.
 - Time comes as `as_of` with the messages. It can only make a transaction stuck or settle it, so a transaction that
   waits for it stands in a wheel and is evaluated when it falls due.
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from txninsightd.core import our_clock
+from txninsightd.core.agenda import Agenda
 from txninsightd.core.archive import Archive
 from txninsightd.core.deadlines import drop
 from txninsightd.core.events import Judged
@@ -38,6 +40,7 @@ from txninsightd.core.intake import Intake
 from txninsightd.core.kpis import type_of
 from txninsightd.core.life_key import LifeKey, key_of
 from txninsightd.core.lifecycle import earliest_open
+from txninsightd.core.portions import portions
 from txninsightd.core.rules import JudgingRules, Rules
 from txninsightd.core.settlement import Settlement
 from txninsightd.core.stuck import StuckTracker
@@ -52,6 +55,7 @@ from txninsightd.vocabulary import (
     Outcome,
     PartitionRef,
     Seen,
+    SeenTopic,
     Sightings,
     State,
     View,
@@ -66,8 +70,8 @@ REJUDGED_A_STEP = 100
 SETTLED_A_STEP = 100
 """Transactions settled before their facts are handed on, while the processor's caches still hold them."""
 
-PROGRESS_EVERY = 5_000
-"""After so many transactions evaluated in one call, `on_progress` is called."""
+EVALUATED_A_STEP = 500
+"""Transactions evaluated in one call, at most; the others of a message are evaluated when `settle` is called."""
 
 Message = Sightings | Coverage | Seen | Discovery
 
@@ -76,14 +80,14 @@ class Ledger:
     """All live transactions. `start_at`: the moment at which reading began, if not at the beginning of the topics.
 
     `judged_by`: the rules by which every live transaction was judged; None while a reload evaluates them again.
-    `on_progress`: called now and then in a long call.
+    `agenda`: what is still to be evaluated after the latest messages. `our_clock`: the one that gave all moments that
+    are not those of events.
     """
 
     def __init__(self, rules: Rules, start_at: float = UNSEEN) -> None:
         self.rules = rules
         self.judged_by: JudgingRules | None = rules.judging
         self.live: dict[str, Transaction] = {}
-        self.on_progress: Callable[[], None] = lambda: None
         self._facts = FactBuffer()
         self.topics = Topics()
         self.partitions = self.topics.partitions
@@ -100,8 +104,9 @@ class Ledger:
             Seen: self._seen,
             Discovery: self._discovered,
         }
-        self._dirty: dict[Transaction, None] = {}
+        self.agenda = Agenda()
         self.intake = Intake(self.live, self.archive, self.eviction, self._facts, start_at)
+        self.our_clock = our_clock.NOT_KNOWN
         self._now = NOT_KNOWN
 
     # --- Calls that return facts. `now` in epoch seconds --------------------------------------------------------------
@@ -112,18 +117,23 @@ class Ledger:
         self._handlers[type(message)](message)
         return self._facts.take()
 
-    def settle(self, now: float) -> Iterator[list[Fact]]:
-        """Emit, once and for all, every transaction whose outcome is final, and evict what there is no room for.
+    def in_portions(self, message: Message) -> Iterator[Message]:
+        """The same message as several, each to be applied in a few milliseconds; anything may happen in between."""
+        if isinstance(message, Coverage) and (partition := self.topics.partition_of(message)) is not None:
+            return portions(message, partition)
+        return iter([message])
 
-        Thousands may be final at once, so their facts come in portions; all are to be taken before the next call. The
-        cost grows with the partitions, so this is called once for all messages that arrived together.
+    def settle(self, now: float) -> Iterator[list[Fact]]:
+        """Evaluate what is left, then emit, once and for all, every transaction whose outcome is final, and evict.
+
+        Millions may be final at once, so the facts come in portions. Messages may be applied between two of them, and
+        snapshots taken; a caller that never takes the rest only settles later.
         """
         self._now = now
-        for i, txn in enumerate(self.settlement.ripe(self.partitions), 1):
-            self._finish(txn)
-            if not i % SETTLED_A_STEP:
-                self.on_progress()
-                yield self._facts.take()
+        yield from self._evaluate_all()
+        while self._settle_some():
+            yield self._facts.take()
+            yield from self._evaluate_all()
         for txn, limit in self.eviction.victims(self.live):
             self._facts.limit_hit(limit)
             self._give_up(txn, Outcome.EVICTED)
@@ -200,11 +210,36 @@ class Ledger:
     def start_reading(self, now: float) -> None:
         """Reading begins, or goes on, at `now`: nothing new is called stuck until both views have seen beyond it."""
         self.stuck_tracker.start_reading(now)
+        seen = max((max(p.monitor_as_of, p.validator_as_of) for p in self.partitions.values()), default=UNSEEN)
+        if max(seen, self.watermark.discovered_at) > now:
+            # The clock was ahead before a restart of the machine, nobody knows how far: nothing was learnt after now.
+            self._correct(lambda moment: min(moment, now))
+
+    def clock_stepped(self, by_s: float, now: float) -> list[Fact]:
+        """Our clock was found to be stepped by so many seconds; `now` is told by it as it is from here on.
+
+        All moments that it gave are what they were plus the step. Waits that were running do not run over a leap
+        forward, and nothing new is called stuck until both views have seen beyond `now`: with readers that are well, a
+        second or two.
+        """
+        self._now = now
+        self._correct(lambda moment: moment + by_s)
+        self.watermark.pauses.clock_stepped(by_s, now)
+        self.stuck_tracker.start_reading(now)
+        return self._facts.take()
+
+    def _correct(self, move: Callable[[float], float]) -> None:
+        """Replace each moment that our clock gave, and look at all live transactions again."""
         for partition in self.partitions.values():
-            # If a clock was set back, `as_of` would lie in the future, and silence unseen would count as seen.
-            partition.monitor_as_of = min(partition.monitor_as_of, now)
-            partition.validator_as_of = min(partition.validator_as_of, now)
-        self.watermark.not_beyond(now)
+            partition.move_moments(move)
+        self.watermark.move_moments(move)
+        for txn in self.live.values():
+            if txn.notes or txn.deciding is not None:
+                txn.move_moments(move)
+        self.settlement.move_moments(self.live.values(), move)
+        self.archive.move_moments(move)
+        self.intake.start_at = move(self.intake.start_at)
+        self.agenda.add(self.live.values())
 
     def restore_judging(self, judging: JudgingRules, judged: bool) -> None:
         """Judge as the snapshot did until rules are adopted. `judged`: whether all live ones had been judged so."""
@@ -259,8 +294,10 @@ class Ledger:
                 self._retire(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
             self.topics.mark_missing(message)
             self.watermark.discovered_at = max(self.watermark.discovered_at, message.asked_at)
-        self._dirty.update(dict.fromkeys(self.watermark.advance(None)))
-        self._evaluate_dirty()
+        self.watermark.partitions_changed()
+        self.agenda.add(self.watermark.advance(None))
+        self._evaluate_some()
+        self._notice_catch_up()
 
     def _retire(self, partition: PartitionState, now: float, unread: bool) -> None:
         """Its topic was deleted: what has no verdict never gets one. `unread`: some of it may never have been read."""
@@ -273,11 +310,12 @@ class Ledger:
         if unread:
             self._note_gap(partition, now)
         partition.gone = partition.void = True
+        self.watermark.partitions_changed()
 
     def _note_gap(self, partition: PartitionState, passed_at: float) -> None:
         self.watermark.gap(partition, passed_at)
         # Only the stuck ones are evaluated: one that waits is asked about gaps when it falls due.
-        self._dirty.update(dict.fromkeys(self.stuck.values()))
+        self.agenda.add(self.stuck.values())
 
     def _count_records(self, view: View, topic: str, results: dict[str, int]) -> None:
         if results:
@@ -292,7 +330,7 @@ class Ledger:
         applied = partition.monitor_offset
         if message.to_offset > applied:
             self._count_records(View.MONITOR, message.topic, message.results)
-        self.intake.take(partition, message, self._dirty)
+        self.intake.take(partition, message, self.agenda.added)
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
         # Gap and outage lie before the message's `as_of`: what falls due by that must be judged with both known.
@@ -300,43 +338,52 @@ class Ledger:
             self._note_gap(partition, message.read_at)
         self._note_outage(message.outage_from, message.as_of)
         # 0 is larger than UNSEEN, and yet no moment that was seen.
-        if message.as_of > max(partition.monitor_as_of, NOT_KNOWN):
-            partition.monitor_as_of = message.as_of
-            self._dirty.update(dict.fromkeys(self.watermark.advance(partition)))
+        if message.as_of > NOT_KNOWN and self.watermark.seen_by_monitor(partition, message.as_of):
+            self.agenda.add(self.watermark.advance([partition]))
         self._update(partition)
 
     def _note_outage(self, began: float, ended: float) -> None:
         """The broker did not answer for a while: stuck ones, and those about to settle as aborted, get more time."""
-        if began and self.watermark.outage(began, ended):
+        if began and self.watermark.pauses.outage(began, ended):
             # One in a wheel falls due as before, and then waits for longer. But when an abort may settle stands in its
             # ending.
-            self._dirty.update(dict.fromkeys(self.stuck.values()))
-            self._dirty.update((txn, None) for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
+            self.agenda.add(self.stuck.values())
+            self.agenda.add(txn for txn in self.live.values() if txn.ending and txn.ending.wholly_aborted)
 
-    # --- How far all was seen ----------------------------------------------------------------------------------------
+    # --- How far was seen ---------------------------------------------------------------------------------------------
 
     def _seen(self, message: Seen) -> None:
+        moved = []
         for topic in message.topics:
-            outages, is_monitor = dict(topic.outages), message.view is View.MONITOR
-            stable_offsets = topic.stable_offsets or [-1] * len(topic.partitions)
-            columns = zip(topic.partitions, topic.as_ofs, topic.end_offsets, stable_offsets, strict=True)
-            for number, as_of, end_offset, stable_offset in columns:
-                partition = self.partitions[PartitionRef(topic.topic, number, topic.incarnation)]
-                if partition.void:
-                    continue
-                if is_monitor:
-                    partition.monitor_end = max(partition.monitor_end, end_offset)
-                    # The outage lies before the `as_of`: what falls due by that must be judged with it known.
-                    self._note_outage(outages.get(number, NOT_KNOWN), as_of)
-                    if as_of > max(partition.monitor_as_of, NOT_KNOWN):
-                        partition.monitor_as_of = as_of
-                        self._dirty.update(dict.fromkeys(self.watermark.advance(partition)))
-                else:
-                    partition.validator_end = max(partition.validator_end, end_offset)
-                    partition.stable_offset = max(partition.stable_offset, stable_offset)
-                    if as_of > max(partition.validator_as_of, NOT_KNOWN):
-                        partition.validator_as_of = as_of
-                self._update(partition)
+            ended_at = dict(zip(topic.partitions, topic.as_ofs, strict=True)) if topic.outages else {}
+            for number, began in topic.outages:
+                self._note_outage(began, ended_at[number])
+            moved += self._see(message.view, topic)
+        if message.view is View.MONITOR:
+            self.agenda.add(self.watermark.advance(moved))
+        for partition in moved:
+            # Most have none.
+            if partition.pending_closes:
+                self._look_at_closes(partition)
+        self._end_message()
+
+    def _see(self, view: View, topic: SeenTopic) -> list[PartitionState]:
+        """Take in how far the partitions of a topic were seen; returns those of which that is news."""
+        moved = []
+        monitor, watermark = view is View.MONITOR, self.watermark
+        for i, number in enumerate(topic.partitions):
+            partition = self.topics.partition_at(PartitionRef(topic.topic, number, topic.incarnation))
+            if partition is None:
+                continue
+            moved.append(partition)
+            if monitor:
+                partition.monitor_end = max(partition.monitor_end, topic.end_offsets[i])
+                watermark.seen_by_monitor(partition, topic.as_ofs[i] or UNSEEN)
+            else:
+                partition.validator_end = max(partition.validator_end, topic.end_offsets[i])
+                partition.stable_offset = max(partition.stable_offset, topic.stable_offsets[i])
+                watermark.seen_by_validator(partition, topic.as_ofs[i] or UNSEEN)
+        return moved
 
     # --- Verdicts -----------------------------------------------------------------------------------------------------
 
@@ -347,41 +394,57 @@ class Ledger:
         self._count_records(View.VALIDATOR, message.topic, partition.cover(message))
         partition.validator_end = max(partition.validator_end, message.end_offset)
         partition.stable_offset = max(partition.stable_offset, message.stable_offset)
-        if message.as_of > max(partition.validator_as_of, NOT_KNOWN):
-            partition.validator_as_of = message.as_of
+        if message.as_of > NOT_KNOWN:
+            self.watermark.seen_by_validator(partition, message.as_of)
         self._update(partition)
 
     def _update(self, partition: PartitionState) -> None:
         """Bring verdicts, states and causes up to date after a message about this partition."""
         self._decide(partition)
+        self._look_at_closes(partition)
+        self._end_message()
+
+    def _look_at_closes(self, partition: PartitionState) -> None:
         first = partition.pending_closes[0].txn if partition.pending_closes else None
         if first is not None and first.cause is not None:
             # The first pending close may lie at the last stable offset by now, and then its cause is another one.
-            self._dirty[first] = None
-        self._dirty.update(self.stuck_tracker.take_look_again())
-        for close in partition.close_deadlines.due(partition.both_as_of):
-            if close.txn is not None:
-                self._dirty[close.txn] = None
-        self._evaluate_dirty()
-        if self.stuck_tracker.awaits_catch_up:
-            self._dirty.update(self.stuck_tracker.end_warm_up())
-            self._evaluate_dirty()
-            self.stuck_tracker.notice_catch_up()
+            self.agenda.add([first])
+        self.agenda.add(c.txn for c in partition.close_deadlines.due(partition.both_as_of) if c.txn is not None)
+
+    def _end_message(self) -> None:
+        self.agenda.add(self.stuck_tracker.take_look_again())
+        self._evaluate_some()
+        self._notice_catch_up()
 
     def _decide(self, partition: PartitionState) -> None:
         undecided = partition.undecided
-        give_verdicts(partition, self.live, self._dirty)
+        give_verdicts(partition, self.live, self.agenda.added)
         self.settlement.decided(partition)
         self.eviction.undecided += partition.undecided - undecided
 
     # --- Evaluation ---------------------------------------------------------------------------------------------------
 
-    def _evaluate_dirty(self) -> None:
-        dirty, self._dirty = self._dirty, {}
-        for i, txn in enumerate(dirty, 1):
-            self._evaluate(txn)
-            if not i % PROGRESS_EVERY:
-                self.on_progress()
+    def _evaluate_all(self) -> Iterator[list[Fact]]:
+        while self.agenda:
+            self._evaluate_some()
+            self._notice_catch_up()
+            yield self._facts.take()
+
+    def _evaluate_some(self) -> None:
+        left = EVALUATED_A_STEP
+        # What the evaluations add comes at once, too, if there is room.
+        while left > 0 and (portion := self.agenda.take(left)):
+            left -= len(portion)
+            for txn in portion:
+                self._evaluate(txn)
+
+    def _notice_catch_up(self) -> None:
+        """End the warm-up when it is time, and evaluate what it has withheld."""
+        if self.stuck_tracker.awaits_catch_up and not self.agenda:
+            self.agenda.add(self.stuck_tracker.end_warm_up())
+            self._evaluate_some()
+            if not self.agenda:
+                self.stuck_tracker.notice_catch_up()
 
     def _evaluate(self, txn: Transaction) -> None:
         # It may be finished since it became dirty, or its id may belong to a newer life.
@@ -415,6 +478,14 @@ class Ledger:
             txn.standing = standing
 
     # --- The end of a life --------------------------------------------------------------------------------------------
+
+    def _settle_some(self) -> bool:
+        """Settle some of those that are ripe; returns whether there were any."""
+        settled = 0
+        for txn in islice(self.settlement.ripe(self.partitions), SETTLED_A_STEP):
+            self._finish(txn)
+            settled += 1
+        return settled > 0
 
     def _finish(self, txn: Transaction) -> None:
         assert txn.ending is not None

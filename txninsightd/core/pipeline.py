@@ -37,10 +37,22 @@ class Pipeline:
 
     def settle(self, now: float) -> None:
         """Settle what is final, and end the round of messages that was applied since the last call."""
+        for _ in self.settling(now):
+            pass
+
+    def settling(self, now: float) -> Iterator[None]:
+        """The same in short steps, between which anything else may be called."""
+        # Not `now` below: by the next step it is past.
+        self._now = now
         for facts in self.ledger.settle(now):
-            self._hand_over(facts, now)
+            self._hand_over(facts, self._now)
+            yield
         for sink in self._sinks:
             sink.end_round()
+
+    def clock_stepped(self, by_s: float, now: float) -> list[Fact]:
+        """Our clock was found to be stepped by so many seconds; `now` is told by it as it is from here on."""
+        return self._hand_over(self.ledger.clock_stepped(by_s, now), now)
 
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone."""

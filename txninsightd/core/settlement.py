@@ -11,15 +11,14 @@ Where events are colocated, a closed one is ripe at once.
 A transaction may be settled later than possible, but never with another result. `settle_max_s` bounds the wait.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
-from itertools import accumulate, count
+from itertools import count
 from math import ceil
-from typing import NamedTuple
 
 from txninsightd.core.events import Judged
-from txninsightd.core.lifecycle import ENDED, NEVER, latest_abort
+from txninsightd.core.lifecycle import ENDED, latest_abort
 from txninsightd.core.transaction import UNSEEN, Ending, Transaction
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.core.watermark import Watermark
@@ -38,7 +37,7 @@ class Cohort:
 
     def __init__(self) -> None:
         self.decided_at = UNSEEN
-        self.waiting: list[tuple[Transaction, Ending]] = []
+        self.waiting: deque[tuple[Transaction, Ending]] = deque()
 
     def add(self, txn: Transaction, ending: Ending) -> None:
         """Add one more."""
@@ -75,22 +74,18 @@ class Cohorts:
             cohort = self._cohorts[self._moments[0]]
             if cohort:
                 return self._moments[0], cohort
-            self.take_first()
+            del self._cohorts[heappop(self._moments)]
         return None
 
-    def take_first(self) -> list[tuple[Transaction, Ending]]:
-        """Take out the earliest cohort."""
-        return self._cohorts.pop(heappop(self._moments)).waiting
-
     def take_before(self, moment: float) -> Iterator[tuple[Transaction, Ending]]:
-        """Take out all with an earlier moment."""
+        """Take out all with an earlier moment, one after the other; others may come and go in between."""
         while (first := self.first()) is not None and first[0] < moment:
-            yield from self.take_first()
+            yield first[1].waiting.popleft()
 
     def compact(self) -> int:
         """Remove those that wait no more; returns how many are left."""
         for cohort in self._cohorts.values():
-            cohort.waiting = [(txn, ending) for txn, ending in cohort.waiting if txn.ending is ending]
+            cohort.waiting = deque((txn, ending) for txn, ending in cohort.waiting if txn.ending is ending)
         self._cohorts = {moment: cohort for moment, cohort in self._cohorts.items() if cohort.waiting}
         self._moments = sorted(self._cohorts)
         return len(self)
@@ -99,16 +94,34 @@ class Cohorts:
         return sum(len(cohort.waiting) for cohort in self._cohorts.values())
 
 
-class Seen(NamedTuple):
-    """How far every partition was seen: ascending `as_of`s, and the smallest "read past" up to each of them."""
+class ReadPast:
+    """Whether every partition is beyond a cohort: seen past its decision, or read past its key.
 
-    as_ofs: list[float]
-    read_past: list[float]
+    Partitions only go forward, so the one that was behind last is asked first, and those that it was asked after are
+    not asked again for the same cohort. The cost of a cohort is one question to each partition, however often the
+    whole is asked.
+    """
 
-    def read_past_where_not_seen(self, decided_at: float) -> float:
-        """The smallest "read past" over the partitions whose `as_of` is not beyond `decided_at`."""
-        i = bisect_right(self.as_ofs, decided_at)
-        return self.read_past[i - 1] if i else NEVER
+    def __init__(self, watermark: Watermark) -> None:
+        self._watermark = watermark
+        self._asked_for = (UNSEEN, UNSEEN, 0)
+        self._left: list[PartitionState] = []
+
+    def is_beyond(self, key: float, decided_at: float) -> bool:
+        """`key`: record timestamp + lateness."""
+        if self._watermark.discovered_at <= decided_at:
+            # A partition that is not found yet may hold anything.
+            return False
+        asked_for = (key, decided_at, self._watermark.changes)
+        if self._asked_for != asked_for:
+            self._asked_for, self._left = asked_for, list(self._watermark.present())
+        left = self._left
+        while left:
+            partition = left[-1]
+            if not partition.gone and partition.monitor_as_of <= decided_at and partition.read_past <= key:
+                return False
+            left.pop()
+        return True
 
 
 class Settlement:
@@ -126,7 +139,8 @@ class Settlement:
         self._by_decided = Cohorts()
         self._by_key = Cohorts()
         self._aborted: dict[PartitionRef | None, Queue] = {}
-        self._ready: list[tuple[Transaction, Ending]] = []
+        self._read_past = ReadPast(watermark)
+        self._ready: deque[tuple[Transaction, Ending]] = deque()
         self._parked: dict[PartitionRef, Queue] = {}
         # Breaks ties in the heaps, where transactions cannot be compared.
         self._serial = count()
@@ -160,7 +174,7 @@ class Settlement:
     def final(self) -> set[Transaction]:
         """Those that only wait for the verdicts of their own events."""
         parked = [(txn, ending) for queue in self._parked.values() for _, _, txn, ending in queue]
-        return {txn for txn, ending in parked + self._ready if txn.ending is ending}
+        return {txn for txn, ending in (*parked, *self._ready) if txn.ending is ending}
 
     def restore(self, txn: Transaction, ending: Ending, final: bool) -> None:
         """Let a transaction wait as it did when the snapshot was taken; `final`: for verdicts only."""
@@ -169,6 +183,18 @@ class Settlement:
             self._ready.append((txn, ending))
         else:
             self._enqueue(txn, ending)
+
+    def move_moments(self, live: Iterable[Transaction], move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave, and queue all anew that wait."""
+        final = self.final()
+        self._by_decided, self._by_key, self._read_past = Cohorts(), Cohorts(), ReadPast(self._watermark)
+        self._aborted, self._parked, self._ready = {}, {}, deque()
+        self.given_up = 0
+        for txn in live:
+            ending = txn.ending
+            if ending is not None:
+                key = move(ending.key) if ending.wholly_aborted else ending.key
+                self.restore(txn, Ending(key, move(ending.decided_at), ending.wholly_aborted), txn in final)
 
     def release(self, txn: Transaction) -> None:
         """It no longer waits for its ending."""
@@ -204,10 +230,13 @@ class Settlement:
     # --- Out ----------------------------------------------------------------------------------------------------------
 
     def ripe(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[Transaction]:
-        """Those that may be settled now. The caller settles each before it asks for the next."""
+        """Those that may be settled now. The caller settles each before it asks for the next.
+
+        Between two of them anything else may happen; one that was not taken yet still waits.
+        """
         if self.given_up > self._compact_at:
             self._compact()
-        for txn, ending in self._final(partitions):
+        for txn, ending in self._final():
             if txn.ending is not ending:
                 continue
             # Wholly aborted ones have nothing pending; colocated, what pends lies beyond the close, or is a breach.
@@ -218,43 +247,32 @@ class Settlement:
                 ref, offset = pending
                 heappush(self._parked.setdefault(ref, []), (offset, next(self._serial), txn, ending))
 
-    def _final(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
-        ready, self._ready = self._ready, []
-        yield from ready
-        for ref, queue in self._aborted.items():
+    def _final(self) -> Iterator[tuple[Transaction, Ending]]:
+        while self._ready:
+            yield self._ready.popleft()
+        for ref, queue in list(self._aborted.items()):
             as_of = self._watermark.seen_everywhere() if ref is None else self._watermark.seen_in(ref)
             # Obsolete endings leave as well, and `ripe` skips them.
             while queue and (queue[0][0] < as_of or queue[0][2].ending is not queue[0][3]):
                 yield heappop(queue)[2:]
         if not self._colocated:
-            yield from self._closed(partitions)
+            yield from self._closed()
+
+    def _closed(self) -> Iterator[tuple[Transaction, Ending]]:
+        yield from self._by_decided.take_before(self._watermark.read_everywhere())
+        # A later cohort that was decided earlier might be ripe; it waits, so that the queue need not be searched.
+        while (first := self._by_key.first()) is not None and self._read_past.is_beyond(first[0], first[1].decided_at):
+            yield first[1].waiting.popleft()
 
     def _compact(self) -> None:
         """Remove obsolete endings, which would keep finished transactions in memory; a fixed cost for each of them."""
         left = self._by_decided.compact() + self._by_key.compact()
-        self._ready = [(txn, ending) for txn, ending in self._ready if txn.ending is ending]
+        self._ready = deque((txn, ending) for txn, ending in self._ready if txn.ending is ending)
         for queue in (*self._aborted.values(), *self._parked.values()):
             queue[:] = [entry for entry in queue if entry[2].ending is entry[3]]
             queue.sort()
             left += len(queue)
         self.given_up, self._compact_at = 0, max(LEAST_COMPACTED, left)
-
-    def _closed(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[tuple[Transaction, Ending]]:
-        seen = self._seen(partitions)
-        yield from self._by_decided.take_before(seen.as_ofs[0])
-        while (first := self._by_key.first()) is not None:
-            key, cohort = first
-            # A later cohort that was decided earlier might be ripe; it waits, so that the queue need not be searched.
-            if key >= seen.read_past_where_not_seen(cohort.decided_at):
-                return
-            yield from self._by_key.take_first()
-
-    def _seen(self, partitions: Mapping[PartitionRef, PartitionState]) -> Seen:
-        discovered_at = self._watermark.discovered_at
-        present = [(min(p.monitor_as_of, discovered_at), p.read_past) for p in partitions.values() if not p.gone]
-        # The one added stands for partitions that are not found yet: seen up to the last look, and read past nothing.
-        steps = sorted([*present, (discovered_at, UNSEEN)])
-        return Seen([as_of for as_of, _ in steps], list(accumulate((past for _, past in steps), min)))
 
 
 def _own_pending(

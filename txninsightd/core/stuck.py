@@ -59,22 +59,19 @@ class StuckTracker:
     def end_warm_up(self) -> dict[Transaction, None]:
         """End the warm-up once both views have seen beyond its start; returns what must be evaluated again."""
         withheld: dict[Transaction, None] = {}
-        if self.warming_up and self._seen_by_both() > self._warming_up_since:
+        if self.warming_up and self._watermark.seen_everywhere_by_both() > self._warming_up_since:
             self._warming_up_since = NOT_WARMING_UP
             withheld, self._withheld = self._withheld, {}
         return withheld
 
     def notice_catch_up(self) -> None:
         """What becomes stuck from the first catch-up on is new. To be called once what was withheld is evaluated."""
-        self.caught_up = self.caught_up or (not self.warming_up and self._seen_by_both() > UNSEEN)
+        self.caught_up = self.caught_up or (not self.warming_up and self._watermark.seen_everywhere_by_both() > UNSEEN)
 
     @property
     def awaits_catch_up(self) -> bool:
         """Whether one of the two above has anything to do."""
         return self.warming_up or not self.caught_up
-
-    def _seen_by_both(self) -> float:
-        return min((p.both_as_of for p in self._partitions.values() if not p.gone), default=UNSEEN)
 
     # --- What is looked at again --------------------------------------------------------------------------------------
 
@@ -171,7 +168,7 @@ class StuckTracker:
                 both_as_of=lambda ref: self._partitions[ref].both_as_of,
                 last_stable_offset=lambda ref: self._partitions[ref].last_stable_offset,
                 maybe_unread=self._watermark.maybe_unread(txn),
-                outages=self._watermark.outages,
+                outages=self._watermark.pauses.all,
                 last_at=txn.last_at,
             )
         )
@@ -187,10 +184,10 @@ class StuckTracker:
             self._withheld[txn] = None
             return
         since = stuck.since if stuck is not None else 0.0
-        self._facts.add(StuckChanged(txn.txn_id, txn.txn_type, txn.cause, cause, since, now, self.caught_up))
+        is_new = cause is not None and txn.stuck_for(cause) and self.caught_up
+        self._facts.add(StuckChanged(txn.txn_id, txn.txn_type, txn.cause, cause, since, now, is_new))
         txn.cause, txn.since = cause, since
         if cause is None:
             del self.stuck[txn.txn_id]
         else:
-            txn.stuck_for(cause)
             self.stuck[txn.txn_id] = txn

@@ -9,7 +9,7 @@ such a transaction may be opened again.
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
 from typing import NamedTuple
@@ -56,6 +56,11 @@ class Tombstones:
     def restore(self, young: dict[int, int], young_since: float, sealed: Iterable[Generation]) -> None:
         """Take up the tombstones of a snapshot."""
         self._young, self._young_since, self._sealed = young, young_since, deque(sealed)
+
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave."""
+        self._young_since = move(self._young_since)
+        self._sealed = deque(g._replace(sealed_at=move(g.sealed_at)) for g in self._sealed)
 
     def __len__(self) -> int:
         return len(self._young) + sum(len(g.hashes) for g in self._sealed)

@@ -41,7 +41,11 @@ class Topics:
 
     def partition_of(self, message: Sightings | Coverage) -> PartitionState | None:
         """The partition that a message is about; None when its topic was deleted meanwhile."""
-        partition = self.partitions[PartitionRef(message.topic, message.partition, message.incarnation)]
+        return self.partition_at(PartitionRef(message.topic, message.partition, message.incarnation))
+
+    def partition_at(self, ref: PartitionRef) -> PartitionState | None:
+        """The partition, which is known; None when its topic was deleted meanwhile."""
+        partition = self.partitions[ref]
         return None if partition.void else partition
 
     def identify(self, message: Discovery) -> list[PartitionState]:
@@ -75,6 +79,9 @@ class Topics:
             start_offset = known.monitor_offset if known is not None else found.start_offset
             partition = self.add(ref, start_offset, topic.topic_id)
             partition.absent_at = not_there_at
+            # Nothing can be unread of before it existed. (One that comes back may have been there, and not been shown.)
+            if known is None and found.as_of:
+                partition.monitor_as_of = partition.validator_as_of = found.as_of
             yield (
                 partition,
                 PartitionStart(

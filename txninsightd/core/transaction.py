@@ -5,6 +5,8 @@ committed, unless a note says otherwise; decided closes always have a note. So a
 holds its events and nothing else.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from txninsightd.core.deadlines import Bucket
@@ -114,6 +116,7 @@ class Transaction:
         "since",
         "standing",
         "state",
+        "stuck_after",
         "txn_id",
         "txn_type",
         "unknown_close",
@@ -143,6 +146,7 @@ class Transaction:
         self.cause: Cause | None = None
         self.since = 0.0
         self.causes: tuple[Cause, ...] = ()
+        self.stuck_after = UNSEEN  # `last_at` when it became stuck for the latest of its causes
         self.standing: Standing | None = None  # as it was last reported
         self.ending: Ending | None = None
         self.overtime = False
@@ -196,9 +200,25 @@ class Transaction:
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 
-    def stuck_for(self, cause: Cause) -> None:
-        """Keep one more cause."""
+    def stuck_for(self, cause: Cause) -> bool:
+        """It is stuck for this cause; returns whether that is another time than the last.
+
+        It is the same time if no event has come since: an outage that was learnt of late, or a clock that was set
+        right, may take a cause back for a while.
+        """
+        if self.causes and self.causes[-1] is cause and self.stuck_after == self.last_at:
+            return False
+        self.stuck_after = self.last_at
         self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
+        return True
+
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave, but for the ending, which the settlement keeps."""
+        for place, note in self.notes.items():
+            sighted_at = move(note.sighted_at) if note.sighted_at else 0.0
+            self.notes[place] = Note(note.verdict, move(note.decided_at), sighted_at)
+        if self.deciding is not None:
+            self.deciding = (*self.deciding[:3], move(self.deciding[3]))
 
     def close_decided(self, close: PendingClose, note: Note) -> None:
         """One of its closes has its verdict."""

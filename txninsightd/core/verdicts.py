@@ -11,15 +11,17 @@ are neither delivered nor sighted, so they need no treatment of their own.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 from txninsightd.core.deadlines import Deadlines, drop
 from txninsightd.core.events import Judged
 from txninsightd.core.transaction import UNSEEN, Note, PendingClose, Transaction
 from txninsightd.offset_ranges import OffsetRanges
-from txninsightd.vocabulary import Coverage, PartitionRef, Verdict
+from txninsightd.vocabulary import Coverage, PartitionRef, Verdict, View
 
 LEAST_COMPACTED = 10_000
 """So many sightings or closes that are no longer needed may stay before they are removed."""
@@ -95,9 +97,26 @@ class PartitionState:
         self._sighted.extend(sighted)
         self.undecided = sum(len(s.offsets) for s in self._sighted)
 
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave."""
+        self.monitor_as_of = move(self.monitor_as_of)
+        self.validator_as_of = move(self.validator_as_of)
+        self.absent_at = move(self.absent_at)
+        self.waiting_since = move(self.waiting_since) if self.waiting_since else 0.0
+        self._waiting = deque(
+            msgspec.structs.replace(c, decided_at=move(c.decided_at), as_of=move(c.as_of) if c.as_of else 0.0)
+            for c in self._waiting
+        )
+        for close in self.pending_closes:
+            close.sighted_at = move(close.sighted_at)
+
     def order_pending_closes(self) -> None:
         """Sort the pending closes by offset, the order in which their verdicts come."""
         self.pending_closes = deque(sorted(self.pending_closes, key=attrgetter("offset")))
+
+    def as_of(self, view: View) -> float:
+        """The moment up to which the view has nothing unread."""
+        return self.monitor_as_of if view is View.MONITOR else self.validator_as_of
 
     @property
     def both_as_of(self) -> float:
@@ -120,6 +139,20 @@ class PartitionState:
             if i < len(sighted.offsets):
                 return sighted.offsets[i], sighted.txn_ids[i]
         return None
+
+    def every(self, most: int, low: int, high: int) -> Iterator[int]:
+        """The offset of each `most`-th sighting in (low, high), counted from `low`."""
+        skip = most
+        for sighted in self._sighted:
+            offsets = sighted.offsets
+            if offsets[0] >= high:
+                return
+            start, end = bisect_left(offsets, low), bisect_left(offsets, high)
+            for i in range(start + skip, end, most):
+                yield offsets[i]
+            if end > start:
+                # So many of the next batch come before its first one; none: that is its first sighting.
+                skip = (skip - (end - start)) % most
 
     def sight(self, offsets: list[int], txn_ids: list[str], to_offset: int, read_at: float) -> None:
         """The monitor has passed `to_offset`, with these sightings (ascending, none applied before)."""

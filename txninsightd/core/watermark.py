@@ -7,20 +7,22 @@ offset.)
 
 Two things suspend or delay the judgement. Where the monitor could not read a range (a *gap*), events may be missing of
 every transaction that may have lived then. While the broker did not answer (an *outage*), producers could not write
-either: a wait that was running when the outage began is lengthened by it, and ends no earlier than a grace after it.
+either: a wait that was running when the outage began is lengthened by it, and ends no earlier than a grace after it. So
+is one that was running when our clock leapt forward (pauses.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from txninsightd.core.deadlines import Deadlines
-from txninsightd.core.lifecycle import Outage, due_after
+from txninsightd.core.lifecycle import NEVER, due_after
+from txninsightd.core.minimum import Minimum
+from txninsightd.core.pauses import Pauses
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState
-from txninsightd.vocabulary import PartitionRef
+from txninsightd.vocabulary import PartitionRef, View
 
 MOST_GAPS = 1000
-MOST_OUTAGES = 1000
 
 
 class Gap(NamedTuple):
@@ -53,25 +55,67 @@ class Domain:
 
 
 class Watermark:
-    """The domains, the outages, and the moment of the last complete look for partitions (`discovered_at`)."""
+    """The domains, the pauses, and the moment of the last complete look for partitions (`discovered_at`).
+
+    `changes`: how often partitions came, went or fell back; between two of them each only goes forward.
+    """
 
     def __init__(self, colocated: bool, settle_max_s: float, retry_grace_s: float) -> None:
         self.discovered_at = UNSEEN
-        self.outages: list[Outage] = []
+        self.changes = 0
+        self.pauses = Pauses()
         self.settle_max_s = settle_max_s
         self.retry_grace_s = retry_grace_s
         self._colocated = colocated
         self._everywhere = Domain()
         self._domains: dict[PartitionRef, Domain] = {}
         self._partitions: dict[PartitionRef, PartitionState] = {}
+        # Kept, since thousands of partitions may each be heard of every second.
+        self._seen_by_monitor = Minimum(lambda: (p.monitor_as_of for p in self.present()), NEVER)
+        self._seen_by_validator = Minimum(lambda: (p.validator_as_of for p in self.present()), NEVER)
+        self._seen_by_both = Minimum(lambda: (p.both_as_of for p in self.present()), UNSEEN)
 
     def add(self, partition: PartitionState) -> None:
         """A partition may carry events from now on. Of a recreated topic it takes the part of the old one."""
         ref = _in_any_incarnation(partition.ref)
         self._partitions[ref] = partition
+        self.partitions_changed()
         # A domain outlives the topic: its `as_of` must not fall, and transactions wait in its wheel.
         if ref not in self._domains:
             self._domains[ref] = Domain() if self._colocated else self._everywhere
+
+    def present(self) -> Iterator[PartitionState]:
+        """The partitions that something may still come of."""
+        return (p for p in self._partitions.values() if not p.gone)
+
+    def partitions_changed(self) -> None:
+        """One came or went, or its `as_of` was changed otherwise than by the two methods below."""
+        self.changes += 1
+        self._seen_by_monitor.changed()
+        self._seen_by_validator.changed()
+        self._seen_by_both.changed()
+
+    def seen_by_monitor(self, partition: PartitionState, as_of: float) -> bool:
+        """The monitor has seen all of this partition up to `as_of`; returns whether that is news."""
+        before, both = partition.monitor_as_of, partition.both_as_of
+        if as_of <= before:
+            return False
+        partition.monitor_as_of = as_of
+        self._seen_by_monitor.rose(before)
+        self._seen_by_both.rose(both)
+        return True
+
+    def seen_by_validator(self, partition: PartitionState, as_of: float) -> None:
+        """The same of the validator."""
+        before, both = partition.validator_as_of, partition.both_as_of
+        if as_of > before:
+            partition.validator_as_of = as_of
+            self._seen_by_validator.rose(before)
+            self._seen_by_both.rose(both)
+
+    def seen_by(self, view: View) -> float:
+        """The smallest `as_of` of a view; NEVER without a partition."""
+        return (self._seen_by_monitor if view is View.MONITOR else self._seen_by_validator).value
 
     def domains(self) -> Iterator[tuple[PartitionRef | None, Domain]]:
         """All domains: by partition where events are colocated, else the one that is all of them."""
@@ -80,23 +124,26 @@ class Watermark:
             yield from self._domains.items()
 
     def restore(
-        self, discovered_at: float, outages: list[Outage], domains: list[tuple[PartitionRef | None, float, list[Gap]]]
+        self, discovered_at: float, pauses: Pauses, domains: list[tuple[PartitionRef | None, float, list[Gap]]]
     ) -> None:
         """Take up the watermark of a snapshot. The partitions must have been added before."""
-        self.discovered_at, self.outages = discovered_at, outages
+        self.discovered_at, self.pauses = discovered_at, pauses
         for ref, as_of, gaps in domains:
             domain = self._everywhere if ref is None else self._domains[ref]
             domain.as_of, domain.gaps = as_of, gaps
 
-    def not_beyond(self, now: float) -> None:
-        """Nothing can have been seen beyond now, even if the clock was ahead and has been set back since."""
-        self.discovered_at = min(self.discovered_at, now)
-        for domain in (self._everywhere, *self._domains.values()):
-            domain.as_of = min(domain.as_of, now)
+    def move_moments(self, move: Callable[[float], float]) -> None:
+        """Our clock was wrong: replace each moment that it gave. Pauses have their own rules (pauses.py)."""
+        self.partitions_changed()
+        self.discovered_at = move(self.discovered_at)
+        for domain in {id(d): d for d in (self._everywhere, *self._domains.values())}.values():
+            domain.as_of = move(domain.as_of)
+            domain.gaps = [Gap(g.ref, move(g.passed_at), move(g.seen_before)) for g in domain.gaps]
 
     def due_after(self, reference: float, wait_s: float) -> float:
-        """When a wait that began at `reference` is over, with the outages taken into account."""
-        return due_after(reference, wait_s, self.outages, self.retry_grace_s) if self.outages else reference + wait_s
+        """When a wait that began at `reference` is over, with the pauses taken into account."""
+        pauses = self.pauses.all
+        return due_after(reference, wait_s, pauses, self.retry_grace_s) if pauses else reference + wait_s
 
     def of(self, txn: Transaction) -> float:
         """The moment up to which nothing of this transaction can be unread."""
@@ -114,18 +161,25 @@ class Watermark:
             return self._everywhere.wheel
         return min((self._domain(event.ref) for event in txn.events), key=lambda domain: domain.as_of).wheel
 
-    def advance(self, partition: PartitionState | None) -> list[Transaction]:
-        """Take in the new `as_of` of one partition (None: of all); returns the transactions that fall due by it."""
+    def advance(self, partitions: Iterable[PartitionState] | None) -> list[Transaction]:
+        """Take in the new `as_of` of these partitions (None: of all); returns the transactions that fall due by it."""
         if self._colocated:
-            changed = self._partitions.values() if partition is None else [partition]
+            changed = self._partitions.values() if partitions is None else partitions
             return [txn for p in changed for txn in self._raise(self._domain(p.ref), p.monitor_as_of)]
         return self._raise(self._everywhere, self.seen_everywhere())
 
     def seen_everywhere(self) -> float:
         """The smallest monitor `as_of` of all present partitions, not beyond the last complete look. It may fall."""
         # Without a partition nothing was seen, silence included.
-        present = [p.monitor_as_of for p in self._partitions.values() if not p.gone]
-        return min(self.discovered_at, *present) if present else UNSEEN
+        return min(self.discovered_at, self._seen_by_monitor.value) if self._seen_by_monitor.value != NEVER else UNSEEN
+
+    def read_everywhere(self) -> float:
+        """The moment up to which no present partition has anything unread: without a partition, that of the look."""
+        return min(self.discovered_at, self._seen_by_monitor.value)
+
+    def seen_everywhere_by_both(self) -> float:
+        """The same of both views, whatever was looked for; UNSEEN without a partition."""
+        return self._seen_by_both.value
 
     def _domain(self, ref: PartitionRef) -> Domain:
         return self._domains[_in_any_incarnation(ref)]
@@ -136,7 +190,7 @@ class Watermark:
         domain.as_of = as_of
         return domain.wheel.due(as_of)
 
-    # --- Gaps and outages ---------------------------------------------------------------------------------------------
+    # --- Gaps ---------------------------------------------------------------------------------------------------------
 
     def gap(self, partition: PartitionState, passed_at: float) -> None:
         """The monitor passed a range of this partition that it could not read."""
@@ -158,16 +212,6 @@ class Watermark:
                 # Gaps are rare, so the events are only searched when there is one.
                 began = min(event.record_ts for event in txn.events)
                 yield from (gap for gap in domain.gaps if began <= gap.passed_at + self.settle_max_s)
-
-    def outage(self, began: float, ended: float) -> bool:
-        """The broker did not answer for a while. Overlapping outages become one. Returns whether this one is news."""
-        known = [o for o in self.outages if o.began <= ended and began <= o.ended]
-        merged = Outage(min([began, *(o.began for o in known)]), max([ended, *(o.ended for o in known)]))
-        if known == [merged]:
-            return False
-        # Ascending and disjoint, as `due_after` expects them.
-        self.outages = sorted([o for o in self.outages if o not in known] + [merged])[-MOST_OUTAGES:]
-        return True
 
 
 def _in_any_incarnation(ref: PartitionRef) -> PartitionRef:

@@ -118,7 +118,8 @@ STUCK = Definition(
     "txninsight_stuck_total",
     MetricType.COUNTER,
     ("txn_type", "cause"),
-    "How often a business transaction became stuck or changed its cause, after the first complete catch-up.",
+    "How often a business transaction became stuck or changed its cause, after the first complete catch-up. Without an "
+    "event in between, the same cause counts once.",
     counted=Counted.STATE,
 )
 REPLAYED_TRANSACTIONS_FINISHED = Definition(
@@ -281,6 +282,13 @@ CONFIG_LAST_RELOAD_SUCCESSFUL = Definition(
     (),
     "1 unless the latest reload was refused: then the log says why, and the former configuration stays in force.",
 )
+CLOCK_STEPS = Definition(
+    "txninsight_clock_steps_total",
+    MetricType.COUNTER,
+    (),
+    "How often the host's wall clock was set to another time while the daemon ran. All moments are corrected at once.",
+    counted=Counted.AGGREGATOR,
+)
 CHILD_UP = Definition("txninsight_child_up", MetricType.GAUGE, ("child",), "1 while this child process runs.")
 CHILD_RESTARTS = Definition(
     "txninsight_child_restarts_total",
@@ -321,6 +329,14 @@ CONSUMER_PAUSES = Definition(
     MetricType.COUNTER,
     ("child",),
     "How often this reader has paused its consumer because its queue was full (limits.queue_batches).",
+    counted=Counted.PARENT,
+)
+LOG_LINES_DROPPED = Definition(
+    "txninsight_log_lines_dropped_total",
+    MetricType.COUNTER,
+    ("process",),
+    "Lines of the log that this process could not write: the disk is full, or the log's reader has gone or does not "
+    "read. /readyz has a note for a minute.",
     counted=Counted.PARENT,
 )
 WARMING_UP = Definition(
@@ -370,6 +386,15 @@ CHECKPOINT_FALLBACKS = Definition(
     MetricType.COUNTER,
     (),
     "Checkpoints that were skipped at a start because they were damaged or of a newer version.",
+    counted=Counted.AGGREGATOR,
+)
+HTTP_REQUESTS_REFUSED = Definition(
+    "txninsight_http_requests_refused_total",
+    MetricType.COUNTER,
+    ("reason",),
+    "HTTP requests that were refused, or whose connection was ended: bad_request (no valid HTTP), host (a Host that is "
+    "not in http.allowed_hosts), slow_request, slow_reader, too_many_connections, busy (too many "
+    "listings or timelines at a time).",
     counted=Counted.AGGREGATOR,
 )
 COUNTERS_KEPT = Definition(

@@ -22,14 +22,16 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from txninsightd import __version__
-from txninsightd.core.figures import Figures
+from txninsightd.core.figures import MOST_EXEMPLAR_CHARS, Figures
 from txninsightd.core.histogram import Histogram
 from txninsightd.core.labels import UNNAMED
+from txninsightd.core.lifecycle import NEVER
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import Definition
-from txninsightd.expose.partitions import as_of, lag_records, lso_age_s
+from txninsightd.expose.partitions import lag_records, lso_age_s
 from txninsightd.expose.source import Source
+from txninsightd.visible_text import visible, visible_start
 from txninsightd.vocabulary import OVERFLOW, Cause, Outcome, RecordResult, View
 
 STATES = ("open", "tentatively_closed", "stuck", "aborted")
@@ -102,8 +104,10 @@ class LedgerCollector(Collector):
 
     def _objectives(self, types: list[str]) -> Iterator[Metric]:
         missed = self._source.figures.objective_missed
+        objectives = self._source.ledger.rules.objectives
+        by_label = {visible(txn_type): objective for txn_type, objective in objectives.by_type.items()}
         # The types behind `__overflow__` share no objective.
-        wanted = {t: self._source.ledger.rules.objectives.of(t) for t in types if t != OVERFLOW}
+        wanted = {t: by_label.get(t, objectives.usual) for t in types if t != OVERFLOW}
         durations = {(t,): o.duration_s for t, o in wanted.items() if o.duration_s is not None}
         ages = {(t,): o.open_age_s for t, o in wanted.items() if o.open_age_s is not None}
         yield simple(catalogue.OBJECTIVE, durations)
@@ -154,9 +158,10 @@ class LedgerCollector(Collector):
         return counts
 
     def _view_age_s(self, view: View) -> float:
-        present = [as_of(p, view) for p in self._source.ledger.partitions.values() if not p.gone]
-        # Before a view's first catch-up (UNSEEN is minus infinity) its age is that of the aggregator.
-        seen = max(min(present, default=0.0), self._source.started_at)
+        seen = self._source.ledger.watermark.seen_by(view)
+        # Before a view's first catch-up (UNSEEN is minus infinity), and without a partition (NEVER), its age is that of
+        # the aggregator.
+        seen = self._source.started_at if seen == NEVER else max(seen, self._source.started_at)
         return max(0.0, self._source.now() - seen)
 
     # --- The daemon ---------------------------------------------------------------------------------------------------
@@ -168,10 +173,13 @@ class LedgerCollector(Collector):
         reloads = self._source.reloads
         yield simple(catalogue.CONFIG_RELOADS, {("applied",): reloads.applied, ("refused",): reloads.refused})
         yield simple(catalogue.CONFIG_LAST_RELOAD_SUCCESSFUL, {(): int(reloads.good)})
+        yield simple(catalogue.CLOCK_STEPS, {(): self._source.clock_steps})
         yield simple(catalogue.CHILD_UP, {(child.name,): int(child.up) for child in children})
         yield simple(catalogue.CHILD_RESTARTS, {(child.name,): child.restarts for child in children})
         ages_s = self._source.heartbeat_ages_s()
         yield simple(catalogue.CHILD_HEARTBEAT_AGE, {(name,): age_s for name, age_s in ages_s.items()})
+        dropped = self._source.dropped_log_lines()
+        yield simple(catalogue.LOG_LINES_DROPPED, {(process,): lines for process, lines in dropped.items()})
         yield simple(catalogue.WARMING_UP, {(): int(self._source.warming_up())})
         yield from self._checkpoints()
 
@@ -189,7 +197,7 @@ class LedgerCollector(Collector):
 def known_types(figures: Figures, configured: Iterable[str]) -> list[str]:
     """The values of the label `txn_type`: configured types and seen types."""
     gauges = figures.gauges
-    named = [*configured, *figures.txn_types.named]
+    named = [*map(visible, configured), *figures.txn_types.named]
     seen = [txn_type for counts in (figures.opened, figures.durations, gauges.partial) for txn_type in counts]
     by_state = [key[0] for counts in (gauges.live, figures.finished) for key in counts]
     # A dict keeps the order of samples stable, which monotonic_counters.py handles fastest.
@@ -208,14 +216,15 @@ class TopicLabels:
     """Label values of topics: the first `most` distinct topics by name, the others as `__overflow__`."""
 
     def __init__(self, topics: Iterable[str], most: int) -> None:
-        distinct = list(dict.fromkeys(topics))
+        distinct = list(dict.fromkeys(map(visible, topics)))
         self._named = set(distinct[:most])
         self.cut = max(0, len(distinct) - most)
         self.labels = distinct[:most] + ([OVERFLOW] if self.cut else [])
 
     def label(self, topic: str) -> str:
         """The label value of this topic."""
-        return topic if topic in self._named else OVERFLOW
+        name = visible(topic)
+        return name if name in self._named else OVERFLOW
 
 
 def _lags(topics: TopicLabels, present: list[tuple[str, PartitionState]]) -> dict[tuple[str, str], int]:
@@ -249,7 +258,7 @@ def histograms(definition: Definition, values: Mapping[V, Histogram]) -> Metric:
         # The ledger's buckets are not cumulative, Prometheus' are.
         cumulative = list(accumulate(histogram.counts))
         exemplars = {
-            i: Exemplar({"txn_id": exemplar.txn_id}, exemplar.value, exemplar.at)
+            i: Exemplar({"txn_id": visible_start(exemplar.txn_id, MOST_EXEMPLAR_CHARS)}, exemplar.value, exemplar.at)
             for i, exemplar in histogram.exemplars.items()
         }
         family.samples += _buckets(definition, labels, histogram.bounds, cumulative, exemplars)

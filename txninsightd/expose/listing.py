@@ -15,6 +15,7 @@ from txninsightd.core.labels import UNNAMED
 from txninsightd.core.ledger import Ledger
 from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.summaries import Entry
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import Cause, State
 
 STUCK = "stuck"
@@ -57,8 +58,12 @@ class Query(NamedTuple):
         return (
             self.state in (None, STUCK, state)
             and self.cause in (None, cause)
-            and self.txn_type in (None, txn_type or UNNAMED)
+            and (self.txn_type is None or self._is_of_type(txn_type or UNNAMED))
         )
+
+    def _is_of_type(self, txn_type: str) -> bool:
+        """Whether the filter is this type, or its label, in which control characters are escapes."""
+        return self.txn_type in (txn_type, visible(txn_type))
 
 
 class Selection(NamedTuple):

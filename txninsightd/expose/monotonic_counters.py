@@ -27,7 +27,7 @@ the old values first. To forget the table, stop the daemon and delete the file.
 The table is written before the answer leaves. If the write fails, the answer still leaves, with `COUNTERS_KEPT` at 0.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from operator import add
 from pathlib import Path
@@ -41,6 +41,7 @@ from txninsightd.core.labels import UNNAMED
 from txninsightd.expose import monotonic_counters_file
 from txninsightd.expose.catalogue import CATALOGUE, COUNTERS_KEPT, Counted, Definition
 from txninsightd.expose.monotonic_counters_file import ExposedFamily, ExposedValues, Unreadable
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import OVERFLOW
 
 log = structlog.get_logger()
@@ -66,12 +67,14 @@ class StateOrigin(StrEnum):
 class MonotonicCounters:
     """The last exposed values, stored in the file `path`. Create one per aggregator process, before it counts.
 
-    `session` identifies the parent process. An unusable file is logged and replaced.
+    `session` identifies the parent process. An unusable file is logged and replaced. `claim` makes sure that the file's
+    directory is still this daemon's, or raises OSError; it is called before each write.
     """
 
-    def __init__(self, path: Path, session: str, origin: StateOrigin) -> None:
+    def __init__(self, path: Path, session: str, origin: StateOrigin, claim: Callable[[], None] = lambda: None) -> None:
         self._path = path
         self._session = session
+        self._claim = claim
         self._saved = True
         self._families = {name: _CounterFamily(definition) for name, definition in COUNTED.items()}
         self._load(origin)
@@ -129,10 +132,11 @@ class MonotonicCounters:
                 family.clear_base()
 
     def _save(self) -> None:
-        if not self._changed:
+        if not self._changed and self._path.exists():
             return
         table = {name: family.to_exposed() for name, family in self._families.items() if family.keys}
         try:
+            self._claim()
             monotonic_counters_file.write(self._path, ExposedValues(self._session, table))
         except OSError as e:
             if self._saved:
@@ -309,8 +313,10 @@ class _CounterFamily:
 
     def load(self, kept: ExposedFamily) -> None:
         """Load the rows from the file. Raises Unreadable."""
-        self.keys = [(self._name + key[0], *key[1:]) for key in monotonic_counters_file.keys_of(kept)]
-        self._labels, self._shown, self._base = kept.labels, kept.shown, kept.base
+        # An older version kept label values as events had them. No page may hold them, or one key twice.
+        keys = [(self._name + key[0], *map(visible, key[1:])) for key in monotonic_counters_file.keys_of(kept)]
+        self.keys = list(dict.fromkeys(keys))
+        self._labels, self._shown, self._base = kept.labels, _sums(keys, kept.shown), _sums(keys, kept.base)
         # The first scrape aligns them.
         self._present = len(self.keys)
         self._pack()
@@ -319,6 +325,14 @@ class _CounterFamily:
         start = len(self._name)
         # Pack them when they change, not at each write. Each begins with the family's name, which is left out.
         self._packed_keys = monotonic_counters_file.packed_keys([(key[0][start:], *key[1:]) for key in self.keys])
+
+
+def _sums(keys: list[Key], row: list[float]) -> list[float]:
+    """The sum for each distinct key, in the order of `keys`; an empty row stays empty."""
+    sums: dict[Key, float] = {}
+    for key, value in zip(keys, row, strict=False):
+        sums[key] = sums.get(key, 0.0) + value
+    return list(sums.values())
 
 
 def _with(sample: Sample, value: float) -> Sample:

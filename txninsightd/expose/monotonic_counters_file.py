@@ -5,6 +5,7 @@ file must survive the death of processes, not of the machine. A checksum detects
 The file takes about 25 to 50 bytes for each exposed sample.
 """
 
+import os
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -72,9 +73,14 @@ def write(path: Path, kept: ExposedValues) -> None:
     """Replace the file. Raises OSError and then leaves the old one untouched."""
     body = _encode(kept)
     fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
+    # The labels come from events: only the daemon's user may read them.
+    with open(fresh, "wb", opener=_owner_only) as file:
         file.writelines((MAGIC, crc32(body).to_bytes(CHECKSUM_BYTES, "big"), body))
     fresh.replace(path)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read(path: Path) -> ExposedValues:

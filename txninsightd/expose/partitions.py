@@ -77,10 +77,5 @@ def lag_records(partition: PartitionState, view: View) -> int:
     return max(0, partition.validator_end - partition.validator_offset)
 
 
-def as_of(partition: PartitionState, view: View) -> float:
-    """The time up to which the view has read everything."""
-    return partition.monitor_as_of if view is View.MONITOR else partition.validator_as_of
-
-
 def _known(moment: float) -> float | None:
     return None if moment == UNSEEN else moment

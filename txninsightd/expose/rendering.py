@@ -2,8 +2,11 @@
 
 prometheus_client writes both formats. It gets one family at a time, or one slice of a large family, and the event loop
 gets a turn after each piece. So each family is a snapshot (see `collector.py`), and a whole scrape is not.
+
+One rendering is in work at a time, and all who ask for its format meanwhile get its result.
 """
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -33,10 +36,27 @@ PLAIN = TextFormat("text/plain; version=0.0.4; charset=utf-8", generate_latest, 
 OPENMETRICS = TextFormat("application/openmetrics-text; version=1.0.0; charset=utf-8", _write_openmetrics, b"# EOF\n")
 
 
-def format_for(accept: str) -> TextFormat:
-    """OpenMetrics if the Accept header names it, else Prometheus' text format."""
-    types = (part.partition(";")[0].strip().lower() for part in accept.split(","))
-    return OPENMETRICS if "application/openmetrics-text" in types else PLAIN
+class Renderings:
+    """Renders one registry for many clients."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._in_work: dict[tuple[TextFormat, bool], asyncio.Task[bytes]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def body(self, form: TextFormat, gzip: bool) -> bytes:
+        """All metrics; those of a rendering that is in work already, if there is one of this kind."""
+        kind = (form, gzip)
+        task = self._in_work.get(kind)
+        if task is None:
+            task = self._in_work[kind] = asyncio.create_task(self._render(form, gzip))
+            task.add_done_callback(lambda _: self._in_work.pop(kind))
+        # A client that goes must not take the rendering from the others.
+        return await asyncio.shield(task)
+
+    async def _render(self, form: TextFormat, gzip: bool) -> bytes:
+        async with self._one_at_a_time:
+            return await render(self._registry, form, gzip)
 
 
 class _One(Collector):
@@ -51,16 +71,11 @@ class _One(Collector):
 
 async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> bytes:
     """All metrics of the registry, as one body; gzip-compressed if asked."""
-    pieces = [piece async for piece in _pieces(registry, form)]
     if not gzip:
-        return b"".join(pieces)
-    loop_yield = LoopYield()
+        return b"".join([piece async for piece in _pieces(registry, form)])
     # zlib writes a gzip header when wbits is 16 higher.
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    packed = []
-    for piece in pieces:
-        packed.append(compressor.compress(piece))
-        await loop_yield.yield_if_due()
+    packed = [compressor.compress(piece) async for piece in _pieces(registry, form)]
     return b"".join((*packed, compressor.flush()))
 
 

@@ -1,24 +1,28 @@
 """The HTTP server: aiohttp inside the aggregator's event loop, with one registry for `/metrics`.
 
 The registry joins the ledger's collector with the readers' own metrics (worker_health.py) and removes counter resets
-(monotonic_counters.py). aiohttp starts no thread here and handles no signals; daemon.py starts and stops it.
+(monotonic_counters.py). connections.py bounds what clients can cost. aiohttp starts no thread here and handles no
+signals; daemon.py starts and stops it.
 """
 
+import asyncio
 import errno
 import os
+from time import monotonic
 
-from aiohttp import web
 from prometheus_client.core import CollectorRegistry
 
 from txninsightd.config.model import Config
 from txninsightd.expose.api import Api
 from txninsightd.expose.collector import LedgerCollector
+from txninsightd.expose.connections import Connections, TimeLimits
+from txninsightd.expose.hosts import AllowedHosts, own_names
 from txninsightd.expose.monotonic_counters import MonotonicCollector, MonotonicCounters
+from txninsightd.expose.refusals import Refusals
 from txninsightd.expose.source import Source
 from txninsightd.expose.workers import WorkersCollector
 
-STOP_TIMEOUT_S = 5.0
-"""How long running requests may take after the server stops."""
+USUAL_LIMITS = TimeLimits()
 
 
 class ListenError(OSError):
@@ -26,11 +30,16 @@ class ListenError(OSError):
 
 
 def registry_of(
-    source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None
+    source: Source,
+    config: Config,
+    monotonic_counters: MonotonicCounters | None = None,
+    refusals: Refusals | None = None,
 ) -> CollectorRegistry:
     """All metrics of `/metrics`. Without `monotonic_counters`, counters restart with the process that counts."""
     registry = CollectorRegistry(support_collectors_without_names=True)
     registry.register(LedgerCollector(source, config.metrics.duration_buckets_s, config.limits.label_values))
+    if refusals is not None:
+        registry.register(refusals)
     if source.multiproc_dir is not None:
         registry.register(WorkersCollector(source.multiproc_dir))
     if monotonic_counters is None:
@@ -44,24 +53,32 @@ def registry_of(
 class HttpServer:
     """Serves the API and the metrics of one source. Call `start` and `stop` once each, on the running loop."""
 
-    def __init__(self, source: Source, config: Config, monotonic_counters: MonotonicCounters | None = None) -> None:
-        self._app = Api(source, registry_of(source, config, monotonic_counters)).application()
-        self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=STOP_TIMEOUT_S)
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        monotonic_counters: MonotonicCounters | None = None,
+        limits: TimeLimits = USUAL_LIMITS,
+    ) -> None:
+        refusals = Refusals(monotonic)
+        registry = registry_of(source, config, monotonic_counters, refusals)
+        names = {*config.http.allowed_hosts, config.http.host.lower()}
+        app = Api(source, registry, AllowedHosts(names, own_names()), refusals).application()
+        self.connections = Connections(app, refusals, limits)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the actual port (port 0 takes a free one). Raises ListenError."""
-        await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            server = await self.connections.listen(lambda factory: loop.create_server(factory, host, port))
         except OSError as e:
-            await self._runner.cleanup()
             raise ListenError(_advice(host, port, e)) from e
-        real_port: int = self._runner.addresses[0][1]
+        real_port: int = server.sockets[0].getsockname()[1]
         return real_port
 
     async def stop(self) -> None:
-        """Accept no more requests, and finish the running ones."""
-        await self._runner.cleanup()
+        """Accept no more requests, and give the running ones a second."""
+        await self.connections.stop()
 
 
 def _advice(host: str, port: int, error: OSError) -> str:

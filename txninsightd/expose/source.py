@@ -40,6 +40,10 @@ class Source(Protocol):
     def reloads(self) -> Reloads:
         """The results of config reloads, as the parent reports them."""
 
+    @property
+    def clock_steps(self) -> int:
+        """How often the wall clock was stepped while the aggregator ran."""
+
     def forget(self, txn_id: str) -> bool:
         """End a live transaction; returns whether there was one."""
 
@@ -54,6 +58,12 @@ class Source(Protocol):
 
     def missing(self) -> list[str]:
         """Why the daemon is not ready, in words; empty when it is ready."""
+
+    def notes(self) -> list[str]:
+        """What an operator should know although the daemon may be ready, in words."""
+
+    def dropped_log_lines(self) -> Mapping[str, int]:
+        """How many lines of the log each process has dropped since the daemon's start."""
 
     def children(self) -> list[ChildStatus]:
         """The child processes, as the parent reports them."""

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from txninsightd.core.events import Event
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import KIND_WORDS
 
 _WORDS = {int(kind): word for word, kind in KIND_WORDS.items()}
@@ -28,5 +29,5 @@ def position_of(event: Event) -> str:
 
 def describe_event(event: Event) -> str:
     """An event's kind, step, position and timestamp."""
-    step = f" '{event.signature.step}'" if event.signature.step else ""
+    step = f" '{visible(event.signature.step)}'" if event.signature.step else ""
     return f"{kind_name(event.signature.kind)}{step} at {position_of(event)} ({format_time(event.ts)})"

@@ -1,7 +1,7 @@
 """The readers' own metrics, read from prometheus_client's multiprocess files at each scrape.
 
-A reader may be killed or start to write at any moment. If a file cannot be read just then, the scrape lacks the
-readers' metrics and has all others; the log says so.
+A reader may be killed or start to write at any moment, and the directory may be removed. If a file cannot be read just
+then, the scrape lacks the readers' metrics and has all others; the log says so, once until it works again.
 """
 
 import struct
@@ -22,19 +22,22 @@ _UNITS = {definition.name: definition.unit for definition in CATALOGUE}
 
 
 class WorkersCollector(Collector):
-    """The metrics in the files of one directory, which must exist."""
+    """The metrics in the files of one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files = _collector_of(None, path=str(directory))
+        self._readable = True
 
     def collect(self) -> Iterable[Metric]:
         """All families in the files."""
         try:
-            families = list(self._files.collect())
+            families = list(_collector_of(None, path=str(self._directory)).collect())
         except (OSError, ValueError, RuntimeError, struct.error) as e:
-            log.warning("worker_files_unreadable", directory=str(self._directory), error=str(e))
+            if self._readable:
+                log.warning("worker_files_unreadable", directory=str(self._directory), error=str(e))
+            self._readable = False
             return []
+        self._readable = True
         # The files hold no units.
         for family in families:
             family.unit = _UNITS.get(family.name, "")

@@ -16,7 +16,6 @@ The reader decides nothing about transactions. When its line to the aggregator e
 """
 
 import select
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from txninsightd import logs
 from txninsightd.ingest.advances import Advances
+from txninsightd.ingest.closable_consumer import ClosableConsumer
 from txninsightd.ingest.end_offset_client import EndOffset
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.topic_id_gate import TopicIdGate
@@ -106,7 +106,7 @@ class ClientWatchdog(Protocol):
         """Begin to check."""
 
     def consumer_finds_broker(self, consumer: Consumer, topic: str) -> bool:
-        """Whether the consumer finds a broker. True after `stop`, without a question: the consumer may be closed."""
+        """Whether the consumer finds a broker."""
 
     def stop(self) -> None:
         """Check no more."""
@@ -142,7 +142,7 @@ class Reader:
     ) -> None:
         self._view = view
         self._make_consumer = make_consumer
-        self._consumer = make_consumer()
+        self._closable = ClosableConsumer(make_consumer())
         self._builder = builder
         self._end_offsets = end_offsets
         self._topic_id_gate = topic_id_gate
@@ -160,8 +160,6 @@ class Reader:
         self._advances = Advances(view)
         self._throttled = False
         self._last_batch_at = now()
-        # The watchdog's thread has this lock while it asks the consumer; the loop, to close or replace the consumer.
-        self._consumer_lock = threading.Lock()
         self._commands = msgspec.msgpack.Decoder(ToReader)
         client_watchdog.watch("consumer", self._consumer_finds_broker)
 
@@ -170,19 +168,17 @@ class Reader:
         self._client_watchdog.start()
         while not stopping() and not self._line.closed:
             self.step()
-            if lost := self._client_watchdog.lost:
+            if (lost := self._client_watchdog.lost) and not stopping():
                 raise ClientLost(lost)
-        # Stop the watchdog first: if its thread waits for the lock below, it then leaves the closed consumer alone.
         self._client_watchdog.stop()
         if self._scout is not None:
             self._scout.stop()
-        with self._consumer_lock:
-            self._consumer.close()
         # Messages that are still buffered are dropped; the next reader reads them again. The rest is sent for as long
         # as the parent allows: it kills a reader that has not ended in half of `stop_timeout_s`.
         while self._line.depth and not self._line.closed:
             select.select([], [self._line.fileno()], [], POLL_S)
             self._line.flush()
+        self._closable.close()
 
     def step(self) -> None:
         """One turn of the loop."""
@@ -200,6 +196,10 @@ class Reader:
         discovery = self._scout.next_discovery() if self._scout is not None and not self._throttled else None
         if discovery is not None:
             self._line.send(discovery)
+
+    @property
+    def _consumer(self) -> Consumer:
+        return self._closable.consumer
 
     # --- Commands and back-pressure -----------------------------------------------------------------------------------
 
@@ -262,11 +262,8 @@ class Reader:
             self._consumer.pause(paused)
 
     def _replace_consumer(self) -> None:
-        # Beat now: the watchdog may keep the lock for as long as one question takes, and closing takes time too.
-        self._health.working()
-        with self._consumer_lock:
-            self._consumer.close()
-            self._consumer = self._make_consumer()
+        self._closable.close()
+        self._closable = ClosableConsumer(self._make_consumer())
         # All partitions, from their frontiers: records that the old consumer had prefetched are fetched again.
         self._consume(self._progress)
 
@@ -280,8 +277,7 @@ class Reader:
         behind = [p.ref.topic for p in wanted if p.frontier < p.tracker.end_offset]
         if not behind or self._throttled or self._now() - self._last_batch_at < STARVED_AFTER_S:
             return True
-        with self._consumer_lock:
-            return self._client_watchdog.consumer_finds_broker(self._consumer, behind[0])
+        return self._closable.ask(lambda consumer: self._client_watchdog.consumer_finds_broker(consumer, behind[0]))
 
     def _commit(self, positions: list[PartitionStart]) -> None:
         """Show lag tools how far back a restart would begin. Nothing depends on it: a failure is only logged."""

@@ -6,10 +6,10 @@ looks at offsets only. Each builds one message for one partition.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from txninsightd.core.decoding import Decoded, Decoder
+from txninsightd.core.decoding import Decoded, Decoder, Headers
 from txninsightd.core.end_tracker import EndTracker
 from txninsightd.offset_ranges import OffsetRanges
 from txninsightd.vocabulary import (
@@ -101,7 +101,9 @@ class MonitorBuilder:
         value_bytes: int,
         future_tolerance_s: float,
         report_rejected: Callable[[RecordResult, Any], None],
+        wall_clock: Callable[[], float],
     ) -> None:
+        self._wall_clock = wall_clock
         self._mapping_for = mapping_for
         self._report_rejected = report_rejected
         self.update_settings(value_bytes, future_tolerance_s)
@@ -120,9 +122,12 @@ class MonitorBuilder:
         if decoder is None:
             mapping = self._mapping_for(topic)
             decoder = self._decoders[topic] = Decoder(mapping, self._value_bytes, self._future_tolerance_s)
-        columns = _Columns(now, now + self._future_tolerance_s)
+        # The records' timestamps are compared with the wall clock; `now` is another, which no step moves.
+        wall = self._wall_clock()
+        columns = _Columns(wall, wall + self._future_tolerance_s)
+        headers = _headers(records)
         for record in records:
-            self._take(decoder, columns, record)
+            self._take(decoder, columns, record, headers)
         if columns.offsets:
             columns.results[RecordResult.OK.value] = len(columns.offsets)
         gaps = progress.pop_gaps()
@@ -148,9 +153,12 @@ class MonitorBuilder:
             incarnation=progress.ref.incarnation,
         )
 
-    def _take(self, decoder: Decoder, columns: "_Columns", record: Any) -> None:
+    def _take(self, decoder: Decoder, columns: "_Columns", record: Any, all_headers: Iterator[Headers]) -> None:
         record_ts = columns.record_ts(record)
-        headers = record.headers()
+        try:
+            headers = next(all_headers)
+        except (SystemError, UnicodeDecodeError):
+            headers = None
         kept_time = headers is not None and any(name == KEPT_TIME_HEADER for name, _ in headers)
         found = decoder.decode(record.value(), record.key(), headers, record_ts, kept_time)
         if isinstance(found, Decoded):
@@ -158,6 +166,15 @@ class MonitorBuilder:
         else:
             columns.results[found.value] += 1
             self._report_rejected(found, record)
+
+
+def _headers(records: list[Any]) -> Iterator[Headers]:
+    """The headers of each record. Raises SystemError for a record with a header's name that is not UTF-8, and goes on.
+
+    confluent_kafka then returns tuples with a hole, and an error beside them. Whoever touches the hole dies, and only
+    a call from C code, as here by `map`, looks for the error: the interpreter's own calls of such methods do not.
+    """
+    return map(type(records[0]).headers, records) if records else iter(())
 
 
 class _Columns:

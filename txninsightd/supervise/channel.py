@@ -102,16 +102,19 @@ class Channel:
 
 def descriptor_pair() -> tuple[int, int]:
     """Both ends of a new two-way pipe, as bare descriptors with large buffers."""
-    ends: list[int] = []
-    for connection in Pipe(duplex=True):
-        ends.append(_detach(connection))
-    return ends[0], ends[1]
+    one, other = Pipe(duplex=True)
+    with one, other:
+        _enlarge_buffer(one)
+        _enlarge_buffer(other)
+        descriptor = os.dup(one.fileno())
+        try:
+            return descriptor, os.dup(other.fileno())
+        except OSError:
+            os.close(descriptor)
+            raise
 
 
-def _detach(connection: "Connection[Any, Any]") -> int:
-    descriptor = os.dup(connection.fileno())
-    connection.close()
+def _enlarge_buffer(connection: "Connection[Any, Any]") -> None:
     # A second descriptor of the same socket, closed by this `with`; the option belongs to the socket and stays set.
-    with socket.socket(fileno=os.dup(descriptor)) as end:
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    return descriptor

@@ -5,7 +5,6 @@ gets the far end of it. The parent asks nothing else of a spec, so a new kind of
 daemon.py.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,9 +14,10 @@ from typing import NamedTuple
 
 import structlog
 
+from txninsightd import host_limits
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.heartbeats import Heartbeats, HeartbeatWriter
-from txninsightd.supervise.process_setup import set_up_child_process, stop_signals_blocked
+from txninsightd.supervise.process_setup import leave, set_up_child_process, stop_signals_blocked
 from txninsightd.vocabulary import ChildStatus
 
 _FORK = get_context("fork")
@@ -56,13 +56,19 @@ def run_child(spec: ChildSpec, line: int, heartbeats: Heartbeats) -> None:
     try:
         stopping = set_up_child_process(spec.name, ignore_sigterm=spec.line is LineKind.CONTROL)
         spec.program(ChildContext(spec.name, line, heartbeats.writer(spec.name), heartbeats, stopping))
-    except Exception:
+    except Exception as failure:
+        if host_limits.log_if_limit(failure):
+            leave(host_limits.EXIT_HOST_LIMIT)
         log.exception("child_failed")
-        sys.exit(1)
+        # Here, while the traceback still holds what the program has made: freeing it could wait for a broker.
+        leave(1)
 
 
 class Exit(NamedTuple):
-    """How a child's process ended. `first`: it was the child's first process; `too_often`: restarting is pointless."""
+    """How a child's process ended. `first`: it was the child's first process; `too_often`: restarting is pointless.
+
+    The host's refusal to start a process is an exit, too.
+    """
 
     code: int | None
     first: bool
@@ -79,6 +85,7 @@ class Child:
         self._backoff = backoff
         self._process: BaseProcess | None = None
         self._starts = 0
+        self._refused = False
 
     @property
     def name(self) -> str:
@@ -101,7 +108,7 @@ class Child:
         return self._process is None and now >= self.start_at
 
     def fork(self, program: Callable[[], None]) -> None:
-        """Start a process that runs `program`."""
+        """Start a process that runs `program`. Raises OSError where the host has no room for it."""
         process = _FORK.Process(target=program, name=self.name)
         with stop_signals_blocked():
             process.start()
@@ -110,15 +117,27 @@ class Child:
         self._starts += 1
         self.killed_as_hung = False
 
+    def refused(self, now: float) -> float:
+        """The host did not let it start: an exit for the next `reap`. Gives the seconds until the next attempt."""
+        self._refused = True
+        return self._plan_next_start(now)
+
     def reap(self, now: float) -> Exit | None:
         """If the process has exited, plan the next start and say how it ended; else None."""
+        if self._refused:
+            self._refused = False
+            return Exit(host_limits.EXIT_HOST_LIMIT, self._starts == 0, self._backoff.exhausted)
         if self._process is None or self._process.is_alive():
             return None
         code, self._process = self._process.exitcode, None
-        wait_s = self._backoff.exited(now)
-        self.start_at = now + wait_s
+        wait_s = self._plan_next_start(now)
         log.error("child_died", child=self.name, exit_code=code, restart_in_s=wait_s)
         return Exit(code, self._starts == 1, self._backoff.exhausted)
+
+    def _plan_next_start(self, now: float) -> float:
+        wait_s = self._backoff.exited(now)
+        self.start_at = now + wait_s
+        return wait_s
 
     def kill(self) -> None:
         """End the process at once; this is no exit that counts. The next start is due at once."""
@@ -126,6 +145,7 @@ class Child:
             self._process.kill()
             self._process.join()
             self._process = None
+        self._refused = False
         self.start_at = 0.0
 
     def stops_by(self, deadline: float, now: float) -> bool:
@@ -134,6 +154,10 @@ class Child:
         if self.process.exitcode is None:
             log.error("child_did_not_stop", child=self.name)
         return self.process.exitcode == 0
+
+    def exited_with(self, code: int) -> bool:
+        """Whether its process has ended with this exit code, and is not reaped yet."""
+        return self._process is not None and self._process.exitcode == code
 
     def status(self) -> ChildStatus:
         """The child's state, for the aggregator."""

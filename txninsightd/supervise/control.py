@@ -115,7 +115,7 @@ class ControlLine:
         """Send what the aggregator does not have yet. What fails is tried again at the next call."""
         if self._end is None:
             return
-        if self._unsent_config is not None and self._send_config(self._end, self._unsent_config):
+        if self._unsent_config is not None and _send_config(self._end, self._unsent_config):
             self._unsent_config = None
         if status != self._sent_status and send(self._end, status):
             self._sent_status = status
@@ -137,11 +137,16 @@ class ControlLine:
         else:
             self.close()
 
-    def _send_config(self, end: socket.socket, config: bytes) -> bool:
+
+def _send_config(end: socket.socket, config: bytes) -> bool:
+    try:
         descriptor = write_memory_file(config)
-        sent = send(end, Reload(), descriptor)
-        os.close(descriptor)
-        return sent
+    except OSError as failure:
+        log.error("control_message_lost", message="Reload", error=str(failure))
+        return False
+    sent = send(end, Reload(), descriptor)
+    os.close(descriptor)
+    return sent
 
 
 class Reporter:

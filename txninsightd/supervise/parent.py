@@ -3,9 +3,10 @@
 Receivers start first and stop last. A child that exits is restarted alone: it gets a new line, and the aggregator sends
 it what it needs to go on. When the aggregator exits, everything is restarted, since it held all state. Each restart
 waits longer than the one before. A child that exits too often ends the daemon with EXIT_GAVE_UP; one that can never
-work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN and EXIT_STATE at the first start) ends it at once. A child that
-stops beating is killed, which is an exit like any other. systemd is notified; its watchdog is fed only when this loop
-has completed a turn and found no child hung.
+work (EXIT_UNUSABLE, or EXIT_CANNOT_LISTEN, EXIT_STATE and EXIT_HOST_LIMIT at the first start) ends it at once. A child
+that stops beating is killed, which is an exit like any other. So is a start that the host refuses. A reload of the
+config is read by a process of its own, and nothing waits for it (config_reload.py). systemd is notified; its watchdog
+is fed only when this loop has completed a turn and found no child hung.
 """
 
 import math
@@ -13,17 +14,29 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
+from txninsightd import host_limits
+from txninsightd.host_limits import EXIT_HOST_LIMIT
+from txninsightd.log_output import OUTPUT
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.channel import descriptor_pair
 from txninsightd.supervise.children import Child, ChildSpec, Exit, LineKind, run_child
+from txninsightd.supervise.config_reload import ConfigReload, Finished
 from txninsightd.supervise.control import ControlLine, control_pair
-from txninsightd.supervise.exit_codes import EXIT_CANNOT_LISTEN, EXIT_GAVE_UP, EXIT_KILLED, EXIT_STATE, EXIT_UNUSABLE
+from txninsightd.supervise.exit_codes import (
+    EXIT_CANNOT_LISTEN,
+    EXIT_GAVE_UP,
+    EXIT_KILLED,
+    EXIT_NOT_SAVED,
+    EXIT_STATE,
+    EXIT_UNUSABLE,
+)
 from txninsightd.supervise.heartbeats import HangDetector, Heartbeats
 from txninsightd.supervise.notify import Notifier
 from txninsightd.supervise.signals import Signals
@@ -46,8 +59,8 @@ class Limits(NamedTuple):
 class Parent:
     """Runs `specs`, each of another name; exactly one of them, the aggregator, has the control line.
 
-    `reload` reads the config again, for all children that are forked from then on, and gives what the running
-    aggregator must be sent; None when the file is refused. `now`: seconds that no change of the wall clock moves.
+    `config_reload` reads the config again, for all children that are forked from then on. `now`: seconds that no change
+    of the wall clock moves. `signals`: if they are noted already.
     """
 
     def __init__(
@@ -56,7 +69,8 @@ class Parent:
         limits: Limits,
         notifier: Notifier,
         now: Callable[[], float],
-        reload: Callable[[], bytes | None],
+        config_reload: ConfigReload,
+        signals: Signals | None = None,
     ) -> None:
         children = [Child(spec, _backoff(limits)) for spec in specs]
         (self._aggregator,) = (child for child in children if child.spec.line is LineKind.CONTROL)
@@ -66,12 +80,14 @@ class Parent:
         if len(set(names)) < len(names):
             raise ValueError(f"two children of one name: {', '.join(names)}")
         self._heartbeats = Heartbeats(names)
+        OUTPUT.share(names)
         self._hang_detector = HangDetector(self._heartbeats, limits.heartbeat_timeout_s)
         self._notifier = notifier
         self._now = now
-        self._reload = reload
+        self._config_reload = config_reload
         self._reloads = Reloads()
-        self._signals = Signals()
+        self._told_reloading = False
+        self._signals = signals if signals is not None else Signals()
         self._control = ControlLine()
         self._ready = False
 
@@ -82,7 +98,7 @@ class Parent:
         try:
             while self._signals.stop_signal is None:
                 # Reload first: children that are forked below then start with the new config.
-                self._reload_if_asked()
+                self._reload()
                 self._start_what_is_due()
                 self._control.send_pending(ChildrenStatus(self._statuses(), self._reloads))
                 self._notify_systemd()
@@ -97,6 +113,7 @@ class Parent:
             self._kill_all()
             raise
         finally:
+            self._config_reload.cancel()
             self._signals.uninstall()
         log.info("daemon_stopping", signal=signal.Signals(self._signals.stop_signal).name)
         return self._stop_in_order()
@@ -111,19 +128,30 @@ class Parent:
 
     # --- Reloading ----------------------------------------------------------------------------------------------------
 
-    def _reload_if_asked(self) -> None:
-        if not self._signals.take_hangup():
+    def _reload(self) -> None:
+        """Finish the reload that is in work, and begin one that is due. Never waits."""
+        now = self._now()
+        if self._signals.take_hangup():
+            self._config_reload.ask(now)
+        self._count(self._config_reload.finished(now))
+        if self._config_reload.is_due(now):
+            # Until the service is ready, the READY=1 that follows is that of its start, not of a reload.
+            self._told_reloading = self._ready
+            if self._ready:
+                self._notifier.reloading()
+            self._count(self._config_reload.begin(now))
+
+    def _count(self, finished: Finished | None) -> None:
+        if finished is None:
             return
-        # Until the service is ready, the READY=1 that follows is that of its start, not of a reload.
-        if self._ready:
-            self._notifier.reloading()
-        config, counts = self._reload(), self._reloads
-        if config is None:
+        counts = self._reloads
+        if finished.config is None:
             self._reloads = Reloads(counts.applied, counts.refused + 1, good=False)
         else:
-            self._control.reload(config)
+            # Children that were forked meanwhile have the old config: the aggregator tells them, too.
+            self._control.reload(finished.config)
             self._reloads = Reloads(counts.applied + 1, counts.refused, good=True)
-        if self._ready:
+        if self._told_reloading:
             # If this is not delivered, `_notify_systemd` repeats it.
             self._ready = self._notifier.ready()
 
@@ -131,10 +159,20 @@ class Parent:
 
     def _start_what_is_due(self) -> None:
         if self._aggregator.is_due(self._now()):
-            self._start_aggregator()
+            self._start(self._aggregator, self._start_aggregator)
         for child in self._startable_senders():
             if child.is_due(self._now()):
-                self._start_sender(child)
+                self._start(child, partial(self._start_sender, child))
+
+    def _start(self, child: Child, start: Callable[[], None]) -> None:
+        """Start it. A limit of the host that prevents it is logged, and counts as an exit of the child."""
+        try:
+            start()
+        except OSError as failure:
+            if host_limits.limit_behind(failure, at_fork=True) is None:
+                raise
+            restart_in_s = child.refused(self._now())
+            host_limits.log_if_limit(failure, at_fork=True, child=child.name, restart_in_s=restart_in_s)
 
     def _startable_senders(self) -> list[Child]:
         """None while the control line is closed: the aggregator is exiting then, and takes no new lines."""
@@ -143,7 +181,11 @@ class Parent:
     def _start_aggregator(self) -> None:
         ours, theirs = control_pair()
         # Without closing its copy of the parent's end, the aggregator would not notice that the parent has gone.
-        self._fork(self._aggregator, theirs.detach(), close_parents_ends=ours.close)
+        try:
+            self._fork(self._aggregator, theirs.detach(), close_parents_ends=ours.close)
+        except OSError:
+            ours.close()
+            raise
         self._control = ControlLine(ours)
 
     def _start_sender(self, child: Child) -> None:
@@ -153,7 +195,11 @@ class Parent:
             os.close(ours)
             self._control.close()
 
-        self._fork(child, theirs, close_parents_ends)
+        try:
+            self._fork(child, theirs, close_parents_ends)
+        except OSError:
+            os.close(ours)
+            raise
         self._control.attach(child.name, ours)
 
     def _fork(self, child: Child, line: int, close_parents_ends: Callable[[], None]) -> None:
@@ -161,21 +207,26 @@ class Parent:
 
         def program() -> None:
             close_parents_ends()
+            self._config_reload.close_in_child()
             run_child(child.spec, line, self._heartbeats)
 
         self._hang_detector.about_to_fork(child.name)
-        child.fork(program)
-        os.close(line)
+        try:
+            child.fork(program)
+        finally:
+            os.close(line)
 
     # --- Watching -----------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until something happens: a signal, an exit, a report, a start or a heartbeat check that is due."""
+        """Until something happens: a signal, an exit, a report, or a start, a reload or a check that is due."""
         due = [c.start_at for c in (self._aggregator, *self._startable_senders()) if not c.is_up]
         timeout = max(0.0, min(due) - self._now()) if due else math.inf
-        timeout = min(timeout, self._hang_detector.every_s, self._notifier.every_s)
+        reload_due_s = self._config_reload.due_in_s(self._now())
+        timeout = min(timeout, self._hang_detector.every_s, self._notifier.every_s, reload_due_s)
         control = self._control.open_end
         sentinels = [child.process.sentinel for child in self._children if child.is_up]
+        sentinels += self._config_reload.sentinels
         for ready in wait([*sentinels, self._signals.fileno(), *([control] if control is not None else [])], timeout):
             if ready == self._signals.fileno():
                 self._signals.clear_wakeup()
@@ -190,11 +241,25 @@ class Parent:
             for sender in self._senders:
                 sender.kill()
             self._control.close()
-            return _final_code(self._aggregator, exited)
+            return self._final_code(self._aggregator, exited)
         for sender in self._senders:
             exited = sender.reap(self._now())
-            if exited is not None and (code := _final_code(sender, exited)):
+            if exited is not None and (code := self._final_code(sender, exited)):
                 return code
+        return 0
+
+    def _final_code(self, child: Child, exited: Exit) -> int:
+        """The daemon's exit code if this exit ends it, else 0."""
+        if exited.code == EXIT_UNUSABLE:
+            return exited.code
+        # At the first start these are for the operator to fix; what has worked before may work again.
+        if exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE) and child is self._aggregator:
+            return exited.code
+        if exited.first and exited.code == EXIT_HOST_LIMIT and not self._hang_detector.has_beaten(child.name):
+            return exited.code
+        if exited.too_often:
+            log.error("gave_up", child=child.name)
+            return EXIT_HOST_LIMIT if exited.code == EXIT_HOST_LIMIT else EXIT_GAVE_UP
         return 0
 
     def _kill_hung(self) -> None:
@@ -237,25 +302,30 @@ class Parent:
         """Senders first; then the aggregator takes in what they have sent. 0 if all stop as they should.
 
         Senders have half of the time. One that does not stop in it is killed, so that its line ends, and the aggregator
-        has the other half.
+        has the other half. An aggregator that does not serve yet is killed in order: it may be restoring its state for
+        long, and has nothing that is not on disk or in Kafka.
         """
         self._notifier.stopping()
         self._notifier.status("stopping")
         stop_timeout_s = self._limits.stop_timeout_s
         deadline = self._now() + stop_timeout_s
-        running = [child for child in self._senders if child.is_up]
+        # One that has just exited by itself is no matter of stopping.
+        running = [child for child in self._senders if child.is_up and child.process.is_alive()]
         for child in running:
             child.process.terminate()
         # A list, so that each is awaited even when another did not stop in order.
         in_order = [child.stops_by(deadline - stop_timeout_s / 2, self._now()) for child in running]
         for child in running:
             child.kill()
-        if self._control.open_end is not None and self._aggregator.is_up:
+        if self._control.open_end is not None and self._control.report.serving and self._aggregator.is_up:
             self._control.stop()
             in_order.append(self._aggregator.stops_by(deadline, self._now()))
+        not_saved = self._aggregator.exited_with(EXIT_NOT_SAVED)
         self._kill_all()
         orderly = all(in_order)
         log.info("daemon_stopped", orderly=orderly)
+        if not_saved:
+            return EXIT_NOT_SAVED
         return 0 if orderly else EXIT_KILLED
 
     def _kill_all(self) -> None:
@@ -265,20 +335,6 @@ class Parent:
 
 def _backoff(limits: Limits) -> Backoff:
     return Backoff(limits.backoff_initial_s, limits.backoff_max_s, limits.give_up_after, limits.give_up_window_s)
-
-
-def _final_code(child: Child, exited: Exit) -> int:
-    """The daemon's exit code if this exit ends it, else 0."""
-    if exited.code == EXIT_UNUSABLE:
-        return exited.code
-    # At the aggregator's first start these two are for the operator to fix; what has worked before may work again.
-    is_aggregator = child.spec.line is LineKind.CONTROL
-    if is_aggregator and exited.first and exited.code in (EXIT_CANNOT_LISTEN, EXIT_STATE):
-        return exited.code
-    if exited.too_often:
-        log.error("gave_up", child=child.name)
-        return EXIT_GAVE_UP
-    return 0
 
 
 def _kernel_state(pid: int | None) -> str:

@@ -6,12 +6,15 @@ parent ends: the kernel kills them.
 """
 
 import gc
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
+from typing import NoReturn
 
-from txninsightd import logs
+from txninsightd import clock, logs
 from txninsightd.parent_death import kill_on_parent_exit
 
 GC_THRESHOLDS = (100_000, 20, 100)
@@ -51,5 +54,19 @@ def set_up_child_process(name: str, ignore_sigterm: bool) -> Callable[[], bool]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore_sigterm else lambda number, _: terminations.append(number))
     # Unblock last: signals that came since the fork then meet these handlers, not copies of the parent's.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    # The parent does not follow the wall clock: it needs none.
+    clock.follow()
     logs.bind(name)
     return lambda: bool(terminations)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once with this exit code, from wherever it is.
+
+    An ordinary exit waits for threads, and frees Kafka clients: both may wait for a broker that does not answer. What a
+    process owes to others, it has written before.
+    """
+    # Standard output may be a full disk, or be closed.
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)

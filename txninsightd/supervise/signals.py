@@ -24,7 +24,10 @@ class Signals:
         signal.signal(signal.SIGINT, self._note_stop)
 
     def uninstall(self) -> None:
-        """Wake no more."""
+        """Ignore all signals from now on: the process is ending, and one more must not change its exit code."""
+        # Not the handlers: when Python shuts down, it puts the default, death, in their place.
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
     def fileno(self) -> int:

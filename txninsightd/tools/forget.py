@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from txninsightd.config import Secret
 from txninsightd.config.model import CONTROL_SOCKET
+from txninsightd.visible_text import visible
 
 ANSWER_WITHIN_S = 300.0
 """The answer comes after the next checkpoint."""
@@ -44,8 +45,8 @@ def forget(txn_id: str, directory: str, answer_within_s: float = ANSWER_WITHIN_S
     finally:
         connection.close()
     if response.status == http.HTTPStatus.OK:
-        return Answer(f"forgotten: {txn_id}", 0)
-    return Answer(str(answer["error"]), 1)
+        return Answer(f"forgotten: {visible(txn_id)}", 0)
+    return Answer(visible(str(answer["error"])), 1)
 
 
 class _Connection(http.client.HTTPConnection):

@@ -22,6 +22,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from txninsightd.visible_text import visible
+
 HOST = "127.0.0.1"
 Receiver = Literal["pagerduty", "slack"]
 PAGERDUTY: Final = "pagerduty"
@@ -217,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 if __name__ == "__main__":

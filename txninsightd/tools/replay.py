@@ -26,6 +26,7 @@ from typing import IO
 
 from rich.console import Console
 
+from txninsightd import __version__
 from txninsightd.tools.events_file import PlainEvents, read_lines
 from txninsightd.tools.replaying.cluster import Cluster, Refusal, client_properties
 from txninsightd.tools.replaying.counts import Totals
@@ -203,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 all published; 1 some records or transactions failed; 2 refused before publishing; "
         "130 interrupted.",
     )
+    parser.add_argument("--version", action="version", version=f"txninsight-replay {__version__}")
     parser.add_argument("file", metavar="FILE", help="events.jsonl, or - for standard input")
     parser.add_argument("--bootstrap", required=True, metavar="HOST:PORT", help="bootstrap servers, comma separated")
     parser.add_argument(
@@ -272,25 +274,33 @@ def _add_topics(group: argparse._ArgumentGroup) -> None:
 
 
 def _speed(text: str) -> float:
-    speed = math.inf if text == "max" else float(text)
+    speed = math.inf if text == "max" else _number(text)
     # `<= 0` would accept NaN.
     if not speed > 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, or max (found {text})")
     return speed
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+    count = _number(text)
+    if not (count >= 1 and count.is_integer()):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1 (found {text})")
+    return int(count)
 
 
 def _timeout(text: str) -> float:
-    seconds = float(text)
+    seconds = _number(text)
     if not 1 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError("at least 1 second")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, at least 1 (found {text})")
     return seconds
+
+
+def _number(text: str) -> float:
+    """NaN where the text is no number, which no bound accepts."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from txninsightd.tools.simulation.output import Lines
 from txninsightd.tools.simulation.scenario import Scenario, daemon_config, load_scenario
 from txninsightd.tools.simulation.truth import Truth
 from txninsightd.tools.simulation.validation_errors import BadScenario
+from txninsightd.visible_text import visible
 
 LINES_PER_TICK = 5000
 """How many lines are written between two updates of the progress bar."""
@@ -174,7 +175,7 @@ def _report(options: argparse.Namespace, truth: Truth, lines: Lines) -> int:
     if not truth.contradictions:
         return 0
     print(f"{options.scenario}: {len(truth.contradictions)} transactions contradict its expectations:", file=sys.stderr)
-    print("\n".join(truth.contradictions[:SHOWN]), file=sys.stderr)
+    print("\n".join(map(visible, truth.contradictions[:SHOWN])), file=sys.stderr)
     print("Correct the failure's 'expected', or the input beside it.", file=sys.stderr)
     return 2
 

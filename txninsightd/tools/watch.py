@@ -3,7 +3,7 @@
 It queries the daemon's HTTP API and /metrics once a second, like any other client. A `Snapshot` holds the answers. A
 `LiveView` takes one snapshot after the other and adds the rates over some seconds and a log of changes. Where the
 output is not a terminal, it prints a plain line every few seconds, and one for each alert. The alerts come from the
-record of the local stack's receivers.
+record of the local stack's receivers. Where no daemon answers, it says so once, and waits.
 
     python -m txninsightd.tools.watch http://127.0.0.1:9840 --alerts .run/log/alerts.jsonl
 """
@@ -31,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from txninsightd.tools.receivers import Message, read_record
+from txninsightd.visible_text import visible
 from txninsightd.vocabulary import Outcome, State
 
 REFRESH_EVERY_S = 1.0
@@ -41,6 +42,7 @@ LISTED = 1000
 STUCK_SHOWN = 6
 LOG_SHOWN = 30
 ALERTS_SHOWN = 10
+ADVICE = "start the daemon (make up), or give its address as an argument; waiting for it"
 
 STUCK = "stuck"
 LIVE_STATES = (State.OPEN, State.TENTATIVELY_CLOSED, STUCK, State.ABORTED)
@@ -93,6 +95,17 @@ class Detail(msgspec.Struct, frozen=True):
     why: str
 
 
+class Readiness(msgspec.Struct, frozen=True):
+    """The answer of /readyz: what keeps the daemon from being ready, in words."""
+
+    missing: list[str] = []
+
+    def __str__(self) -> str:
+        """In words; empty when it is ready."""
+        others = f", and {len(self.missing) - 1} more (GET /readyz)" if len(self.missing) > 1 else ""
+        return f"not ready: {self.missing[0]}{others}" if self.missing else ""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The daemon's answers at one moment. `whys` has an explanation for some stuck transactions, by txn_id."""
 
@@ -101,6 +114,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     transactions: list[TransactionSummary]
     stuck: list[TransactionSummary]
     whys: dict[str, str] = {}
+    readiness: Readiness = Readiness()
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
@@ -112,7 +126,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """Queries one daemon. All methods raise OSError or HTTPException when it does not answer."""
+    """Queries one daemon. Methods raise OSError or HTTPException when it does not answer, or that of a decoder."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -129,7 +143,18 @@ class Client:
             transactions=self.list(f"limit={LISTED}"),
             stuck=stuck,
             whys={txn_id: why for (txn_id, _), why in self._whys.items()},
+            readiness=self.readiness(),
         )
+
+    def readiness(self) -> Readiness:
+        """Whether the daemon is ready."""
+        try:
+            body = self._get("/readyz")
+        except HTTPError as error:
+            if error.code != 503:
+                raise
+            body = error.read()
+        return msgspec.json.decode(body, type=Readiness)
 
     def list(self, query: str) -> list[TransactionSummary]:
         """The transactions of the API for this query."""
@@ -200,7 +225,7 @@ class LiveView:
 
     def set_error(self, error: str) -> None:
         """Show that the daemon did not answer, beside its last answers."""
-        self.error = error
+        self.error = visible(error)
 
     def rate(self, name: str, **labels: str) -> float:
         """A counter's increase per second over the last `RATE_WINDOW_S`."""
@@ -236,7 +261,12 @@ class LiveView:
         named = " (" + ", ".join(f"{cause} {n}" for cause, n in sorted(causes.items(), key=str)) + ")" if causes else ""
         ended = ", ".join(f"{outcome} {_finished(snapshot, outcome):.0f}" for outcome in OUTCOMES)
         line = f"{snapshot.at - self.began_at:4.0f} s: now {live}{named}; ended {ended}; {self._rates()}"
-        return f"{line}; {self.error}" if self.error else line
+        return "; ".join([line, *self._troubles()])
+
+    def _troubles(self) -> list[str]:
+        """Why the figures may not be the latest."""
+        not_ready = str(self.snapshot.readiness) if self.snapshot is not None else ""
+        return [self.error] if self.error else [not_ready] if not_ready else []
 
     def _note(self, txn: TransactionSummary, at: float) -> None:
         before = self._labels.get(txn.txn_id)
@@ -244,7 +274,7 @@ class LiveView:
             return
         moment = time.strftime("%H:%M:%S", time.localtime(at))
         change = "" if before is None else f" {before} →"
-        self._log.append(Text.assemble((moment, "dim"), f"  {txn.txn_id} {change} ", (txn.label, txn.colour)))
+        self._log.append(Text.assemble((moment, "dim"), f"  {visible(txn.txn_id)} {change} ", (txn.label, txn.colour)))
 
     def _rates(self) -> str:
         events = self.rate("txninsight_records_total", view="monitor", result="ok")
@@ -253,7 +283,9 @@ class LiveView:
 
     def _headline(self) -> Text:
         line = Text("txninsightd", style="bold").append(f"   {self._rates()}", style="default")
-        return line.append(f"   {self.error}", style="bold red") if self.error else line
+        for trouble in self._troubles():
+            line.append(f"   {trouble}", style="bold red")
+        return line
 
     def _log_panel(self) -> Panel:
         return Panel(Group(*reversed(self._log)), title="changes, newest first", title_align="left")
@@ -270,7 +302,8 @@ def counts_table(snapshot: Snapshot) -> Table:
         table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     txn_types = snapshot.txn_types()
     for txn_type in txn_types:
-        table.add_row(txn_type, *_cells(snapshot, txn_type=txn_type))
+        # A Text, since rich takes a cell of str for markup.
+        table.add_row(Text(visible(txn_type)), *_cells(snapshot, txn_type=txn_type))
     table.add_section()
     table.add_row("all", *_cells(snapshot), style="bold")
     return table
@@ -300,10 +333,10 @@ def _alert(message: Message) -> Text:
 
 
 def _stuck(txn: TransactionSummary, snapshot: Snapshot) -> Text:
-    line = Text(txn.txn_id, style="bold").append(f"  {txn.cause}", style=txn.colour)
+    line = Text(visible(txn.txn_id), style="bold").append(f"  {txn.cause}", style=txn.colour)
     if txn.stuck_since is not None:
         line.append(f"  {snapshot.at - txn.stuck_since:.0f} s", style="default")
-    return line.append(f"  {snapshot.whys.get(txn.txn_id, '')}", style="not bold")
+    return line.append(f"  {visible(snapshot.whys.get(txn.txn_id, ''))}", style="not bold")
 
 
 def _cells(snapshot: Snapshot, **labels: str) -> Iterator[Text]:
@@ -345,8 +378,15 @@ def _refresh(client: Client, view: LiveView) -> None:
     try:
         view.update(client.fetch(time.time()))
     except (OSError, HTTPException) as error:
-        view.set_error(f"no answer from {client.url}: {error}")
+        view.set_error(f"no answer from {client.url}: {_reason(error)}; {ADVICE}")
+    except (ValueError, msgspec.MsgspecError) as error:
+        view.set_error(f"no txninsightd answers at {client.url}: {error}; {ADVICE}")
     view.read_alerts()
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 @contextmanager
@@ -359,15 +399,19 @@ def _full_screen(console: Console) -> Iterator[Callable[[LiveView], None]]:
 def _line_by_line(console: Console) -> Iterator[Callable[[LiveView], None]]:
     due = 0.0
     printed = 0
+    was_silent = False
 
     def show(view: LiveView) -> None:
-        nonlocal due, printed
+        nonlocal due, printed, was_silent
         for message in view.alerts[printed:]:
             console.print(f"alert: {message.line}", soft_wrap=True, highlight=False, markup=False)
         printed = len(view.alerts)
-        if time.monotonic() >= due:
+        is_silent = view.error is not None
+        # A daemon that does not answer is told once, and so is that it answers again.
+        if is_silent != was_silent or (not is_silent and time.monotonic() >= due):
             console.print(view.plain_line(), soft_wrap=True, highlight=False, markup=False)
             due = time.monotonic() + PLAIN_LINE_EVERY_S
+        was_silent = is_silent
 
     yield show
 

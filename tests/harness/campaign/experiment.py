@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Iterable
@@ -10,13 +11,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.harness.campaign.faults import HANGS, KILLS, Fault, FaultInjector, InjectedFault
+from tests.harness.campaign.faults import FAULTS, HANGS, KILLS, AnyFault, FaultInjector, InjectedFault
+from tests.harness.campaign.host_faults import HostFault
 from tests.harness.campaign.load import Load, Truth
 from tests.harness.campaign.verdict import Details, Scraped, scraped, with_validator
+from tests.harness.clock_shim import wall_clock
 from tests.harness.metrics import Samples
 from tests.harness.oracle import Log, read_logs
 from tests.harness.prometheus import SCRAPE_EVERY_S, TargetPrometheus
 from tests.harness.service_manager import ServiceDaemon, ServiceManager
+from tests.harness.tmpfs import tmpfs
 from txninsightd.tools.stack.broker import Broker, create_topics
 
 HEARTBEAT_TIMEOUT_S = 8
@@ -38,21 +42,40 @@ SECTIONS: dict[str, Any] = {
 named, so that all their counters begin at 0."""
 
 
+IDLE_TOPIC = "campaign.idle"
+LOG_DISK = "256m"
+
+
 class Form(NamedTuple):
-    """How often each process and the broker are killed, and how often each process hangs."""
+    """How often each process and the broker are killed, each process hangs, and the host does each of its faults.
+
+    `idle_partitions`: so many are read beside the loaded ones.
+    """
 
     name: str
     kills: int
     hangs: int
+    host_faults: int = 0
+    idle_partitions: int = 0
+
+    @property
+    def often(self) -> dict[AnyFault, int]:
+        """How often each fault strikes."""
+        often: dict[AnyFault, int] = dict.fromkeys(KILLS, self.kills)
+        return often | dict.fromkeys(HANGS, self.hangs) | dict.fromkeys(HostFault, self.host_faults)
 
 
 class Told(NamedTuple):
-    """All that was said in the end, and what is true. `known`: how many transactions the daemon knows."""
+    """All that was said in the end, and what is true.
+
+    `known`: how many transactions the daemon knows; `partitions`: how many it reads.
+    """
 
     truth: Truth
     logs: list[Log]
     details: Details
     known: int
+    partitions: int
     metrics: Samples
     scraped: Scraped
 
@@ -69,15 +92,24 @@ class Experiment:
         self._load = Load(directory / "load", broker.bootstrap, seed)
         ends.callback(self._load.kill)
         self._topics = self._load.topics()
-        self.daemon = ServiceDaemon(directory, broker.bootstrap, merged(self._load.sections(), SECTIONS), WATCHDOG_S)
+        sections = merged(self._load.sections(), SECTIONS)
+        sections["topics"] += [{"name": IDLE_TOPIC}] if form.idle_partitions else []
+        self.daemon = ServiceDaemon(directory, broker.bootstrap, sections, WATCHDOG_S)
         self.service = ServiceManager(self.daemon)
         self.prometheus = TargetPrometheus(directory, self.daemon.port)
-        self._injector = FaultInjector(self.service, broker, self._topics, seed, self._load.require_sound)
+        clock = ends.enter_context(wall_clock(directory))
+        self.daemon.environment |= clock.environment
+        (directory / "log-disk").mkdir()
+        disk = ends.enter_context(tmpfs(directory / "log-disk", LOG_DISK))
+        ends.callback(lambda: shutil.copy(self.daemon.log_file, directory))
+        self.daemon.log_file = disk.directory / self.daemon.log_file.name
+        self._injector = FaultInjector(self.service, broker, self._topics, seed, self._load.require_sound, disk, clock)
         self._ends = ends
 
     def run(self) -> Told:
         """All of it. Raises LoadBroken when a producer failed: then another one must be made."""
-        create_topics(self.broker.bootstrap, self._topics)
+        idle = {IDLE_TOPIC: self._form.idle_partitions} if self._form.idle_partitions else {}
+        create_topics(self.broker.bootstrap, {**self._topics, **idle})
         self.service.start()
         self._ends.callback(self.service.kill)
         self.daemon.await_ready()
@@ -90,10 +122,9 @@ class Experiment:
         self._load.stop()
         return self._conclude(began)
 
-    def _plan(self) -> list[tuple[Fault, bool]]:
+    def _plan(self) -> list[tuple[AnyFault, bool]]:
         """In random order; every other one of each kind in the middle of a checkpoint."""
-        often = dict.fromkeys(KILLS, self._form.kills) | dict.fromkeys(HANGS, self._form.hangs)
-        plan = [(fault, i % 2 == 0) for fault, times in often.items() for i in range(times)]
+        plan = [(fault, i % 2 == 0) for fault, times in self._form.often.items() for i in range(times)]
         self._draw.shuffle(plan)
         return plan
 
@@ -115,7 +146,8 @@ class Experiment:
         details, known = self.daemon.details(truth.transactions), self.daemon.get("/api/v1/transactions", limit=1)
         self.daemon.await_that(lambda: time.time() > asked_at + 2 * SCRAPE_EVERY_S, "it is scraped once more")
         seen = scraped(self.prometheus, began, time.time())
-        return Told(truth, logs, details, known["matched"], metrics, seen)
+        partitions = len(self.daemon.get("/api/v1/partitions"))
+        return Told(truth, logs, details, known["matched"], partitions, metrics, seen)
 
     def _is_settled(self, finished: int) -> bool:
         """Whether so many transactions are finished, and nothing is left to read."""
@@ -144,11 +176,12 @@ def table(injected: Iterable[InjectedFault], told: Told, differences: int) -> st
         "recovered, s: median | max | counters fallen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(fault, [s for s in injected if s.fault is fault], seen) for fault in Fault]
+    lines += [_row(fault, [s for s in injected if s.fault is fault], seen) for fault in FAULTS]
     scrapes = max(len(series.samples) for series in seen.series)
     summary = (
         f"{datetime.now():%Y-%m-%d}: {len(injected)} faults in {seen.until - seen.began:.0f} s, "
         f"{len(told.truth.transactions):,} transactions of {sum(map(_records, told.logs)):,} records, "
+        f"{told.partitions:,} partitions, "
         f"{len(seen.series):,} series of counters in up to {scrapes:,} scrapes; "
         f"load average at the end {os.getloadavg()[1]:.1f}. Differences to the truth: {differences}."
     )
@@ -159,7 +192,7 @@ def _records(log: Log) -> int:
     return len(log.producers)
 
 
-def _row(fault: Fault, injected: list[InjectedFault], seen: Scraped) -> str:
+def _row(fault: AnyFault, injected: list[InjectedFault], seen: Scraped) -> str:
     if not injected:
         return f"| {fault} | 0 | | | | | | | |"
     recovered = [s.recovered_s for s in injected]

@@ -4,6 +4,8 @@ That work is in flight is made sure of, not hoped for. The aggregator is held st
 what came meanwhile it cannot have applied. Then the fault strikes, and the aggregator goes on. Where a checkpoint is
 to be hit, its writer is held still from wherever it was just then, as a slow disk would hold it.
 
+What the host does (host_faults.py) strikes in the same way, and is undone once the daemon has noticed it.
+
 Recovered is a daemon once the victim was replaced, /readyz says 200, and both views have applied all that was in the
 log, and was decided, when the fault struck.
 """
@@ -15,14 +17,18 @@ import signal
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from tests.harness.campaign.host_faults import Host, HostFault
+from tests.harness.clock_shim import WallClock
 from tests.harness.json_log import LogTail, moment_of
 from tests.harness.processes import children
 from tests.harness.service_manager import ServiceManager
+from tests.harness.tmpfs import Tmpfs
 from tests.harness.waiting import await_that, until
 from txninsightd.tools.stack.broker import Broker, admin
 
@@ -61,6 +67,8 @@ class Fault(StrEnum):
 
 HANGS = (Fault.STOP_MONITOR, Fault.STOP_VALIDATOR, Fault.STOP_AGGREGATOR, Fault.STOP_PARENT)
 KILLS = tuple(fault for fault in Fault if fault not in HANGS)
+AnyFault = Fault | HostFault
+FAULTS: tuple[AnyFault, ...] = (*Fault, *HostFault)
 
 
 class InFlight(NamedTuple):
@@ -71,12 +79,12 @@ class InFlight(NamedTuple):
 
 
 class InjectedFault(NamedTuple):
-    """One fault. `at`: epoch seconds; `noticed_s`: of a hang, until it was called so.
+    """One fault. `at`: epoch seconds; `noticed_s`: until a hang was called so, or a fault of the host was counted.
 
     `recovered_s`: from `at` to `recovered_at`; for the broker, from when it answered again.
     """
 
-    fault: Fault
+    fault: AnyFault
     at: float
     in_flight: InFlight
     in_checkpoint: bool
@@ -98,8 +106,11 @@ class FaultInjector:
         topics: dict[str, int],
         seed: int,
         require_load: Callable[[], None],
+        log_disk: Tmpfs,
+        clock: WallClock,
     ) -> None:
         self.log = LogTail(service.daemon.log_file)
+        self._host = Host(service.daemon, self.log, log_disk, clock)
         self._service = service
         self._daemon = service.daemon
         self._broker = broker
@@ -108,9 +119,11 @@ class FaultInjector:
         self._refs = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
         self._admin: AdminClient = admin(broker.bootstrap)
 
-    def inject(self, fault: Fault, in_checkpoint: bool) -> InjectedFault:
+    def inject(self, fault: AnyFault, in_checkpoint: bool) -> InjectedFault:
         """At a random moment from now. Returns when all is well again."""
         time.sleep(self._draw.uniform(*GAP_S))
+        if isinstance(fault, HostFault):
+            self._host.prepare(fault)
         with contextlib.ExitStack() as held:
             in_flight, writer = self._in_flight(held, in_checkpoint or fault is Fault.KILL_WRITER)
             before, ended = self.log.pids(), len(self._service.ended)
@@ -143,7 +156,7 @@ class FaultInjector:
             if writer is not None:
                 hold_still(writer, held)
             in_flight = self._await_in_flight(held)
-            if in_flight is not None:
+            if in_flight is not None and (writer is None or is_held(writer)):
                 found.append((in_flight, writer))
             else:
                 held.close()
@@ -152,7 +165,7 @@ class FaultInjector:
 
     def _await_in_flight(self, held: contextlib.ExitStack) -> InFlight | None:
         """None when nothing was in flight this time."""
-        undecided = sum(partition["undecided_records"] for partition in self._daemon.get("/api/v1/partitions"))
+        undecided = int(self._daemon.total("txninsight_undecided_records"))
         if not undecided:
             return None
         aggregator = self.log.pids()["aggregator"]
@@ -189,9 +202,11 @@ class FaultInjector:
 
     # --- The fault ----------------------------------------------------------------------------------------------------
 
-    def _hit(self, fault: Fault, pids: dict[str, int], writer: int | None) -> None:
+    def _hit(self, fault: AnyFault, pids: dict[str, int], writer: int | None) -> None:
         number = signal.SIGSTOP if fault in HANGS else signal.SIGKILL
-        if fault is Fault.KILL_BROKER:
+        if isinstance(fault, HostFault):
+            self._host.strike(fault)
+        elif fault is Fault.KILL_BROKER:
             self._broker.kill()
         elif fault in (Fault.KILL_PARENT, Fault.STOP_PARENT):
             os.kill(self._service.pid(), number)
@@ -204,8 +219,10 @@ class FaultInjector:
 
     # --- Recovery -----------------------------------------------------------------------------------------------------
 
-    def _await_replaced(self, fault: Fault, before: dict[str, int], at: float, ended: int) -> float | None:
-        """Wait until the victim is replaced; of a hang, gives the moment at which it was called so."""
+    def _await_replaced(self, fault: AnyFault, before: dict[str, int], at: float, ended: int) -> float | None:
+        """Wait until the victim is replaced, or the host is whole again; gives the moment at which it was noticed."""
+        if isinstance(fault, HostFault):
+            return self._host.undo(fault)
         if fault is Fault.KILL_WRITER:
             self._await(lambda: self._last("checkpoint_written") > at, "another checkpoint is written")
         elif fault in (Fault.KILL_PARENT, Fault.STOP_PARENT):
@@ -250,11 +267,12 @@ class FaultInjector:
 
 
 def _reached(partition: dict[str, Any], written: Ends, decided: Ends, seen_after: float) -> bool:
+    """The idle partitions, which have no ends here, count by their `as_of` alone."""
     ref = partition["topic"], partition["partition"]
     as_of = min(partition["monitor_as_of"] or 0.0, partition["validator_as_of"] or 0.0)
     return (
-        partition["monitor_offset"] >= written[ref]
-        and partition["validator_offset"] >= decided[ref]
+        partition["monitor_offset"] >= written.get(ref, 0)
+        and partition["validator_offset"] >= decided.get(ref, 0)
         and as_of > seen_after
     )
 
@@ -263,6 +281,14 @@ def hold_still(pid: int, held: contextlib.ExitStack) -> None:
     """Hold a process still, as long as it lives, until `held` is closed."""
     held.callback(_signal, pid, signal.SIGCONT)
     _signal(pid, signal.SIGSTOP)
+
+
+def is_held(pid: int) -> bool:
+    """Whether a process is held still; one that has ended is not, though it may not be reaped yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

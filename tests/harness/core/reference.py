@@ -168,6 +168,7 @@ class Life:
     causes: list[Cause] = field(default_factory=list)
     counted_open: bool = False
     all_read_for: Sighting | None = None
+    stuck_after: float = UNSEEN
 
 
 class Change(NamedTuple):
@@ -387,9 +388,8 @@ class Plain:
         self.watermark_everywhere = max(self.watermark_everywhere, self.seen_everywhere())
         for life in self.lives.values():
             self._look_at(life)
-        if not isinstance(message, Discovery):
-            seen = [p.both_as_of() for p in self.present()]
-            self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
+        seen = [p.both_as_of() for p in self.present()]
+        self.caught_up = self.caught_up or (bool(seen) and min(seen) > UNSEEN)
 
     def _discovered(self, message: Discovery) -> None:
         for topic, topic_id in message.topic_ids.items():
@@ -591,8 +591,10 @@ class Plain:
         life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
         if life.cause != before:
             self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
-            if life.cause is not None:
+            again = life.causes[-1:] == [life.cause] and life.stuck_after == last_activity(life.sightings)
+            if life.cause is not None and not again:
                 life.causes.append(life.cause)
+                life.stuck_after = last_activity(life.sightings)
                 self.stuck[label, life.cause.value] += self.caught_up
 
     # The gauges, counted anew

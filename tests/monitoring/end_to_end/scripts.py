@@ -6,6 +6,7 @@ or for what Prometheus makes of it; only the last of these knows of times, and i
 
 import itertools
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -140,27 +141,43 @@ def daemon_is_past(daemon: Daemon, topic: str, offset: int) -> bool:
 
 
 def held(stage: Stage) -> None:
-    """A producer leaves its Kafka transaction open; the config has a fault; nothing can be written to the disk."""
+    """A producer leaves its Kafka transaction open; the config has a fault; neither log nor state can be written."""
     daemon = stage.daemons["held"]
     still = stage.begin("TxninsightStableOffsetStandsStill", "held", stage.topics["held"])
     refused = stage.begin("TxninsightConfigReloadRefused", "held")
+    dropped = stage.begin("TxninsightLogLinesDropped", "held")
     stale = stage.begin("TxninsightCheckpointStale", "held")
     not_ready = stage.begin("TxninsightNotReady", "held")
     hanging = TransactionalWriter(stage.broker)
     hanging.begin()
     hanging.write(stage.topics["held"], *opens(["hanging"], PULSE))
     good = daemon.config_file.read_text()
-    daemon.reload("stuck: {idle_after_s: soon}\n")
     state, away = daemon.directory / "state", daemon.directory / "state-away"
     state.rename(away)
     state.touch()
+    with unwritable_log(daemon):
+        daemon.reload("stuck: {idle_after_s: soon}\n")
+        stage.await_fired(dropped)
+    stage.end(dropped)
     stage.await_fired(still, refused, stale, not_ready)
     hanging.abort()
     daemon.reload(good)
     state.unlink()
     away.rename(state)
     stage.end(still, refused, stale, not_ready)
-    stage.await_cleared(still, refused, stale, not_ready)
+    stage.await_cleared(still, refused, dropped, stale, not_ready)
+
+
+@contextmanager
+def unwritable_log(daemon: Daemon) -> Iterator[None]:
+    """No file that the parent writes may grow; its log is the only one."""
+    parent = daemon.all_pids()["parent"]
+    former = resource.prlimit(parent, resource.RLIMIT_FSIZE)
+    resource.prlimit(parent, resource.RLIMIT_FSIZE, (0, former[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(parent, resource.RLIMIT_FSIZE, former)
 
 
 def crashing(stage: Stage) -> None:

@@ -57,6 +57,7 @@ EXPECTED = {
     "TxninsightCheckpointStale": Expected(SLACK, ("no checkpoint for", "one is due every 1s")),
     "TxninsightChildCrashLooping": Expected(PAGERDUTY, ("validator-0 restarted",)),
     "TxninsightConfigReloadRefused": Expected(SLACK, ("refused its changed configuration",)),
+    "TxninsightLogLinesDropped": Expected(SLACK, ("could not write its log", "/readyz")),
     "TxninsightDown": Expected(PAGERDUTY, ("is down",)),
     "TxninsightAbsent": Expected(PAGERDUTY, ("knows no txninsightd",)),
     "TxninsightNoEvents": Expected(SLACK, ("No events at",)),

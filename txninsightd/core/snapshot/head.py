@@ -10,6 +10,8 @@ import msgspec
 
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.lifecycle import Outage
+from txninsightd.core.our_clock import NOT_KNOWN, OurClock
+from txninsightd.core.pauses import Pauses
 from txninsightd.core.rules import JudgingRules
 from txninsightd.core.saved_values import Count, Moment, Offset, OffsetAnswered, Stamp
 from txninsightd.core.snapshot.columns import numbers_of
@@ -82,6 +84,8 @@ class Head(msgspec.Struct, kw_only=True):
     caught_up: bool
     discovered_at: Moment
     outages: list[Outage]
+    leaps: list[Outage] = []
+    our_clock: OurClock = NOT_KNOWN
     domains: list[SavedDomain]
     partitions: list[SavedPartition]
     topics: dict[str, Incarnation]
@@ -102,7 +106,9 @@ def saved_head(ledger: Ledger, sections: list[str]) -> Head:
         start_at=ledger.start_at,
         caught_up=ledger.stuck_tracker.caught_up,
         discovered_at=watermark.discovered_at,
-        outages=watermark.outages,
+        outages=watermark.pauses.outages,
+        leaps=watermark.pauses.leaps,
+        our_clock=ledger.our_clock,
         domains=[SavedDomain(ref, domain.as_of, domain.gaps) for ref, domain in watermark.domains()],
         partitions=[_saved_partition(p) for p in ledger.partitions.values()],
         topics=ledger.topics.incarnations,
@@ -116,6 +122,7 @@ def saved_head(ledger: Ledger, sections: list[str]) -> Head:
 def restore_head(head: Head, ledger: Ledger) -> None:
     """Bring an empty ledger to the state of a head."""
     ledger.intake.start_at = head.start_at
+    ledger.our_clock = head.our_clock
     ledger.stuck_tracker.caught_up = head.caught_up
     ledger.topics.incarnations = head.topics
     ledger.restore_judging(head.judging, head.judged)
@@ -123,7 +130,8 @@ def restore_head(head: Head, ledger: Ledger) -> None:
     for saved in head.partitions:
         _restore_partition(ledger, saved)
     # After the partitions, which make the domains.
-    ledger.watermark.restore(head.discovered_at, head.outages, [(d.ref, d.as_of, d.gaps) for d in head.domains])
+    pauses = Pauses(head.outages, head.leaps)
+    ledger.watermark.restore(head.discovered_at, pauses, [(d.ref, d.as_of, d.gaps) for d in head.domains])
     _restore_tombstones(ledger.archive.tombstones, head.memory)
 
 

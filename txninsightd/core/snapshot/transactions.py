@@ -18,10 +18,10 @@ from txninsightd.core.events import Event, Judged
 from txninsightd.core.finished import Finished
 from txninsightd.core.kpis import Kpis
 from txninsightd.core.ledger import Ledger
-from txninsightd.core.saved_values import Count, Offset, Stamp
+from txninsightd.core.saved_values import Count, Moment, Offset, Stamp
 from txninsightd.core.snapshot.checks import check_transaction
 from txninsightd.core.snapshot.columns import Table, due_ats_of, moments_of, moments_or_never_of, numbers_of
-from txninsightd.core.transaction import Ending, Note, Standing, Transaction
+from txninsightd.core.transaction import UNSEEN, Ending, Note, Standing, Transaction
 from txninsightd.vocabulary import Anomaly, Cause, Kind, Outcome, PartitionRef, Signature, State, Verdict
 
 TRANSACTIONS_A_CHUNK = 10_000
@@ -73,6 +73,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     notes: list[tuple[int, Offset, Verdict, Stamp, Stamp]] = []
     closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
     given_up_steps: Count = 0
+    stuck_after: Moment = UNSEEN
     end: SavedEnd | None = None
 
 
@@ -105,7 +106,7 @@ def dump_transactions(ledger: Ledger) -> Iterator[bytes]:
     # Partitions are numbered in the order in which the head lists them.
     numbers = {ref: i for i, ref in enumerate(ledger.partitions)}
     final = ledger.settlement.final()
-    to_look_at = ledger.stuck_tracker.to_look_at()
+    to_look_at = ledger.stuck_tracker.to_look_at() | set(ledger.agenda)
     live = iter(ledger.live.values())
     while some := list(islice(live, TRANSACTIONS_A_CHUNK)):
         rests = {i: _rest(txn, numbers, txn in final, txn in to_look_at) for i, txn in enumerate(some)}
@@ -132,7 +133,8 @@ def _rest(txn: Transaction, numbers: dict[PartitionRef, int], final: bool, look_
 
 
 def _verdicts(txn: Transaction, numbers: dict[PartitionRef, int]) -> Rest:
-    rest = Rest(txn.state, txn.cause, txn.since, txn.causes, given_up_steps=txn.given_up_steps)
+    rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
+    rest.given_up_steps, rest.stuck_after = txn.given_up_steps, txn.stuck_after
     rest.notes = [
         (numbers[ref], offset, note.verdict, note.decided_at, note.sighted_at)
         for (ref, offset), note in txn.notes.items()
@@ -276,7 +278,7 @@ def _flags_set(number: int) -> list[str]:
 
 def _restore_verdicts(txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
-    txn.given_up_steps = rest.given_up_steps
+    txn.given_up_steps, txn.stuck_after = rest.given_up_steps, rest.stuck_after
     if rest.notes:
         txn.notes = {
             (refs[p], offset): Note(verdict, decided_at, sighted_at)

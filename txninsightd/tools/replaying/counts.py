@@ -16,7 +16,7 @@ _NAMED_REASONS = 20
 
 
 class Counts(msgspec.Struct):
-    """Counts of one producer or of all. `unpublished` counts lines that were dropped because the replay was stopped."""
+    """Counts of one producer or of all. `unpublished`: dispatched lines that a stop dropped."""
 
     records: int = 0
     commits: int = 0

@@ -51,10 +51,11 @@ class Rewrite:
 
 @dataclass
 class Progress:
-    """The number and `at` of the last dispatched line."""
+    """The number and `at` of the last dispatched line. `dispatched`: how many lines have gone to their producers."""
 
     line: int = 0
     at: float = 0.0
+    dispatched: int = 0
 
 
 class Dispatcher:
@@ -118,6 +119,7 @@ class Dispatcher:
         if item is not None:
             self._batches.setdefault(sessions[0], []).append(item)
             self._batched += 1
+            self.progress.dispatched += 1
         # A skipped record may be a session's last line; a rejected control line belongs to no session.
         if sessions and sessions[0].last_line == number:
             self._finished.add(sessions.popleft())

@@ -16,6 +16,7 @@ from rich.table import Table
 from txninsightd.tools.replaying import dispatcher
 from txninsightd.tools.replaying.counts import Counts, Totals
 from txninsightd.tools.replaying.plan import Survey
+from txninsightd.visible_text import visible_lines
 
 REFRESH_S = 0.1
 _LINES_A_LOOK = 5000
@@ -35,6 +36,11 @@ class ReplayResult:
     created_topics: list[str]
 
     @property
+    def unpublished(self) -> int:
+        """The good lines that a stop kept from being published, dispatched or not."""
+        return self.counts.unpublished + self.found.events - self.progress.dispatched
+
+    @property
     def exit_code(self) -> int:
         """0: all published; 1: with errors; 130: interrupted."""
         if self.interrupted:
@@ -46,6 +52,7 @@ class ReplayResult:
         counts = msgspec.structs.asdict(self.counts)
         del counts["delays_s"]
         return counts | {
+            "unpublished": self.unpublished,
             "exit_code": self.exit_code,
             "lines": self.found.lines,
             "bad_lines": self.found.bad.count,
@@ -68,8 +75,8 @@ class Display:
         self._console = console
 
     def say(self, text: str) -> None:
-        """Print one message without markup."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print one message without markup. It may quote the file that is replayed."""
+        self._console.print(visible_lines(text), markup=False, highlight=False, soft_wrap=True)
 
     def bad_lines(self, found: Survey, *, skipped: bool) -> None:
         """Print the first bad lines with number and reason, and the number of bad lines."""
@@ -101,6 +108,7 @@ class Display:
         if result.interrupted:
             self.say(
                 f"stopped after line {result.progress.line} of {result.found.lines} (at {result.progress.at:.15g}); "
+                f"{result.unpublished} lines were not published; "
                 f"{result.counts.aborted_at_stop} open Kafka transactions were aborted"
             )
         for reason, count in sorted(result.counts.reasons.items(), key=lambda item: -item[1]):
@@ -157,8 +165,8 @@ def _table(result: ReplayResult) -> Table:
     table.add_row("delivery errors", str(counts.delivery_errors))
     table.add_row("transaction errors", str(counts.transaction_errors))
     table.add_row("bad lines skipped", str(result.found.bad.count))
-    if counts.unpublished:
-        table.add_row("dispatched, not published", str(counts.unpublished))
+    if result.unpublished:
+        table.add_row("lines not published", str(result.unpublished))
     if counts.left_open:
         table.add_row("left open", f"{counts.left_open} (the broker aborts them after their time-out)")
     table.add_row("timestamps shifted by", f"{result.shift_s} s")

@@ -25,6 +25,7 @@ from txninsightd.tools.stack.settings import Settings
 from txninsightd.tools.stack.supervision import Program, Supervisor
 from txninsightd.tools.stack.up import DAEMON, down, scenario_of, up, urls
 from txninsightd.tools.watch import Client, LiveView, TransactionSummary, alerts_panel, counts_table, stuck_panel, watch
+from txninsightd.visible_text import visible
 
 REPLAY = "replay"
 DEFAULT_SECONDS = 15
@@ -174,7 +175,7 @@ def _report(console: Console, monitor: DemoMonitor) -> int:
     agreed = len(monitor.truth) - len(wrong)
     console.print(f"The daemon agrees with the simulator on {agreed} of {len(monitor.truth)} transactions.")
     for line in wrong[:WRONG_SHOWN]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+        console.print(f"  {visible(line)}", markup=False, soft_wrap=True)
     alerts = read_record(monitor.record)
     console.print(summarize_alerts(alerts), soft_wrap=True, highlight=False)
     late = missing_alerts(monitor.truth, alerts)
