@@ -16,15 +16,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import OffsetSpec
 from rich.console import Console
 
 from tests.bench import report
 from tests.harness.daemon import Daemon
+from tests.harness.kafka import ask_until
 from tests.harness.paths import ROOT, RUN_DIR
 from tests.harness.processes import usage
+from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.tools.stack import machine
-from txninsightd.tools.stack.broker import Broker, create_topics
+from txninsightd.tools.stack.broker import Broker, admin, create_topics
 from txninsightd.tools.stack.jars import ensure_jars
+from txninsightd.vocabulary import PartitionRef
 
 DOCS = ROOT / "docs" / "performance.md"
 MARKERS = "<!-- bench partitions: begin -->", "<!-- bench partitions: end -->"
@@ -57,7 +62,9 @@ def main() -> int:
     with TemporaryDirectory() as directory:
         port, controller_port = machine.free_ports(2)
         libs = ensure_jars(RUN_DIR / "kafka")
-        with Broker(Path(directory), libs, port, controller_port, heap="1g") as broker:
+        # A broker that makes 5,000 partitions on a busy machine is fenced after 9 s, and leads none of them then.
+        patient = {"broker.session.timeout.ms": "60000"}
+        with Broker(Path(directory), libs, port, controller_port, heap="1g", properties=patient) as broker:
             found = [measure(broker, CASES[name], options.idle_s) for name in options.cases]
     facts = report.facts()
     options.json.write_text(json.dumps({"facts": facts, "cases": found}, indent=2) + "\n")
@@ -81,6 +88,8 @@ def measure(broker: Broker, case: Case, idle_s: float) -> dict[str, Any]:
     """One daemon's life beside the topics of one case."""
     for i in range(0, case.topics, CREATED_AT_ONCE):
         create_topics(broker.bootstrap, dict.fromkeys(case.names[i : i + CREATED_AT_ONCE], case.partitions))
+    refs = [PartitionRef(name, partition) for name in case.names for partition in range(case.partitions)]
+    await_led(broker, refs)
     with TemporaryDirectory() as directory:
         # The topics of the cases before are there too, but no entry of the configuration covers them.
         sections: dict[str, Any] = {"topics": [{"pattern": f"{case.name}-.*"}], "discovery": {"every_s": 2}}
@@ -107,6 +116,18 @@ def measure(broker: Broker, case: Case, idle_s: float) -> dict[str, Any]:
         "stop_s": stop_s,
         "exit_code": exit_code,
     }
+
+
+def await_led(broker: Broker, refs: list[PartitionRef]) -> None:
+    """Return once the broker leads all partitions: it says so earlier, and then makes their logs."""
+    wanted = {TopicPartition(ref.topic, ref.partition): OffsetSpec.latest() for ref in refs}
+    client = admin(broker.bootstrap)
+
+    def leads() -> bool:
+        client.list_topics(timeout=HANG_GUARD_S)
+        return not any(future.exception() for future in client.list_offsets(wanted).values())
+
+    ask_until(leads, f"the leader of {len(refs)} partitions")
 
 
 def _idle_cpu(daemon: Daemon, idle_s: float) -> dict[str, float]:

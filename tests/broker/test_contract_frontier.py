@@ -7,15 +7,19 @@ client without which that rule would be wrong (docs/verdicts.md says why).
 
 import random
 from bisect import bisect_left
+from typing import Any
 
 import pytest
 
 from tests.harness.fixtures import MakeTopic
-from tests.harness.kafka import TransactionalWriter, Writer, high_watermark, last_stable_offset
+from tests.harness.kafka import QUIET, TransactionalWriter, Writer, high_watermark, last_stable_offset
 from tests.harness.oracle import read_logs
 from tests.harness.waiting import HANG_GUARD_S
 from tests.harness.watched_consumer import NEVER_READ, WatchedConsumer, both_views, end, records
+from txninsightd import clock
 from txninsightd.cluster import client_settings
+from txninsightd.ingest.consumer_settings import asking_settings, consumer_factory
+from txninsightd.ingest.end_offset_client import EndOffsetClient
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.vocabulary import PartitionRef, Verdict, View
 
@@ -144,6 +148,21 @@ def test_list_offsets_gives_the_last_stable_offset_to_a_question_for_committed_r
     assert high_watermark(broker, PartitionRef(name, 0)) == 4
     producer.abort()
     assert last_stable_offset(broker, PartitionRef(name, 0)) == 5
+
+
+def test_a_consumer_that_is_asked_for_a_time_before_all_gives_the_same_ends(broker: Broker, topic: MakeTopic) -> None:
+    """The readers ask so, since it is cheap. No admin client is at hand here, so the consumer has answered."""
+    name, writer, no_admin = topic(2), TransactionalWriter(broker), Any
+    writer.committed(name, "a")
+    writer.begin()
+    writer.write(name, "b", "c")
+    ends: dict[View, list[int | None]] = {}
+    for view in View:
+        settings = asking_settings(client_settings.client_settings({"bootstrap.servers": broker.bootstrap}), view)
+        client = EndOffsetClient(consumer_factory(settings, QUIET), no_admin, no_admin, view, clock.now)
+        ends[view] = [end.offset for end in client.ask([PartitionRef(name, 0), PartitionRef(name, 1)])]
+    assert ends == {View.MONITOR: [4, 0], View.VALIDATOR: [2, 0]}
+    writer.abort()
 
 
 def test_the_statistics_know_the_last_stable_offset_in_a_committed_view_only(broker: Broker, topic: MakeTopic) -> None:

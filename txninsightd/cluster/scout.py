@@ -41,6 +41,9 @@ SHARE_OF_WORK = 200
 ASK_IDS_EVERY_S_AT_MOST = 10.0
 """Between two questions for the ids of known topics passes so many times their work, but no more than this."""
 
+MOST_NAMED = 10
+"""Partitions of a topic that one problem names."""
+
 log = structlog.get_logger()
 
 
@@ -189,7 +192,7 @@ class PartitionScout:
                 p.id for p in meta.partitions.values() if p.leader < 0 and PartitionRef(name, p.id) not in self._new
             ]
             if leaderless:
-                self._problems.append(f"topic {name}: no leader for partitions {leaderless}")
+                self._problems.append(f"topic {name}: no leader for partitions {_some(leaderless)}")
         return {name: sorted(meta.partitions) for name, meta in topics.items()}
 
     def _unconfirmed(
@@ -232,6 +235,7 @@ class PartitionScout:
             return []
         wanted = {TopicPartition(ref.topic, ref.partition): spec for ref in sorted(refs)}
         found = []
+        failures: dict[tuple[str, str], list[int]] = {}
         for tp, future in self._admin.list_offsets(
             wanted, isolation_level=isolation, request_timeout=ANSWER_WITHIN_S
         ).items():
@@ -239,11 +243,19 @@ class PartitionScout:
                 offset = future.result().offset
             except KafkaException as failure:
                 if PartitionRef(tp.topic, tp.partition) not in self._new:
-                    self._problems.append(f"partition {tp.topic}/{tp.partition}: {failure.args[0].str()}")
+                    failures.setdefault((tp.topic, failure.args[0].str()), []).append(tp.partition)
                 continue
             # OFFSET_END (-1) answers a question about a moment; a hanging broker gives -1001, and no error.
             if offset >= 0 or offset == OFFSET_END:
                 found.append(PartitionStart(tp.topic, tp.partition, offset))
             else:
-                self._problems.append(f"partition {tp.topic}/{tp.partition}: the broker did not answer in time")
+                failures.setdefault((tp.topic, "the broker did not answer in time"), []).append(tp.partition)
+        self._problems += [f"topic {t}: {why}: partitions {_some(which)}" for (t, why), which in failures.items()]
         return found
+
+
+def _some(partitions: list[int]) -> str:
+    """The partitions in words, briefly even if they are thousands."""
+    named = ", ".join(map(str, partitions[:MOST_NAMED]))
+    left = len(partitions) - MOST_NAMED
+    return named if left <= 0 else f"{named} and {left} more"
