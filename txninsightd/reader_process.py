@@ -20,6 +20,7 @@ from txninsightd.ingest.consumer_settings import asking_settings, consumer_facto
 from txninsightd.ingest.end_offset_client import EndOffsetClient
 from txninsightd.ingest.end_offsets import EndOffsets
 from txninsightd.ingest.reader import ClientLost, Health, Reader
+from txninsightd.ingest.record_clock import RecordClock
 from txninsightd.ingest.rejected_records import RejectedRecords
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
@@ -87,5 +88,5 @@ def make_builder(config: Config, view: View, now: Callable[[], float]) -> ViewBu
         return entry.mapping if entry is not None and entry.mapping is not None else Mapping()
 
     return MonitorBuilder(
-        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), clock.wall
+        mapping_for, config.limits.value_bytes, config.events.future_tolerance_s, RejectedRecords(now), RecordClock()
     )

@@ -10,6 +10,15 @@ from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
 from txninsightd.vocabulary import Assign, Mapping, PartitionRef, PartitionStart, Sightings, UpdateReaderSettings
 
 REF = PartitionRef("orders", 0)
+
+
+class FixedClock:
+    def now(self) -> float:
+        return NOW
+
+    latest = now
+
+
 UPDATE = UpdateReaderSettings(
     "error", "json", batch_records=7, queue_batches=3, value_bytes=100, future_tolerance_s=1.0
 )
@@ -24,7 +33,7 @@ def own_log() -> Iterator[None]:
 def test_a_monitor_decodes_by_the_new_bounds() -> None:
     rejected: list[str] = []
     builder = MonitorBuilder(
-        lambda _: Mapping(), 1000, 60.0, lambda result, _: rejected.append(result.value), lambda: NOW
+        lambda _: Mapping(), 1000, 60.0, lambda result, _: rejected.append(result.value), FixedClock()
     )
     progress = Progress(REF, 0, 0.0, 0.0)
     before = builder.message(progress, [Record(REF, 0, 30, padding=100)], NOW)
@@ -37,7 +46,7 @@ def test_a_monitor_decodes_by_the_new_bounds() -> None:
 
 def test_a_reader_obeys_the_command_at_its_next_step() -> None:
     """From that step on: fewer records a batch, shorter values, earlier back-pressure, and a new log level."""
-    builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None, lambda: NOW)
+    builder = MonitorBuilder(lambda _: Mapping(), 1000, 60.0, lambda *_: None, FixedClock())
     consumer, health = Consumer([Record(REF, 0, padding=100), Record(REF, 1, ahead_s=30)]), NotedHealth()
     line = ReaderLine(Assign([PartitionStart("orders", 0, 0, 0.0, 0, "")]), UPDATE)
     reader = reader_of(consumer, builder, line, health)

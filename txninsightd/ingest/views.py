@@ -82,6 +82,16 @@ class Progress:
         return gaps
 
 
+class Clock(Protocol):
+    """The clock that the timestamps of records are compared with."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def latest(self) -> float:
+        """The latest moment that may be now; our own clock may be wrong."""
+
+
 class ViewBuilder(Protocol):
     """A role: turns the records of one partition into one message."""
 
@@ -101,9 +111,9 @@ class MonitorBuilder:
         value_bytes: int,
         future_tolerance_s: float,
         report_rejected: Callable[[RecordResult, Any], None],
-        wall_clock: Callable[[], float],
+        record_clock: Clock,
     ) -> None:
-        self._wall_clock = wall_clock
+        self._record_clock = record_clock
         self._mapping_for = mapping_for
         self._report_rejected = report_rejected
         self.update_settings(value_bytes, future_tolerance_s)
@@ -122,9 +132,9 @@ class MonitorBuilder:
         if decoder is None:
             mapping = self._mapping_for(topic)
             decoder = self._decoders[topic] = Decoder(mapping, self._value_bytes, self._future_tolerance_s)
-        # The records' timestamps are compared with the wall clock; `now` is another, which no step moves.
-        wall = self._wall_clock()
-        columns = _Columns(wall, wall + self._future_tolerance_s)
+        # `now` is another clock, which no step moves.
+        wall = self._record_clock.now()
+        columns = _Columns(wall, self._record_clock.latest() + self._future_tolerance_s)
         headers = _headers(records)
         for record in records:
             self._take(decoder, columns, record, headers)

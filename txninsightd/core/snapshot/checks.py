@@ -71,4 +71,5 @@ def check_transaction(txn: Transaction) -> None:
     known = {*txn.notes, *((close.ref, close.offset) for close in txn.pending_closes)}
     closes = {(e.ref, e.offset) for e in txn.events if e.signature.kind == Kind.TRANSACTION_CLOSE}
     _require(closes <= known, "a close without a verdict that does not await one")
+    _require(txn.deciding is None or txn.deciding[1:3] in closes, "a deciding close that is no event of it")
     _require({(c.ref, c.offset) for c in txn.pending_closes} <= closes, "a verdict is awaited of what is no close")
