@@ -182,7 +182,7 @@ class Bench:
 
 def builders() -> dict[View, ViewBuilder]:
     """Both roles."""
-    monitor = MonitorBuilder(lambda topic: Mapping(), 1_000, 60.0, lambda result, record: None)
+    monitor = MonitorBuilder(lambda topic: Mapping(), 1_000, 60.0, lambda *_: None, lambda: NOW)
     return {View.MONITOR: monitor, View.VALIDATOR: ValidatorBuilder()}
 
 
