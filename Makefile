@@ -77,6 +77,7 @@ bench: venv ## measure CPU per event, throughput and memory on a preloaded topic
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench.core --out "$(RUN_DIR)/bench-core.json"
 	@$(BIN)/python -m tests.bench.checkpoint --out "$(RUN_DIR)/bench-checkpoint.json"
+	@$(BIN)/python -m tests.bench.partitions --json "$(RUN_DIR)/bench-partitions.json"
 
 soak: venv ## run a steady load (SOAK_MINUTES, SOAK_RATE) and report growth and delays
 	@$(BIN)/python -m tests.soak --minutes $(SOAK_MINUTES) --rate $(SOAK_RATE)

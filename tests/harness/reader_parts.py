@@ -21,6 +21,15 @@ from txninsightd.vocabulary import Coverage, PartitionRef, Sightings, View
 NOW = 1_750_000_000.0
 
 
+class FixedClock:
+    """The clock of records: it is always NOW."""
+
+    def now(self) -> float:
+        return NOW
+
+    latest = now
+
+
 class Record:
     """A Kafka message with an event that is stamped `ahead_s` after NOW, and is longer by `padding` bytes."""
 

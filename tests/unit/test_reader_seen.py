@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness.reader_parts import NOW, Consumer, NotedHealth, ReaderLine, Record, reader_of
+from tests.harness.reader_parts import NOW, Consumer, FixedClock, NotedHealth, ReaderLine, Record, reader_of
 from txninsightd.ingest.end_offset_client import EndOffset
 from txninsightd.ingest.topic_id_gate import TopicIdGate
 from txninsightd.ingest.views import MonitorBuilder, ValidatorBuilder, ViewBuilder
@@ -182,7 +182,7 @@ class Bench:
 
 def builders() -> dict[View, ViewBuilder]:
     """Both roles."""
-    monitor = MonitorBuilder(lambda topic: Mapping(), 1_000, 60.0, lambda result, record: None)
+    monitor = MonitorBuilder(lambda topic: Mapping(), 1_000, 60.0, lambda *_: None, FixedClock())
     return {View.MONITOR: monitor, View.VALIDATOR: ValidatorBuilder()}
 
 

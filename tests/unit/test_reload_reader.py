@@ -5,18 +5,11 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from tests.harness.reader_parts import NOW, Consumer, NotedHealth, ReaderLine, Record, reader_of
+from tests.harness.reader_parts import NOW, Consumer, FixedClock, NotedHealth, ReaderLine, Record, reader_of
 from txninsightd.ingest.views import MonitorBuilder, Progress, ValidatorBuilder
 from txninsightd.vocabulary import Assign, Mapping, PartitionRef, PartitionStart, Sightings, UpdateReaderSettings
 
 REF = PartitionRef("orders", 0)
-
-
-class FixedClock:
-    def now(self) -> float:
-        return NOW
-
-    latest = now
 
 
 UPDATE = UpdateReaderSettings(
