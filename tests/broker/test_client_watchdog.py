@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from confluent_kafka import Consumer, KafkaException
@@ -144,7 +144,12 @@ def test_only_a_starved_consumer_is_asked(fenced: Broker, monkeypatch: pytest.Mo
     settings = consumer_settings(client_settings({**fresh, **GIVES_UP}), View.MONITOR)
     consumer = given_up(lambda: Consumer(settings, logger=QUIET))
     mend(fenced)
-    monkeypatch.setattr(reader_consumers, "Consumer", lambda *_, **__: consumer)
+
+    def given_up_or_asking(settings: dict[str, Any], **more: Any) -> Consumer:
+        # The other consumer never reads, and only asks where the logs end.
+        return consumer if "queued.min.messages" in settings else Consumer(settings, **more)
+
+    monkeypatch.setattr(reader_consumers, "Consumer", given_up_or_asking)
     watchdog = SteppedWatchdog(
         lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(fresh), logger=QUIET))
     )

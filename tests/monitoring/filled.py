@@ -84,6 +84,9 @@ AT_ZERO = {
     "txninsight-daemon: Readers: pauses/A": "no queue fills up at this pace",
     "txninsight-daemon: Failed checkpoints/A": "needs a full disk",
     "txninsight-daemon: Failed checkpoints/B": "needs a damaged file at a start",
+    "txninsight-daemon: Log lines dropped/A": "needs a log that cannot be written",
+    "txninsight-daemon: Steps of the host's clock/A": "needs a clock that is set",
+    "txninsight-daemon: HTTP requests refused/A": "needs clients that misbehave",
 }
 
 EMPTY = {

@@ -152,6 +152,8 @@ class Aggregator:
         for portion in self.ledger.in_portions(message):
             self._apply(portion)
             yield
+            # As a part of this line's work: else transactions could come faster than they are evaluated.
+            yield from self._pipeline.evaluating(self.now())
 
     def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())

@@ -123,21 +123,27 @@ class Ledger:
             return portions(message, partition)
         return iter([message])
 
+    def evaluate(self, now: float) -> Iterator[list[Fact]]:
+        """Evaluate, in short steps, what the latest messages made due and did not evaluate themselves."""
+        self._now = now
+        while self.agenda:
+            self._evaluate_some()
+            self._notice_catch_up()
+            yield self._facts.take()
+
     def settle(self, now: float) -> Iterator[list[Fact]]:
         """Evaluate what is left, then emit, once and for all, every transaction whose outcome is final, and evict.
 
         Millions may be final at once, so the facts come in portions. Messages may be applied between two of them, and
         snapshots taken; a caller that never takes the rest only settles later.
         """
-        self._now = now
-        yield from self._evaluate_all()
+        yield from self.evaluate(now)
         while self._settle_some():
+            # Here as well: messages may go on bringing transactions until the last is settled.
+            self._evict()
             yield self._facts.take()
-            yield from self._evaluate_all()
-        for txn, limit in self.eviction.victims(self.live):
-            self._facts.limit_hit(limit)
-            self._give_up(txn, Outcome.EVICTED)
-        self.archive.shrink(self.rules.most_events - self.eviction.kept_events)
+            yield from self.evaluate(self._now)
+        self._evict()
         yield self._facts.take()
 
     def tick(self, now: float) -> list[Fact]:
@@ -424,12 +430,6 @@ class Ledger:
 
     # --- Evaluation ---------------------------------------------------------------------------------------------------
 
-    def _evaluate_all(self) -> Iterator[list[Fact]]:
-        while self.agenda:
-            self._evaluate_some()
-            self._notice_catch_up()
-            yield self._facts.take()
-
     def _evaluate_some(self) -> None:
         left = EVALUATED_A_STEP
         # What the evaluations add comes at once, too, if there is room.
@@ -478,6 +478,12 @@ class Ledger:
             txn.standing = standing
 
     # --- The end of a life --------------------------------------------------------------------------------------------
+
+    def _evict(self) -> None:
+        for txn, limit in self.eviction.victims(self.live):
+            self._facts.limit_hit(limit)
+            self._give_up(txn, Outcome.EVICTED)
+        self.archive.shrink(self.rules.most_events - self.eviction.kept_events)
 
     def _settle_some(self) -> bool:
         """Settle some of those that are ripe; returns whether there were any."""

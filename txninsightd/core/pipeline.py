@@ -35,6 +35,10 @@ class Pipeline:
         """Take in one message of a reader."""
         return self._hand_over(self.ledger.apply(message, now), now)
 
+    def evaluating(self, now: float) -> Iterator[None]:
+        """Evaluate in short steps what is left of the latest messages; anything else may be called between two."""
+        return self._stepwise(self.ledger.evaluate(now))
+
     def settle(self, now: float) -> None:
         """Settle what is final, and end the round of messages that was applied since the last call."""
         for _ in self.settling(now):
