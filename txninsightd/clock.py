@@ -45,15 +45,20 @@ def follow() -> float:
     wall = time.time()
     if steady() - before > LONGEST_LOOK_S:
         return 0.0
-    step_s = wall - (before + _stepped_s)
+    stepped_s = wall - before
+    step_s = stepped_s - _stepped_s
     if abs(step_s) < STEP_S:
         return 0.0
-    _stepped_s += step_s
+    # Set, not added to: two threads may find the same step.
+    _stepped_s = stepped_s
     return step_s
 
 
 def wall() -> float:
-    """Seconds since the epoch by the wall clock, steps included. Not for moments that are compared with one another."""
+    """Seconds since the epoch by the wall clock, steps included. Not for moments that are compared with one another.
+
+    Not in the aggregator, which must learn of each step by `follow` to correct what it keeps.
+    """
     follow()
     return now()
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, sight
+from tests.harness.core.by_hand import CLOSE, OPEN, A, B, cover, discover, ev, sight
 from tests.harness.core.core import Core
 from tests.harness.core.worlds import Style, make_rules
 from txninsightd.core.ledger import EVALUATED_A_STEP
@@ -113,3 +113,24 @@ def test_a_snapshot_while_many_settle_settles_each_once() -> None:
     after.settle(105)
     assert len(after.settled) == COUNT
     assert sum(after.figures.finished.values()) == COUNT
+
+
+def test_what_a_snapshot_still_had_to_evaluate_is_evaluated_before_anything_settles() -> None:
+    """An abort may be settled by now, but a retry has come and is not evaluated yet."""
+    core = Core(make_rules(Style()))
+    crowd = [ev(offset, OPEN, 100, f"t{offset}") for offset in range(2, 2 + 2 * EVALUATED_A_STEP)]
+    core.apply(discover(1000, A, B))
+    core.apply(sight(A, 1, ev(0, OPEN, 100, "retried")))
+    core.apply(cover(A, 0, 1, [], 101, as_of=101))
+    core.settle(0.0)
+    assert core.live["retried"].ending is not None
+    core.apply(discover(5000, A, B))
+    core.apply(sight(B, 0, as_of=5000))
+    retry = ev(2 + len(crowd), OPEN, 4000, "retried")
+    core.apply(sight(A, retry[0] + 1, *crowd, retry, as_of=5000))
+    assert "retried" in {txn.txn_id for txn in core.ledger.agenda}
+    after = core.restored()
+    after.ledger.start_reading(5000)
+    after.settle(5000)
+    assert after.live["retried"].state is State.OPEN
+    assert not after.settled

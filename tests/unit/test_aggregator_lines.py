@@ -14,6 +14,7 @@ from tests.harness.manual_loop import ManualLoop
 from txninsightd.aggregate import aggregator as aggregator_module
 from txninsightd.aggregate.aggregator import Aggregator
 from txninsightd.aggregate.assembly import make_pipeline
+from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.config import Config
 from txninsightd.core.portions import DECIDED_A_PORTION
 from txninsightd.daemon import SCOUT, reader_roles
@@ -86,6 +87,40 @@ def test_a_message_that_decides_much_holds_up_nothing(tmp_path: Path) -> None:
         await turns_until(lambda: not state.undecided_records())
         gauges = pipeline.figures.gauges
         await turns_until(lambda: gauges.live == {("unspecified", "aborted"): count})
+
+    asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
+
+
+def test_a_clock_that_is_stepped_between_two_portions_gives_each_its_own_time() -> None:
+    """A step is followed between two turns of the loop, and the rest of a message is of the time after it."""
+    count, ahead_s = 3 * DECIDED_A_PORTION, 0.0
+
+    async def main() -> None:
+        nonlocal ahead_s
+        loop, followed_s = asyncio.get_running_loop(), 0.0
+
+        def follow() -> float:
+            nonlocal followed_s
+            step_s, followed_s = ahead_s - followed_s, ahead_s
+            return step_s
+
+        wall_time = WallTime(follow, lambda: followed_s)
+        pipeline = make_pipeline(Config(), 0.0)
+        now = lambda: 100.0 + followed_s  # noqa: E731
+        aggregator = Aggregator(pipeline, loop, reader_roles(Config()), SCOUT, now, 1.0, wall_time=wall_time)
+        monitor, validator = attached(aggregator, "monitor-0"), attached(aggregator, "validator-0")
+        monitor.send(discover(1.0, A))
+        monitor.send(sight(A, count, *(ev(o, OPEN, 100, f"t{o}") for o in range(count))))
+        await turns_until(lambda: len(pipeline.ledger.live) == count, monitor.flush)
+        validator.send(cover(A, 0, count, [], 50.0))
+        state = pipeline.ledger.partitions[A]
+        await turns_until(lambda: state.undecided_records() < count)
+        assert state.undecided_records() > 0
+        ahead_s = -3600.0
+        aggregator.tick()
+        await turns_until(lambda: not state.undecided_records() and not pipeline.ledger.agenda)
+        decided_at = {note.decided_at for txn in pipeline.ledger.live.values() for note in txn.notes.values()}
+        assert decided_at == {50.0 - 3600.0}
 
     asyncio.run(asyncio.wait_for(main(), HANG_GUARD_S))
 

@@ -8,6 +8,7 @@ or dead reader costs nothing here.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.aggregate.strict import or_end
 from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.core.facts import Fact, PartitionsFound
+from txninsightd.core.ledger import EVALUATED_A_STEP
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 from txninsightd.core.snapshot import dump
@@ -148,12 +150,15 @@ class Aggregator:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     def _take_in(self, frame: bytes) -> Iterator[None]:
-        message = self._wall_time.message(self._decode(frame))
-        for portion in self.ledger.in_portions(message):
-            self._apply(portion)
+        for portion in self.ledger.in_portions(self._decode(frame)):
+            before = len(self.ledger.agenda)
+            # Converted only now: the clock may have been stepped since the portion before.
+            self._apply(self._wall_time.message(portion))
             yield
-            # As a part of this line's work: else transactions could come faster than they are evaluated.
-            yield from self._pipeline.evaluating(self.now())
+            # As much as this has brought is this line's work: else transactions could come faster than they are
+            # evaluated. What others have brought is worked off with what settles.
+            steps = (len(self.ledger.agenda) - before) // EVALUATED_A_STEP + 1
+            yield from islice(self._pipeline.evaluating(self.now()), max(steps, 1))
 
     def _apply(self, message: FromChild) -> None:
         facts = self._pipeline.apply(message, self.now())

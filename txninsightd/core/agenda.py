@@ -17,6 +17,9 @@ class Agenda:
         self._taken: list[Transaction] = []
         self._next = 0
 
+    def __len__(self) -> int:
+        return len(self.added) + len(self._taken) - self._next
+
     def __bool__(self) -> bool:
         return bool(self.added) or self._next < len(self._taken)
 

@@ -160,6 +160,8 @@ class Ledger:
         self._now = now
         txn = self.live.get(txn_id)
         if txn is not None:
+            # It may still stand on the agenda, not counted as opened.
+            self._evaluate(txn)
             self._give_up(txn, Outcome.FORGOTTEN)
         return self._facts.take()
 
@@ -230,6 +232,9 @@ class Ledger:
         """
         self._now = now
         self._correct(lambda moment: moment + by_s)
+        for partition in self.partitions.values():
+            # Records without a timestamp have our clock's.
+            partition.read_past = min(partition.read_past, now)
         self.watermark.pauses.clock_stepped(by_s, now)
         self.stuck_tracker.start_reading(now)
         return self._facts.take()
@@ -374,7 +379,7 @@ class Ledger:
         self._end_message()
 
     def _see(self, view: View, topic: SeenTopic) -> list[PartitionState]:
-        """Take in how far the partitions of a topic were seen; returns those of which that is news."""
+        """Take in how far the partitions of a topic were seen; returns those that it may still be of use to."""
         moved = []
         monitor, watermark = view is View.MONITOR, self.watermark
         for i, number in enumerate(topic.partitions):
@@ -486,12 +491,13 @@ class Ledger:
         self.archive.shrink(self.rules.most_events - self.eviction.kept_events)
 
     def _settle_some(self) -> bool:
-        """Settle some of those that are ripe; returns whether there were any."""
-        settled = 0
+        """Settle some of those that are ripe; returns whether there may be more."""
+        looked_at = 0
         for txn in islice(self.settlement.ripe(self.partitions), SETTLED_A_STEP):
-            self._finish(txn)
-            settled += 1
-        return settled > 0
+            looked_at += 1
+            if txn is not None:
+                self._finish(txn)
+        return looked_at > 0
 
     def _finish(self, txn: Transaction) -> None:
         assert txn.ending is not None

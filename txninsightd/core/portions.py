@@ -6,7 +6,6 @@ state between two messages: others may be applied, and checkpoints written, in b
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -22,30 +21,32 @@ DECIDED_A_PORTION = 1000
 def portions(coverage: Coverage, partition: PartitionState, most: int = DECIDED_A_PORTION) -> Iterator[Coverage]:
     """The same coverage in ascending portions. Only the last says how far was seen and where the partition ends.
 
-    `partition`: as it is when the first portion is asked for.
+    Each is to be applied before the next is asked for: meanwhile the monitor may go on, and bring more to decide.
     """
-    bounds = [coverage.from_offset, *_cuts(coverage, partition, most), coverage.to_offset]
-    if len(bounds) == 2:
-        yield coverage
-        return
-    runs, gaps = OffsetRanges(coverage.runs), OffsetRanges(coverage.gaps)
-    nothing_more: dict[str, Any] = {"as_of": 0.0, "end_offset": -1, "stable_offset": -1}
-    for start, end in pairwise(bounds):
-        yield msgspec.structs.replace(
-            coverage,
-            from_offset=start,
-            to_offset=end,
-            runs=runs.between(start, end),
-            gaps=gaps.between(start, end),
-            **({} if end == coverage.to_offset else nothing_more),
-        )
+    start = coverage.from_offset
+    while (cut := _cut(coverage, partition, start, most)) is not None:
+        yield _part(coverage, start, cut, is_last=False)
+        start = cut
+    yield coverage if start == coverage.from_offset else _part(coverage, start, coverage.to_offset, is_last=True)
 
 
-def _cuts(coverage: Coverage, partition: PartitionState, most: int) -> list[int]:
-    """Offsets inside the range, so that between two of them lie at most `most` sightings that wait for a verdict."""
-    low = max(coverage.from_offset, partition.decided_offset)
-    high = min(coverage.to_offset, partition.monitor_offset)
+def _cut(coverage: Coverage, partition: PartitionState, start: int, most: int) -> int | None:
+    """Where the next portion ends, if not with the whole: `most` sightings from `start` on wait for a verdict."""
     # Most messages: what waits in the whole partition fits into one portion.
-    if partition.undecided <= most or high <= low:
-        return []
-    return list(partition.every(most, low, high))
+    if partition.undecided <= most or partition.void:
+        return None
+    low = max(start, partition.decided_offset)
+    high = min(coverage.to_offset, partition.monitor_offset)
+    return next(partition.every(most, low, high), None)
+
+
+def _part(coverage: Coverage, start: int, end: int, is_last: bool) -> Coverage:
+    nothing_more: dict[str, Any] = {"as_of": 0.0, "end_offset": -1, "stable_offset": -1}
+    return msgspec.structs.replace(
+        coverage,
+        from_offset=start,
+        to_offset=end,
+        runs=OffsetRanges(coverage.runs).between(start, end),
+        gaps=OffsetRanges(coverage.gaps).between(start, end),
+        **({} if is_last else nothing_more),
+    )

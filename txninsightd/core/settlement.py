@@ -229,15 +229,17 @@ class Settlement:
 
     # --- Out ----------------------------------------------------------------------------------------------------------
 
-    def ripe(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[Transaction]:
+    def ripe(self, partitions: Mapping[PartitionRef, PartitionState]) -> Iterator[Transaction | None]:
         """Those that may be settled now. The caller settles each before it asks for the next.
 
-        Between two of them anything else may happen; one that was not taken yet still waits.
+        None for one that was looked at and may not. Between two of them anything else may happen; one that was not
+        taken yet still waits.
         """
         if self.given_up > self._compact_at:
             self._compact()
         for txn, ending in self._final():
             if txn.ending is not ending:
+                yield None
                 continue
             # Wholly aborted ones have nothing pending; colocated, what pends lies beyond the close, or is a breach.
             pending = None if ending.wholly_aborted or self._colocated else _own_pending(txn, partitions)
@@ -246,6 +248,7 @@ class Settlement:
             else:
                 ref, offset = pending
                 heappush(self._parked.setdefault(ref, []), (offset, next(self._serial), txn, ending))
+                yield None
 
     def _final(self) -> Iterator[tuple[Transaction, Ending]]:
         while self._ready:

@@ -109,6 +109,7 @@ class Transaction:
         "opened_at",
         "overtime",
         "pending_closes",
+        "recent_causes",
         "replayed",
         "retype",
         "sighted_open",
@@ -147,6 +148,7 @@ class Transaction:
         self.since = 0.0
         self.causes: tuple[Cause, ...] = ()
         self.stuck_after = UNSEEN  # `last_at` when it became stuck for the latest of its causes
+        self.recent_causes: tuple[Cause, ...] = ()  # those that it was stuck for since then
         self.standing: Standing | None = None  # as it was last reported
         self.ending: Ending | None = None
         self.overtime = False
@@ -206,9 +208,10 @@ class Transaction:
         It is the same time if no event has come since: an outage that was learnt of late, or a clock that was set
         right, may take a cause back for a while.
         """
-        if self.causes and self.causes[-1] is cause and self.stuck_after == self.last_at:
+        recent = self.recent_causes if self.stuck_after == self.last_at else ()
+        if cause in recent:
             return False
-        self.stuck_after = self.last_at
+        self.stuck_after, self.recent_causes = self.last_at, (*recent, cause)
         self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
         return True
 

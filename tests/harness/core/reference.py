@@ -169,6 +169,7 @@ class Life:
     counted_open: bool = False
     all_read_for: Sighting | None = None
     stuck_after: float = UNSEEN
+    recent_causes: list[Cause] = field(default_factory=list)
 
 
 class Change(NamedTuple):
@@ -591,9 +592,11 @@ class Plain:
         life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
         if life.cause != before:
             self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
-            again = life.causes[-1:] == [life.cause] and life.stuck_after == last_activity(life.sightings)
-            if life.cause is not None and not again:
+            if life.stuck_after != last_activity(life.sightings):
+                life.recent_causes = []
+            if life.cause is not None and life.cause not in life.recent_causes:
                 life.causes.append(life.cause)
+                life.recent_causes.append(life.cause)
                 life.stuck_after = last_activity(life.sightings)
                 self.stuck[label, life.cause.value] += self.caught_up
 

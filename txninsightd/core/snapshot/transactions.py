@@ -74,6 +74,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
     given_up_steps: Count = 0
     stuck_after: Moment = UNSEEN
+    recent_causes: tuple[Cause, ...] = ()
     end: SavedEnd | None = None
 
 
@@ -134,7 +135,8 @@ def _rest(txn: Transaction, numbers: dict[PartitionRef, int], final: bool, look_
 
 def _verdicts(txn: Transaction, numbers: dict[PartitionRef, int]) -> Rest:
     rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
-    rest.given_up_steps, rest.stuck_after = txn.given_up_steps, txn.stuck_after
+    rest.given_up_steps = txn.given_up_steps
+    rest.stuck_after, rest.recent_causes = txn.stuck_after, txn.recent_causes
     rest.notes = [
         (numbers[ref], offset, note.verdict, note.decided_at, note.sighted_at)
         for (ref, offset), note in txn.notes.items()
@@ -278,7 +280,8 @@ def _flags_set(number: int) -> list[str]:
 
 def _restore_verdicts(txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
-    txn.given_up_steps, txn.stuck_after = rest.given_up_steps, rest.stuck_after
+    txn.given_up_steps = rest.given_up_steps
+    txn.stuck_after, txn.recent_causes = rest.stuck_after, rest.recent_causes
     if rest.notes:
         txn.notes = {
             (refs[p], offset): Note(verdict, decided_at, sighted_at)
@@ -314,8 +317,10 @@ def _restore_waits(ledger: Ledger, txn: Transaction, rest: Rest, refs: list[Part
     if txn.cause is not None:
         ledger.stuck_tracker.restore(txn)
     if rest.look_at:
-        # Whether it awaited the validator or was withheld, the evaluation will tell.
-        ledger.stuck_tracker.look_again(txn)
+        # Why it was to be evaluated (a message has just changed it, the validator was awaited, it was withheld), the
+        # evaluation will tell, before anything settles. Its type may be another one by then, too.
+        txn.retype = True
+        ledger.agenda.add([txn])
     check_transaction(txn)
     if rest.ending is not None:
         ledger.settlement.restore(txn, Ending(*rest.ending), rest.final)
