@@ -12,9 +12,12 @@ Two kinds of text are replaced by `***`:
 Each process has one `Redaction`, set once by the parent before it forks. Redact before a text is shortened.
 """
 
+import json
 import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any
+
+from txninsightd.visible_text import visible
 
 REDACTED = "***"
 
@@ -26,16 +29,19 @@ _MOST_PLACES = 8
 _SEPARATORS = re.compile(r"""[\s"'`,;:=/@()\[\]{}<>|\\]+""")
 
 # Repetitions are bounded, so that no text takes long.
-_SECRET_NAME = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|private)[._-]?key)[\w.-]{0,60}"
-_USER = r"""(?:[^\s/:@"'<>]{0,200}:[^\s"'<>]{0,300}|[^\s/"'<>]{0,300})@"""
+_SECRET_NAME = (
+    r"(?:(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|private|access|encryption)[._-]?key)[\w.-]{0,60}"
+    r"|\bpass)"
+)
+_USER = r"""(?:[^\s/:@"'<>]{0,200}:[^\s"'<>]{0,300}|[^\s/"'<>]{0,300})(?=@)"""
 # The value may be quoted, also with escaped quotes. The faults of the config go on with "expected" or "found".
-_VALUE = r"""(?:\\?"(?:[^"\\]|\\[^"])*(?:\\?"|$)|'[^']*(?:'|$)|[^\s,;&"'})\]]+)"""
+_VALUE = r"""(?:\\?"(?:[^"\\]|\\[^"])*(?:\\?"|$)|'[^']*(?:'|$)|[^\s"'})\]]+)"""
 _PATTERNS = (
-    (re.compile(rf"""(?i)({_SECRET_NAME}\\?["']?\s*=\s*){_VALUE}"""), rf"\1{REDACTED}"),
-    (re.compile(rf"""(?i)({_SECRET_NAME}\\?["']?:\s*)(?!expected |found |\s){_VALUE}"""), rf"\1{REDACTED}"),
-    (re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9+/=._~-]{8,}"), rf"\1\2{REDACTED}"),
-    (re.compile(rf"\b([A-Za-z][A-Za-z0-9+.-]{{0,20}}://){_USER}"), rf"\1{REDACTED}@"),
-    (re.compile(r"-----BEGIN [A-Z ]{0,40}KEY-----.*?(?:-----END [A-Z ]{0,40}KEY-----|\Z)", re.DOTALL), REDACTED),
+    re.compile(rf"""(?i){_SECRET_NAME}\\?["']?\s*=\s*(?P<hidden>{_VALUE})"""),
+    re.compile(rf"""(?i){_SECRET_NAME}\\?["']?\s{{0,5}}:\s*(?!expected |found |\s)(?P<hidden>{_VALUE})"""),
+    re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<hidden>[A-Za-z0-9+/=._~-]{8,})"),
+    re.compile(rf"\b[A-Za-z][A-Za-z0-9+.-]{{0,20}}://(?P<hidden>{_USER})"),
+    re.compile(r"(?P<hidden>-----BEGIN [A-Z ]{0,40}KEY-----.*?(?:-----END [A-Z ]{0,40}KEY-----|\Z))", re.DOTALL),
 )
 _OF_THE_PROGRAM = frozenset({"event", "level", "timestamp", "process"})
 """Fields of a log line whose values the code alone decides."""
@@ -43,16 +49,16 @@ _OF_THE_PROGRAM = frozenset({"event", "level", "timestamp", "process"})
 
 def without_marked(text: str) -> str:
     """Replace what a text itself marks as secret."""
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
+    return Redaction().clean(text)
 
 
 class Redaction:
     """Replaces known values, too. Parts are found through every `_GRAM`-th run of characters of the values."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values = sorted({v for v in values if len(v) >= _SHORTEST}, key=len, reverse=True)
+        # Also as texts show them: escaped by repr, as JSON, for a terminal.
+        shown = {form for v in values for form in (v, repr(v)[1:-1], json.dumps(v)[1:-1], visible(v))}
+        self._values = sorted({v for v in shown if len(v) >= _SHORTEST}, key=len, reverse=True)
         self._words = {word for v in self._values for word in _SEPARATORS.split(v) if len(word) >= _SHORTEST_WORD}
         self._grams: dict[str, list[tuple[str, int]]] = {}
         for value in self._values:
@@ -64,12 +70,17 @@ class Redaction:
 
     def clean(self, text: str) -> str:
         """The text with `***` in the place of secrets."""
-        if self._values:
-            text = self._without_known(text)
-        return without_marked(text)
-
-    def _without_known(self, text: str) -> str:
         hidden = bytearray(len(text))
+        # Both on the text as it is: what the one hides may be the sign that the other looks for.
+        for pattern in _PATTERNS:
+            for found in pattern.finditer(text):
+                start, end = found.span("hidden")
+                hidden[start:end] = b"\1" * (end - start)
+        if self._values:
+            self._hide_known(text, hidden)
+        return _replaced(text, hidden) if any(hidden) else text
+
+    def _hide_known(self, text: str, hidden: bytearray) -> None:
         for value in self._values:
             _hide_whole(text, value, hidden)
         at = 0
@@ -82,7 +93,6 @@ class Redaction:
             for value, inside in self._grams.get(text[at : at + _GRAM], ()):
                 if not (hidden[at] and hidden[at + _GRAM - 1]):
                     _hide_part(text, at, value, inside, hidden)
-        return _replaced(text, hidden) if any(hidden) else text
 
 
 def _hide_whole(text: str, value: str, hidden: bytearray) -> None:
