@@ -113,11 +113,12 @@ def run_daemon(config: Config, path: Path) -> int:
     # All that the daemon writes is about the content of events.
     os.umask(OWNER_ONLY_UMASK)
     state = Path(config.state.directory)
-    lock, signals = DirectoryLock(state), Signals()
+    lock = DirectoryLock(state)
     try:
-        host_limits.prepare(config.readers.monitors + config.readers.validators)
         # From here on SIGTERM is a stop in order: the lock may be waited for.
+        signals = Signals()
         signals.install()
+        host_limits.prepare(config.readers.monitors + config.readers.validators)
         # Lock before any fork and never unlock: the children share the lock, and the next daemon waits for the last.
         lock.acquire()
         with workers_directory(os.environ, state) as directory:

@@ -42,6 +42,13 @@ class HostLimit(NamedTuple):
     advice: str
 
 
+SPOKEN = (RuntimeError, ImportError)
+"""Exceptions whose text is the interpreter's own; in others such words may come from anywhere."""
+
+SPOKEN_BY_CLIENTS = frozenset({"KafkaException", "ClientFailed"})
+"""The same of Kafka clients, by name: this module does not import them."""
+
+
 class HostLimitTooLow(Exception):
     """The daemon cannot work within a limit; the text says what it needs."""
 
@@ -175,7 +182,8 @@ def _limit_of(failure: BaseException) -> HostLimit | None:
     }
     if isinstance(failure, OSError) and failure.errno in by_errno:
         return by_errno[failure.errno]()
-    return limit_in(str(failure))
+    is_spoken = isinstance(failure, SPOKEN) or type(failure).__name__ in SPOKEN_BY_CLIENTS
+    return limit_in(str(failure)) if is_spoken else None
 
 
 def _place(failure: BaseException) -> str:

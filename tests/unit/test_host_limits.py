@@ -111,6 +111,17 @@ def test_a_client_that_says_that_it_has_no_thread_ends_its_process(capfd: pytest
     assert "RLIMIT_NPROC" in capfd.readouterr().out
 
 
+def test_what_a_broker_says_of_its_own_limits_is_none_of_ours() -> None:
+    logger = client_logger(lambda: 0.0)
+    for text in (
+        "FAIL [rdkafka#consumer-1] [thrd:sasl]: SASL authentication error: callback failed: Too many open files",
+        "WARN [rdkafka#consumer-1] [thrd:main]: Topic pthread_create [0]: leader is unavailable",
+    ):
+        # It would end this process.
+        logger.warning(text)
+    assert host_limits.limit_behind(ValueError("Too many open files")) is None
+
+
 # --- The daemon's start -----------------------------------------------------------------------------------------------
 
 

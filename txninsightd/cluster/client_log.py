@@ -6,6 +6,7 @@ ends the process: a reader holds no state, and the parent starts another one whe
 
 import logging
 import os
+import re
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,12 @@ from txninsightd import host_limits
 from txninsightd.log_sampling import LogSampler
 
 log = structlog.get_logger()
+
+
+COULD_NOT_CREATE = re.compile(
+    r"(?:unable|failed) to create [^:\[\]]{0,40}(?:thread|socket|pipe)\b[^\[\]]{0,200}", re.IGNORECASE
+)
+"""librdkafka's own words for what the host refuses. Elsewhere a broker, or a topic's name, may say anything."""
 
 
 class ClientFailed(Exception):
@@ -30,7 +37,8 @@ class ClientLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One line of librdkafka's. Ends the process if a limit of the host is behind it."""
         text = record.getMessage()
-        if host_limits.log_if_limit(ClientFailed(text)):
+        failure = COULD_NOT_CREATE.search(text)
+        if failure is not None and host_limits.log_if_limit(ClientFailed(failure[0])):
             os._exit(host_limits.EXIT_HOST_LIMIT)
         facility = text.split(" ", 1)[0]
         skipped = self._sampler.sample(facility)

@@ -91,8 +91,8 @@ class Api:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """All metrics."""
-        form = OPENMETRICS if wants_openmetrics(request.headers.get("Accept", "")) else PLAIN
-        coding = coding_for(request.headers.get("Accept-Encoding", ""))
+        form = OPENMETRICS if wants_openmetrics(_all(request, "Accept")) else PLAIN
+        coding = coding_for(_all(request, "Accept-Encoding"))
         headers = {"Vary": "Accept, Accept-Encoding"}
         if coding is None:
             return error_response("accept gzip or identity as the encoding of the answer", 406, headers)
@@ -190,3 +190,8 @@ class Api:
 def _entry(ledger: Ledger, txn_id: str) -> Entry | None:
     # After a late retry the id has a settled life and a live one: show the live one.
     return ledger.live.get(txn_id) or ledger.archive.lingering.get(txn_id)
+
+
+def _all(request: web.Request, header: str) -> str:
+    """A header's list, which may stand in several lines (RFC 9110, section 5.3)."""
+    return ",".join(request.headers.getall(header, ()))

@@ -44,6 +44,8 @@ from txninsightd.expose.monotonic_counters_file import ExposedFamily, ExposedVal
 from txninsightd.visible_text import visible
 from txninsightd.vocabulary import OVERFLOW
 
+USUAL_ADVICE = "make state.directory writable, with space left, for the user that runs txninsightd"
+
 log = structlog.get_logger()
 
 COUNTED = {definition.family().name: definition for definition in CATALOGUE if definition.counted}
@@ -145,7 +147,7 @@ class MonotonicCounters:
                     path=str(self._path),
                     error=str(e),
                     effect="counters may fall at the aggregator's next start",
-                    advice="make state.directory writable, with space left, for the user that runs txninsightd",
+                    advice=getattr(e, "advice", USUAL_ADVICE),
                 )
             self._saved = False
             return

@@ -75,6 +75,8 @@ def write(path: Path, kept: ExposedValues) -> None:
     fresh = path.with_name(path.name + ".new")
     # The labels come from events: only the daemon's user may read them.
     with open(fresh, "wb", opener=_owner_only) as file:
+        # One that an older version left behind may have another mode.
+        os.fchmod(file.fileno(), 0o600)
         file.writelines((MAGIC, crc32(body).to_bytes(CHECKSUM_BYTES, "big"), body))
     fresh.replace(path)
 

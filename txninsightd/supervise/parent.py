@@ -319,7 +319,8 @@ class Parent:
             child.kill()
         if self._control.open_end is not None and self._control.report.serving and self._aggregator.is_up:
             self._control.stop()
-            in_order.append(self._aggregator.stops_by(deadline, self._now()))
+            stopped = self._aggregator.stops_by(deadline, self._now())
+            in_order.append(stopped or self._aggregator.exited_with(EXIT_NOT_SAVED))
         not_saved = self._aggregator.exited_with(EXIT_NOT_SAVED)
         self._kill_all()
         orderly = all(in_order)
