@@ -84,12 +84,12 @@ AT_ZERO = {
     "txninsight-daemon: Readers: pauses/A": "no queue fills up at this pace",
     "txninsight-daemon: Failed checkpoints/A": "needs a full disk",
     "txninsight-daemon: Failed checkpoints/B": "needs a damaged file at a start",
-    "txninsight-daemon: Log lines dropped/A": "needs a log that cannot be written",
     "txninsight-daemon: Steps of the host's clock/A": "needs a clock that is set",
     "txninsight-daemon: HTTP requests refused/A": "needs clients that misbehave",
 }
 
 EMPTY = {
+    "txninsight-daemon: Log lines dropped/A": "needs a log that cannot be written; only shown above zero",
     "txninsight-overview: Anomalies/B": "needs a partition that stands still for settle_max_s; only shown above zero",
 }
 
@@ -113,5 +113,6 @@ QUIET = (
     Quiet("TxninsightDown", "all daemons answer"),
     Quiet("TxninsightAbsent", "all daemons answer"),
     Quiet("TxninsightNoEvents", "events come all the time"),
+    Quiet("TxninsightLogLinesDropped", "each log can be written"),
     Quiet("TxninsightNotReady", "all daemons are ready again within seconds"),
 )
