@@ -139,15 +139,12 @@ def loops() -> Json:
 
 
 def log_lines() -> Json:
-    expr = _increase("txninsight_log_lines_dropped_total", f"{DAEMON}, process")
-    return time_series(
+    return _losses(
         "Log lines dropped",
         "Lines that this process could not write: the disk is full, or the log's reader has gone or does not read. The "
         "daemon works on. /readyz has the reason.",
-        "short",
-        [Query(f"{expr} > 0", "{{process}} {{instance}} {{cluster}}")],
-        [TO_OVERVIEW],
-        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+        "txninsight_log_lines_dropped_total",
+        "process",
     )
 
 
@@ -247,28 +244,22 @@ def failures() -> Json:
 
 
 def limits() -> Json:
-    met = _increase("txninsight_limit_hits_total", f"{DAEMON}, limit")
-    return time_series(
+    return _losses(
         "Limit hits",
         "What was dropped to stay within a limit, by its name under limits in the configuration. open_transactions and "
         "kept_events cost transactions, lingering and remembered_ids only later lookups.",
-        "short",
-        [Query(f"{met} > 0", "{{limit}} {{instance}} {{cluster}}")],
-        [TO_OVERVIEW],
-        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+        "txninsight_limit_hits_total",
+        "limit",
     )
 
 
 def cuts() -> Json:
-    expr = _increase("txninsight_label_values_cut_total", f"{DAEMON}, label")
-    return time_series(
+    return _losses(
         "Label values cut",
         "How often a label became __overflow__, because limits.label_values others were known before. Any such event "
         "causes the ticket TxninsightLabelValuesCut.",
-        "short",
-        [Query(f"{expr} > 0", "{{label}} {{instance}} {{cluster}}")],
-        [TO_OVERVIEW],
-        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
+        "txninsight_label_values_cut_total",
+        "label",
     )
 
 
@@ -329,6 +320,19 @@ def reloads() -> Json:
         ],
         [TO_OVERVIEW],
         Look(bars=True),
+    )
+
+
+def _losses(title: str, description: str, counter: str, label: str) -> Json:
+    """What was dropped, by a label; only where something was."""
+    expr = _increase(counter, f"{DAEMON}, {label}")
+    return time_series(
+        title,
+        description,
+        "short",
+        [Query(f"{expr} > 0", f"{{{{{label}}}}} {{{{instance}}}} {{{{cluster}}}}")],
+        [TO_OVERVIEW],
+        Look(bars=True, limits=[Limit(1, YELLOW)], no_value="none"),
     )
 
 

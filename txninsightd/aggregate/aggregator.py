@@ -27,6 +27,7 @@ from txninsightd.core.ledger import EVALUATED_A_STEP
 from txninsightd.core.pipeline import Pipeline
 from txninsightd.core.rules import Rules
 from txninsightd.core.snapshot import dump
+from txninsightd.core.topics import present_in
 from txninsightd.core.transaction import UNSEEN
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.vocabulary import (
@@ -186,7 +187,7 @@ class Aggregator:
         new = {PartitionRef(s.topic, s.partition, s.incarnation) for s in starts}
         # Those of the checkpoint that was restored; new ones wait until a checkpoint holds them.
         waiting = self._not_begun - self._not_durable
-        present = {topic: set(partitions) for topic, partitions in message.present.items()} if waiting else {}
+        present = present_in(message) if waiting else {}
         self._begin({ref for ref in waiting if ref.partition in present.get(ref.topic, ())})
         if new:
             log.info("partitions_found", count=len(new), topics=sorted({ref.topic for ref in new}))
@@ -390,12 +391,9 @@ class Aggregator:
         return "; ".join([line, *self.notes()])
 
     def _blindness(self) -> list[str]:
-        seen = {
-            View.MONITOR: self.ledger.watermark.seen_by(View.MONITOR),
-            View.VALIDATOR: self.ledger.watermark.seen_by(View.VALIDATOR),
-        }
         now, missing = self.now(), []
-        for view, as_of in seen.items():
+        for view in View:
+            as_of = self.ledger.watermark.seen_by(view)
             if as_of == UNSEEN:
                 as_ofs = [p.as_of(view) for p in self.ledger.watermark.present()]
                 unseen = as_ofs.count(UNSEEN)

@@ -48,9 +48,7 @@ class Pipeline:
         """The same in short steps, between which anything else may be called."""
         # Not `now` below: by the next step it is past.
         self._now = now
-        for facts in self.ledger.settle(now):
-            self._hand_over(facts, self._now)
-            yield
+        yield from self._stepwise(self.ledger.settle(now))
         for sink in self._sinks:
             sink.end_round()
 

@@ -91,12 +91,12 @@ class Topics:
 
     def deleted(self, message: Discovery) -> list[PartitionState]:
         """The partitions that a complete look misses for the second time."""
-        present = _present(message)
+        present = present_in(message)
         return [p for p in self.partitions.values() if p.gone and not p.void and _is_missing(p, present)]
 
     def mark_missing(self, message: Discovery) -> None:
         """Nothing waits any more for what a complete look misses. To be called once the deleted ones are void."""
-        present = _present(message)
+        present = present_in(message)
         for partition in self.partitions.values():
             missing = _is_missing(partition, present)
             partition.gone = missing or partition.void
@@ -105,7 +105,8 @@ class Topics:
                 partition.monitor_as_of = max(partition.monitor_as_of, message.asked_at)
 
 
-def _present(message: Discovery) -> dict[str, set[int]]:
+def present_in(message: Discovery) -> dict[str, set[int]]:
+    """The partitions that a look found, by topic, to ask about each of very many."""
     return {topic: set(partitions) for topic, partitions in message.present.items()}
 
 

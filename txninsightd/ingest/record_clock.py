@@ -16,9 +16,9 @@ class RecordClock:
 
     def now(self) -> float:
         """Seconds since the epoch, by the wall clock."""
-        clock.follow()
+        now = clock.wall()
         self._most_ahead_s = max(self._most_ahead_s, clock.stepped_s())
-        return clock.now()
+        return now
 
     def latest(self) -> float:
         """The same by the wall clock that was furthest ahead so far."""
