@@ -59,7 +59,7 @@ class EndOffsets:
         return answers
 
     def _ask(self, refs: Collection[PartitionRef], now: float) -> None:
-        # Negative: the wall clock was set back. The next question must not wait until it has caught up.
+        # Negative: `now` went back. The next question must not wait until it has caught up.
         if 0 <= now - self._asked_at < ASK_EVERY_S:
             return
         all_every_s = min(max(ASK_EVERY_S, len(refs) / ASKED_A_SECOND), ASK_ALL_EVERY_S_AT_MOST)

@@ -96,7 +96,7 @@ class Inquiry:
 
     def is_due(self, now: float, at_once: bool = False) -> bool:
         """Whether to ask now. `at_once`: do not wait for the time."""
-        # If the wall clock was set back, the next question must not wait until it has caught up.
+        # If `now` went back, the next question must not wait until it has caught up.
         return not self.questions and (at_once or now < self.asked_at or now >= self._next_at)
 
     def take(self) -> dict[str, Question]:
