@@ -16,6 +16,7 @@ import structlog
 
 from txninsightd.aggregate.checkpoint import Checkpoints, Then
 from txninsightd.aggregate.lines import Lines, Loop
+from txninsightd.aggregate.offset_commits import OffsetCommits
 from txninsightd.aggregate.readers import Readers
 from txninsightd.aggregate.recovery import CORRECTED
 from txninsightd.aggregate.rule_reload import RuleReload
@@ -117,6 +118,7 @@ class Aggregator:
         if store is not None:
             self._checkpoints = Checkpoints(store, lambda: dump(pipeline), loop, now, checkpoint_every_s, fallbacks)
             self._checkpoints.on_begin = self._commit_offsets
+        self._offset_commits = OffsetCommits(now)
         self._problems: list[str] = []
         self._discovered_at = 0.0
         self._decode = msgspec.msgpack.Decoder(FromChild).decode
@@ -229,9 +231,12 @@ class Aggregator:
                 incarnation=p.ref.incarnation,
                 topic_id=p.topic_id,
             )
-            for p in self.ledger.partitions.values()
-            if not p.void and p.ref not in self._not_begun
+            for p in self._begun()
         ]
+
+    def _begun(self) -> Iterator[PartitionState]:
+        """The partitions that are read."""
+        return (p for p in self.ledger.partitions.values() if not p.void and p.ref not in self._not_begun)
 
     def _assign(self, child: str, starts: list[PartitionStart]) -> None:
         share = self._readers.share(child, starts)
@@ -286,14 +291,15 @@ class Aggregator:
     def _commit_offsets(self) -> Then:
         """A checkpoint begins: once it is on disk, readers commit its positions to Kafka, for lag tools."""
         # Taken now: once the checkpoint is on disk, they will have moved on.
-        positions = {view: self._positions(view) for view in View}
+        due = self._offset_commits.due(self._begun())
 
         def then(failure: OSError | None) -> None:
             for child, line in self._lines.open.items() if failure is None else ():
                 view = self._readers.view_of(child)
-                share = self._readers.share(child, positions[view]) if view is not None else []
-                if share:
+                share = self._readers.share(child, due[view]) if view is not None else []
+                if view is not None and share:
                     line.send(CommitOffsets(share))
+                    self._offset_commits.sent(view, share)
 
         return then
 
