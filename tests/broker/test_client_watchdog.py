@@ -89,7 +89,7 @@ def test_a_client_without_a_broker_is_lost_when_a_new_client_finds_one(fenced: B
     mend(fenced)
     living = AdminClient(admin_settings(settings), logger=QUIET)
     watching = ClientWatchdog(
-        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET))
+        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET)), lambda: 0.0
     )
     watching.watch("admin", lambda: admin_finds_broker(admin))
     watching.watch("consumer", lambda: consumer_finds_broker(consumer, TOPIC))
@@ -109,7 +109,7 @@ def test_in_an_outage_no_client_is_lost(own_broker: OwnBroker) -> None:
         Consumer(consumer_settings(client_settings(settings), View.VALIDATOR), logger=QUIET),
     )
     watching = ClientWatchdog(
-        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET))
+        lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(settings), logger=QUIET)), lambda: 0.0
     )
     watching.watch("admin", lambda: admin_finds_broker(admin))
     watching.watch("consumer", lambda: consumer_finds_broker(consumer, TOPIC))
@@ -127,7 +127,7 @@ class SteppedWatchdog(ClientWatchdog):
     """One that the test steps. `questions`: how it asks each client, by name."""
 
     def __init__(self, new_client: FindsBroker) -> None:
-        super().__init__(new_client)
+        super().__init__(new_client, lambda: 0.0)
         self.questions: dict[str, FindsBroker] = {}
 
     def watch(self, name: str, finds_broker: FindsBroker) -> None:
@@ -153,7 +153,7 @@ def test_only_a_starved_consumer_is_asked(fenced: Broker, monkeypatch: pytest.Mo
     watchdog = SteppedWatchdog(
         lambda: new_client_finds_broker(lambda: AdminClient(admin_settings(fresh), logger=QUIET))
     )
-    monkeypatch.setattr(clients, "ClientWatchdog", lambda _: watchdog)
+    monkeypatch.setattr(clients, "ClientWatchdog", lambda *_: watchdog)
     with daemon_in_process(fenced, config_for(fenced, TOPIC), View.MONITOR) as running:
         finds_broker = watchdog.questions["consumer"]
         running.until(lambda: running.found(TOPIC), "the partitions")

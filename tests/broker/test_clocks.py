@@ -171,6 +171,8 @@ def test_the_clock_is_stepped_by_an_hour_and_back(clocked: Clocked, ahead_s: flo
     clocked.step(0)
     assert_only_one_was_stuck(clocked)
     assert clocked.daemon.stop() == 0
+    replaced = {line["process"] for line in clocked.daemon.log(event="kafka_client_lost")}
+    assert replaced == {"monitor-0", "validator-0"}, "set back, Kafka clients may hang"
 
 
 def assert_only_one_was_stuck(clocked: Clocked) -> None:

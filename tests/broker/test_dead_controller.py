@@ -69,7 +69,7 @@ def test_ids_are_answered_again_and_no_client_is_lost(cluster: Cluster, monkeypa
 
     for topic_id_gate in gates:
         ask_until(partial(is_told, topic_id_gate), "the id")
-    watching = ClientWatchdog(lambda: new_client_finds_broker(lambda: new_admin(cluster)))
+    watching = ClientWatchdog(lambda: new_client_finds_broker(lambda: new_admin(cluster)), lambda: 0.0)
     for i, admin in enumerate(watched):
         watching.watch(f"admin-{i}", partial(admin_finds_broker, admin))
     cluster.nodes[dead].kill()

@@ -5,6 +5,10 @@ answer a metadata request with topics and no brokers. librdkafka (2.12 to 2.16 a
 all brokers, and sometimes every way to reconnect: each later request fails as in an outage, for as long as the process
 lives. A newly created client tells the two apart. If a new client finds a broker several times in a row and the old one
 finds none, the old one is lost, and the process must be replaced. That costs no record.
+
+And librdkafka's threads wait by the wall clock (its issue 2145, open): after that was set back by an hour, a wait of a
+second lasts an hour longer. Whether any of them was waiting cannot be seen, so then all clients count as lost. The work
+loop may be held up too; then the parent misses its heartbeats.
 """
 
 import threading
@@ -22,6 +26,9 @@ MOST_FAILURES = 3
 """A client is lost when so many times in a row a new client finds a broker and it does not. A working client has tried
 to connect by then."""
 
+SET_BACK_S = 5.0
+"""Waits that last so much longer are put up with."""
+
 FindsBroker = Callable[[], bool]
 """Whether a client finds a broker. May wait, some times `ANSWER_WITHIN_S`."""
 
@@ -29,18 +36,35 @@ log = structlog.get_logger()
 
 
 class ClientWatchdog:
-    """Checks each client that it must `watch`, on its own thread; `new_client` creates a client and checks that."""
+    """Checks each client that it must `watch`, on its own thread; `new_client` creates a client and checks that.
 
-    def __init__(self, new_client: FindsBroker) -> None:
+    `clock_ahead_s`: by how many seconds the wall clock is ahead of a steady one.
+    """
+
+    def __init__(self, new_client: FindsBroker, clock_ahead_s: Callable[[], float]) -> None:
         self._new_client = new_client
+        self._clock_ahead_s = clock_ahead_s
+        self._most_ahead_s = clock_ahead_s()
+        self._was_set_back = False
         self._clients: dict[str, FindsBroker] = {}
         self._failures: dict[str, int] = {}
         self._stop = threading.Event()
 
     @property
     def lost(self) -> list[str]:
-        """The clients that will not find a broker any more."""
+        """The clients that will not find a broker any more. The clock is looked at here, by the thread that asks."""
+        if self._is_set_back():
+            return list(self._clients)
         return [name for name, times in self._failures.items() if times >= MOST_FAILURES]
+
+    def _is_set_back(self) -> bool:
+        ahead_s = self._clock_ahead_s()
+        self._most_ahead_s = max(self._most_ahead_s, ahead_s)
+        set_back_s = self._most_ahead_s - ahead_s
+        if set_back_s > SET_BACK_S and not self._was_set_back:
+            self._was_set_back = True
+            log.warning("clock_set_back", seconds=round(set_back_s, 3), effect="Kafka clients may hang for so long")
+        return self._was_set_back
 
     def watch(self, name: str, finds_broker: FindsBroker) -> None:
         """Check this client, too. Only before `start`."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
+from txninsightd import clock
 from txninsightd.cluster.client_log import client_logger
 from txninsightd.cluster.client_settings import admin_settings, client_settings, require_safe_client
 from txninsightd.cluster.client_watchdog import ClientWatchdog, admin_finds_broker, new_client_finds_broker
@@ -26,7 +27,9 @@ class ClusterClients:
         self.admin = self._make_admin()
         self.metadata = MetadataRefresh(self.admin, now)
         self.topic_ids = TopicIds(self.admin)
-        self.watchdog = ClientWatchdog(lambda: new_client_finds_broker(self._make_admin))
+        self.watchdog = ClientWatchdog(
+            lambda: new_client_finds_broker(self._make_admin), lambda: clock.wall() - clock.steady()
+        )
         self.watchdog.watch("admin", lambda: admin_finds_broker(self.admin))
 
     def _make_admin(self) -> AdminClient:
