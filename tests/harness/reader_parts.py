@@ -74,9 +74,13 @@ class Failed(Record):
 
 
 class Consumer:
-    """Hands out these batches, one a step. `ends`: the log's ends, or the error, of each question for them."""
+    """Hands out these batches, one a step. `ends`: the log's ends, or the error, of each question for them.
+
+    `waited_s`: for how long each step would have waited for a record.
+    """
 
     def __init__(self, *batches: Sequence[Record], ends: tuple[Any, ...] = ()) -> None:
+        self.waited_s: list[float] = []
         self.assigned: list[int] = []
         self.asked_for: list[int] = []
         self.batches = list(batches)
@@ -85,6 +89,7 @@ class Consumer:
         self._position = 0
 
     def poll(self, timeout_s: float) -> Record | None:
+        self.waited_s.append(timeout_s)
         batch = self.batches.pop(0) if self.batches else []
         self._rest = batch[1:]
         return batch[0] if batch else None
@@ -139,6 +144,8 @@ class ReaderLine:
 class OpenGate:
     """Every topic is the one that was to be read, so nothing is held back."""
 
+    is_asking = False
+
     def __init__(self) -> None:
         self._messages: list[Sightings | Coverage] = []
 
@@ -161,6 +168,8 @@ class OpenGate:
 class NoEndOffsets:
     """No answer about the ends of logs ever comes."""
 
+    is_asking = False
+
     def expect_news(self, refs: Any) -> None:
         pass
 
@@ -182,13 +191,12 @@ class NotedHealth:
 
 
 def reader_of(consumer: Consumer, builder: ViewBuilder, line: ReaderLine, health: NotedHealth, **parts: Any) -> Reader:
-    """A reader; where `parts` names no `end_offsets`, `topic_id_gate` or `now`, they are those of above and NOW."""
+    """A reader; where `parts` names no such part, they are those of above, NOW, and a watchdog that finds nothing."""
     return Reader(
         view=View.VALIDATOR if isinstance(builder, ValidatorBuilder) else View.MONITOR,
         builder=builder,
         line=line,
         health=health,
-        client_watchdog=ClientWatchdog(new_client=lambda: False),
         batch_records=100,
         queue_batches=64,
         **{
@@ -196,6 +204,7 @@ def reader_of(consumer: Consumer, builder: ViewBuilder, line: ReaderLine, health
             "end_offsets": NoEndOffsets(),
             "topic_id_gate": OpenGate(),
             "now": lambda: NOW,
+            "client_watchdog": ClientWatchdog(new_client=lambda: False, clock_ahead_s=lambda: 0.0),
             **parts,
         },
     )

@@ -51,6 +51,8 @@ def _name(partition: TopicPartition) -> tuple[str, int]:
 class Ends:
     """The answers about the ends of logs that are on their way."""
 
+    is_asking = False
+
     def __init__(self) -> None:
         self.answers: list[EndOffset] = []
 

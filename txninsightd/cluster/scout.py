@@ -13,7 +13,7 @@ after another, and one that has not learnt of it may still serve the old records
 are forgotten, so that they are found again if they come back; whether they were deleted, the ledger decides.
 
 Each look lists all topics. Their ids are asked for where a look finds a partition that is not known, and else only as
-often as costs half a percent of the time, since an answer lists every partition once more. A recreated topic may thus
+often as costs a thousandth of the time, since an answer lists every partition once more. A recreated topic may thus
 be named some seconds late. That moves no watermark: readers confirm its old id no more, so its partitions hold it.
 """
 
@@ -37,7 +37,7 @@ ANSWER_WITHIN_S = 5.0
 STOPPED_AFTER_S = 2 * ANSWER_WITHIN_S
 """A failure that took so long is the process's own: it was stopped meanwhile, and the cluster is not to blame."""
 
-SHARE_OF_WORK = 200
+SHARE_OF_WORK = 1000
 ASK_IDS_EVERY_S_AT_MOST = 10.0
 """Between two questions for the ids of known topics passes so many times their work, but no more than this."""
 

@@ -1,8 +1,8 @@
 """Asks, about once a second, where the partitions end, and never waits for the answer.
 
 The question waits on its own thread (end_offset_client.py), one at a time. Partitions in which something was read are
-asked about every second. So are all others while they are five hundred or fewer; the more there are, the longer is the
-time between two questions about all of them, up to five seconds.
+asked about every second. So are all others while they are 250 or fewer; the more there are, the longer is the time
+between two questions about all of them, up to five seconds.
 """
 
 import threading
@@ -18,7 +18,7 @@ from txninsightd.vocabulary import PartitionRef
 
 ASK_EVERY_S = 1.0
 ASK_ALL_EVERY_S_AT_MOST = 5.0
-ASKED_A_SECOND = 500
+ASKED_A_SECOND = 250
 """Partitions, on average, if nothing is read in any of them."""
 
 log = structlog.get_logger()
@@ -42,7 +42,8 @@ class EndOffsets:
         self._with_news: set[PartitionRef] = set()
         self._questions: SimpleQueue[Sequence[PartitionRef]] = SimpleQueue()
         self._answers: SimpleQueue[list[EndOffset]] = SimpleQueue()
-        self._is_pending = False
+        self.is_asking = False
+        """Whether a question is pending."""
         self._thread: threading.Thread | None = None
 
     def expect_news(self, refs: Iterable[PartitionRef]) -> None:
@@ -52,9 +53,9 @@ class EndOffsets:
     def poll(self, refs: Collection[PartitionRef]) -> list[EndOffset]:
         """The answers that have arrived; asks again when it is time. `refs`: all that are read."""
         answers: list[EndOffset] = []
-        if self._is_pending and not self._answers.empty():
-            answers, self._is_pending = self._answers.get(), False
-        if not self._is_pending and refs:
+        if self.is_asking and not self._answers.empty():
+            answers, self.is_asking = self._answers.get(), False
+        if not self.is_asking and refs:
             self._ask(refs, self._now())
         return answers
 
@@ -69,7 +70,7 @@ class EndOffsets:
             wanted, self._asked_all_at = list(refs), now
         self._with_news.clear()
         if wanted:
-            self._asked_at, self._is_pending = now, True
+            self._asked_at, self.is_asking = now, True
             self._start()
             self._questions.put(wanted)
 

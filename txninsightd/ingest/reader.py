@@ -46,9 +46,11 @@ from txninsightd.vocabulary import (
     View,
 )
 
-POLL_S = 0.05
-# The answer about a topic's id is only taken when the loop turns, and buffered messages wait for it.
+# A record ends the wait at once. What the loop has asked for is taken at its next turn: an answer about a topic's id,
+# for which buffered messages wait, or about an end. A turn without news costs half a millisecond, most of it waking up.
 POLL_S_WHILE_BUFFERING = 0.005
+POLL_S_WHILE_ASKING = 0.05
+POLL_S = 0.25
 STARVED_AFTER_S = 5.0
 BUFFERED_SHARE = 4
 """Once the messages that wait for their topic's id fill one part in so many of the queue, the broker is asked at once:
@@ -322,7 +324,7 @@ class Reader:
     # --- Reading ------------------------------------------------------------------------------------------------------
 
     def _take_batch(self) -> list[Any]:
-        wait_s = POLL_S_WHILE_BUFFERING if self._topic_id_gate.depth else POLL_S
+        wait_s = self._wait_s()
         if self._throttled:
             # A line with an empty outbox is always writable: waiting for it would make the loop spin.
             select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
@@ -334,6 +336,14 @@ class Reader:
         # consume() alone would wait until the batch is full or its time is over. So poll() waits for one record, and
         # consume() takes what has come with it.
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
+
+    def _wait_s(self) -> float:
+        """For how long a turn may wait for a record."""
+        if self._topic_id_gate.depth:
+            return POLL_S_WHILE_BUFFERING
+        # Without a partition it waits for the aggregator's command to read some.
+        is_asking = self._topic_id_gate.is_asking or self._end_offsets.is_asking or not self._progress
+        return POLL_S_WHILE_ASKING if is_asking or self._line.depth else POLL_S
 
     def _sort(self, records: list[Any]) -> dict[PartitionRef, list[Any]]:
         """The batch by partition, with each touched partition's progress brought up to date."""

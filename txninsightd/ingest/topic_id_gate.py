@@ -9,8 +9,8 @@ the right topic until then, and the answers about the log's end were about it, t
 Two questions may be pending at a time. One is about the topics with buffered records: it costs a few milliseconds of
 delay, and the reader a third of a millisecond of work; with many topics it is asked less often. The other is about
 topics in which nothing was read, but which were seen further. An answer lists all partitions of its topics, so a topic
-of thousands costs tens of milliseconds. Nothing waits for an idle one, so it is asked about so seldom that this is half
-a percent of the reader's time.
+of thousands costs tens of milliseconds. Nothing waits for an idle one, so it is asked about so seldom that this is a
+quarter of a percent of the reader's time.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ SHARE_OF_TIME = 10
 
 ASK_IDLE_EVERY_S = 0.1
 ASK_IDLE_EVERY_S_AT_MOST = 5.0
-IDLE_SHARE_OF_WORK = 200
+IDLE_SHARE_OF_WORK = 400
 """Between two questions about idle topics passes at least so many times the work of the last answer (`work_s`)."""
 
 SEEN_EVERY_S = 0.1
@@ -130,6 +130,11 @@ class TopicIdGate:
         self._seen_taken_at = 0.0
         self.depth = 0
         """How many messages with records are buffered."""
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a question is pending."""
+        return bool(self._about_records.questions or self._about_idle.questions)
 
     def id_of(self, topic: str) -> str:
         """The id that the topic must have; "" while it may be any."""
