@@ -1,8 +1,10 @@
 """What is remembered of transactions that are over: nothing is known of a stranger, and memory is bounded."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from txninsightd.core import tombstones
 from txninsightd.core.tombstones import GENERATIONS, Tombstones, hash_of
 
 names = st.integers(0, 12).map("t{}".format)
@@ -15,8 +17,19 @@ actions = st.lists(
 )
 
 
-@given(actions, st.sampled_from([8, 16, 80]))
-def test_it_knows_the_last_word_of_each_or_nothing(told: list[tuple[str, str, bool, int]], most: int) -> None:
+@pytest.mark.parametrize("sorted_a_step", [10_000, 1], ids=["sorted at once", "sorted in many steps"])
+@given(told=actions, most=st.sampled_from([8, 16, 80]))
+def test_it_knows_the_last_word_of_each_or_nothing(
+    sorted_a_step: int, told: list[tuple[str, str, bool, int]], most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tombstones, "SORTED_A_STEP", sorted_a_step)
+        patch.setattr(tombstones, "STEPS_A_TICK", 1)
+        patch.setattr(tombstones, "TOMBSTONES_A_STEP", 1)
+        _tell(told, most)
+
+
+def _tell(told: list[tuple[str, str, bool, int]], most: int) -> None:
     remembered = Tombstones(remember_s=80, most=most)
     plain: dict[str, tuple[bool, float]] = {}
     now = 0.0
@@ -32,6 +45,28 @@ def test_it_knows_the_last_word_of_each_or_nothing(told: list[tuple[str, str, bo
             assert said == bit or (said is None and (now - at > 80 or len(remembered) >= most - most // GENERATIONS))
         assert len(remembered) <= most
         assert remembered.was_aborted("a stranger") is None
+        again = Tombstones(remember_s=80, most=most)
+        again.restore(dict(remembered.young), remembered.young_since, remembered.sealed)
+        assert [again.was_aborted(known) for known in plain] == [remembered.was_aborted(known) for known in plain]
+        assert len(again) == len(remembered)
+
+
+def test_a_large_generation_is_sorted_with_the_tombstones_that_follow() -> None:
+    remembered, count = Tombstones(remember_s=80, most=8 * 50_000), 50_000
+    for i in range(count):
+        remembered.add(f"t{i}", i % 3 == 0, now=0)
+    ages = []
+    for i in range(10_000):
+        remembered.add(f"later{i}", False, now=1)
+        is_sorted = not remembered.being_sorted
+        if not is_sorted or not ages or not ages[-1]:
+            ages.append(is_sorted)
+    assert not ages[0], "it is not sorted at once"
+    assert ages[-1], "it is sorted in the end"
+    assert all(remembered.was_aborted(f"t{i}") == (i % 3 == 0) for i in range(count))
+    (generation,) = remembered.sealed
+    assert list(generation.hashes) == sorted(generation.hashes)
+    assert len(generation.hashes) == count
 
 
 def test_who_is_young_enough_is_known() -> None:

@@ -508,6 +508,7 @@ class Ledger:
         else:
             unread = self.watermark.retry_maybe_unread(txn, txn.ending.key)
             finished = finish(txn, self.life(txn), self.rules.colocated, self.start_at, unread, self._now)
+        self.settlement.settled(txn)
         self._leave(finished, key, events)
 
     def _give_up(self, txn: Transaction, outcome: Outcome) -> None:

@@ -27,6 +27,9 @@ from txninsightd.vocabulary import PartitionRef
 LEAST_COMPACTED = 10_000
 """So many obsolete endings may stay in the queues before they are removed."""
 
+COMPACTED_A_STEP = 10_000
+"""So many endings are looked at in one step, and the rest of their cohort."""
+
 Queue = list[tuple[float, int, Transaction, Ending]]
 
 
@@ -82,13 +85,17 @@ class Cohorts:
         while (first := self.first()) is not None and first[0] < moment:
             yield first[1].waiting.popleft()
 
-    def compact(self) -> int:
-        """Remove those that wait no more; returns how many are left."""
-        for cohort in self._cohorts.values():
+    def compact(self) -> Iterator[None]:
+        """Remove those that wait no more, some in each step; others may come and go in between."""
+        looked_at = 0
+        for cohort in list(self._cohorts.values()):
+            looked_at += len(cohort.waiting)
             cohort.waiting = deque((txn, ending) for txn, ending in cohort.waiting if txn.ending is ending)
+            if looked_at >= COMPACTED_A_STEP:
+                looked_at = 0
+                yield
         self._cohorts = {moment: cohort for moment, cohort in self._cohorts.items() if cohort.waiting}
         self._moments = sorted(self._cohorts)
-        return len(self)
 
     def __len__(self) -> int:
         return sum(len(cohort.waiting) for cohort in self._cohorts.values())
@@ -146,6 +153,7 @@ class Settlement:
         self._serial = count()
         self.given_up = 0
         self._compact_at = LEAST_COMPACTED
+        self._compacting: Iterator[None] | None = None
 
     # --- In -----------------------------------------------------------------------------------------------------------
 
@@ -189,12 +197,19 @@ class Settlement:
         final = self.final()
         self._by_decided, self._by_key, self._read_past = Cohorts(), Cohorts(), ReadPast(self._watermark)
         self._aborted, self._parked, self._ready = {}, {}, deque()
-        self.given_up = 0
+        self.given_up, self._compacting = 0, None
         for txn in live:
             ending = txn.ending
             if ending is not None:
                 key = move(ending.key) if ending.wholly_aborted else ending.key
                 self.restore(txn, Ending(key, move(ending.decided_at), ending.wholly_aborted), txn in final)
+
+    def settled(self, txn: Transaction) -> None:
+        """It came from `ripe`, and is settled."""
+        # Closed ones stood in two queues, and left by one of them.
+        if txn.ending is not None and not self._colocated and not txn.ending.wholly_aborted:
+            self.given_up += 1
+        txn.ending = None
 
     def release(self, txn: Transaction) -> None:
         """It no longer waits for its ending."""
@@ -236,7 +251,10 @@ class Settlement:
         taken yet still waits.
         """
         if self.given_up > self._compact_at:
-            self._compact()
+            self._compact_at = max(LEAST_COMPACTED, self._entries() - self.given_up)
+            self.given_up, self._compacting = 0, self._compact()
+        if self._compacting is not None and next(self._compacting, self) is self:
+            self._compacting = None
         for txn, ending in self._final():
             if txn.ending is not ending:
                 yield None
@@ -267,15 +285,22 @@ class Settlement:
         while (first := self._by_key.first()) is not None and self._read_past.is_beyond(first[0], first[1].decided_at):
             yield first[1].waiting.popleft()
 
-    def _compact(self) -> None:
-        """Remove obsolete endings, which would keep finished transactions in memory; a fixed cost for each of them."""
-        left = self._by_decided.compact() + self._by_key.compact()
+    def _compact(self) -> Iterator[None]:
+        """Remove obsolete endings, which would keep finished transactions in memory, some in each step.
+
+        It is begun when there are more of them than others, so each transaction bears a fixed cost.
+        """
+        yield from self._by_decided.compact()
+        yield from self._by_key.compact()
         self._ready = deque((txn, ending) for txn, ending in self._ready if txn.ending is ending)
         for queue in (*self._aborted.values(), *self._parked.values()):
+            yield
             queue[:] = [entry for entry in queue if entry[2].ending is entry[3]]
             queue.sort()
-            left += len(queue)
-        self.given_up, self._compact_at = 0, max(LEAST_COMPACTED, left)
+
+    def _entries(self) -> int:
+        queues = (*self._aborted.values(), *self._parked.values())
+        return len(self._by_decided) + len(self._by_key) + len(self._ready) + sum(map(len, queues))
 
 
 def _own_pending(

@@ -28,6 +28,10 @@ LEAST_COMPACTED = 10_000
 
 COMPACTED_BATCH = 10_000
 
+COMPACTED_A_STEP = 10_000
+COMPACTED_A_STEP_CROWDED = 50_000
+"""So many sightings are looked at with a message; more if there is hardly any room for further ones."""
+
 
 class Sighted(NamedTuple):
     """The columns of one applied batch of sightings that await their verdicts."""
@@ -75,6 +79,8 @@ class PartitionState:
         self.waiting_since = 0.0
         self.undecided = 0
         self.compacted = 0
+        # While the sightings of finished transactions are removed: those at [next, end) are still to be looked at.
+        self._compacting: tuple[int, int] | None = None
         self.pending_closes: deque[PendingClose] = deque()
         self.closes_given_up = 0
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
@@ -235,17 +241,37 @@ class PartitionState:
     # --- Finished transactions ----------------------------------------------------------------------------------------
 
     def compact(self, live: Container[str], crowded: bool) -> None:
-        """Remove the sightings of finished transactions, which need no verdict.
+        """Remove the sightings of finished transactions, which need no verdict, a portion with each call.
 
-        Only when there are twice as many as the last time (`crowded`: an eighth more), so the cost of each is small.
+        Begun only when there are twice as many as the last time (`crowded`: an eighth more), so the cost of each is
+        small.
         """
-        if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
-            return
-        kept = [(o, t) for s in self._sighted for o, t in zip(s.offsets, s.txn_ids, strict=True) if t in live]
+        if self._compacting is None:
+            if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
+                return
+            self._compacting = 0, self.monitor_offset
+        self._compacting = self._compact_some(
+            *self._compacting, live, COMPACTED_A_STEP_CROWDED if crowded else COMPACTED_A_STEP
+        )
+        if self._compacting is None:
+            self.compacted = self.undecided
+
+    def _compact_some(self, low: int, high: int, live: Container[str], most: int) -> tuple[int, int] | None:
+        """Look at about `most` sightings from `low` on; returns what is left to look at below `high`."""
+        batches = list(self._sighted)
+        first = last = bisect_left(batches, low, key=lambda batch: batch.offsets[-1])
+        looked_at = 0
+        while last < len(batches) and batches[last].offsets[0] < high and looked_at < most:
+            looked_at += len(batches[last].offsets)
+            last += 1
+        part = batches[first:last]
+        kept = [(o, t) for s in part for o, t in zip(s.offsets, s.txn_ids, strict=True) if t in live]
         chunks = [kept[i : i + COMPACTED_BATCH] for i in range(0, len(kept), COMPACTED_BATCH)]
-        self._sighted = deque(Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in chunks)
-        self.undecided = len(kept)
-        self.compacted = len(kept)
+        batches[first:last] = [Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in chunks]
+        self._sighted = deque(batches)
+        self.undecided -= looked_at - len(kept)
+        ends = last == first or part[-1].offsets[-1] + 1 >= high or first + len(chunks) == len(batches)
+        return None if ends else (part[-1].offsets[-1] + 1, high)
 
     def give_up(self, close: PendingClose) -> None:
         """The verdict of this close is no longer needed."""
