@@ -32,13 +32,13 @@ class Look(NamedTuple):
 
 
 class Scrapes(Instrument):
-    """Asks /metrics again and again. `took_s`: of each request; `looks`: what it saw."""
+    """Asks /metrics every `every_s` seconds. `took_s`: of each request; `looks`: what it saw."""
 
-    EVERY_S = 0.05
     patience_s = 600.0
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, every_s: float) -> None:
         super().__init__(daemon)
+        self.every_s = every_s
         self.took_s = array("d")
         self.looks: list[Look] = []
         self._page = b""
@@ -52,7 +52,7 @@ class Scrapes(Instrument):
         now = time.monotonic()
         self.took_s.append(now - began_at)
         self.looks.append(Look(now, int(_sum(self._page, OPENED, MARKER))))
-        self.stopping.wait(began_at + self.EVERY_S - now)
+        self.stopping.wait(began_at + self.every_s - now)
 
     def sum(self, series: str) -> float:
         """The sum over a metric, markers aside, in the latest answer. `series`: its name, or a pattern from finished().

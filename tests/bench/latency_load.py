@@ -1,6 +1,6 @@
 """What is written while latencies are measured, in a process of its own, which takes no time of the measuring one.
 
-    python -m tests.bench.latency_load aborted|replayed|flood BOOTSTRAP TOPIC COUNT RATE
+    python -m tests.bench.latency_load aborted|replayed|live|flood BOOTSTRAP TOPIC COUNT RATE
 
 All records are made beforehand. Then it prints "ready", and writes them when it gets a line; "written" and the seconds
 that took are the next line. `aborted` needs a line more, at which it aborts.
@@ -21,6 +21,7 @@ TRANSACTION_TIMEOUT_MS = 900_000
 """What a broker allows at most by default."""
 
 RECORDS_A_COMMIT = 500
+RECORDS_A_LARGE_COMMIT = 2500
 
 Record = tuple[str, str]
 """Key and value."""
@@ -38,7 +39,16 @@ def aborted(bootstrap: str, topic: str, count: int, _: float) -> None:
 
 def replayed(bootstrap: str, topic: str, count: int, rate: float) -> None:
     """Events of the benchmark with their own past times, at `rate`: eight transactional producers."""
-    variant = Variant("replayed", "", count, records_a_commit=RECORDS_A_COMMIT)
+    _paced(bootstrap, topic, count, rate, RECORDS_A_COMMIT)
+
+
+def live(bootstrap: str, topic: str, count: int, rate: float) -> None:
+    """The same in larger Kafka transactions."""
+    _paced(bootstrap, topic, count, rate, RECORDS_A_LARGE_COMMIT)
+
+
+def _paced(bootstrap: str, topic: str, count: int, rate: float, records_a_commit: int) -> None:
+    variant = Variant("replayed", "", count, records_a_commit=records_a_commit)
     made = list(events(variant, time.time() - count * EVENT_EVERY_S))
     writers = [Writer(bootstrap, f"{topic}-{i}", variant, [topic]) for i in range(PRODUCERS)]
     _timed(lambda: _pace(made, writers, rate))
@@ -53,7 +63,9 @@ def flood(bootstrap: str, topic: str, count: int, _: float) -> None:
     _timed(lambda: _produce(producer, topic, records))
 
 
-KINDS: dict[str, Callable[[str, str, int, float], None]] = {"aborted": aborted, "replayed": replayed, "flood": flood}
+KINDS: dict[str, Callable[[str, str, int, float], None]] = {
+    kind.__name__: kind for kind in (aborted, replayed, live, flood)
+}
 
 
 def _event(kind: str, number: int, salt: int) -> Record:

@@ -15,8 +15,8 @@ from typing import Protocol
 from txninsightd.aggregate import checkpoint
 from txninsightd.vocabulary import Line
 
-LINES_S = 0.005
-SETTLING_S = 0.015
+LINES_S = 0.003
+SETTLING_S = 0.009
 """So long a slice takes in and settles; the last step of each may be longer. What is taken in needs less time to be
 settled than it has itself needed, so the larger part for that keeps them from piling up."""
 

@@ -17,10 +17,10 @@ from typing import NoReturn
 from txninsightd import clock, logs
 from txninsightd.parent_death import kill_on_parent_exit
 
-GC_THRESHOLDS = (50_000, 4, 1000)
+GC_THRESHOLDS = (20_000, 4, 2500)
 """The garbage of millions of records and events holds hardly any cycles. At Python's default thresholds the search for
 them costs a third of the aggregator's time and a tenth of a reader's, and stalls both. The second generation has at
-most 250,000 objects so, and a search in it takes 50 ms; with 2 million it was half a second."""
+most 100,000 objects so, and a search in it takes 70 ms; with 2 million it was half a second."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
