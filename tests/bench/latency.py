@@ -1,6 +1,6 @@
 """How long the daemon lets its users wait: for `/healthz`, for `/metrics`, and for a record to be counted there.
 
-    .venv/bin/python -m tests.bench.latency             all situations: about five minutes
+    .venv/bin/python -m tests.bench.latency             all situations: about six minutes
     .venv/bin/python -m tests.bench.latency --quick     the same with a tenth of the load: about a minute
     .venv/bin/python -m tests.bench.latency --situations aborted --out before.json
 
@@ -324,7 +324,7 @@ def row(name: str, found: dict[str, Any]) -> str:
         f"{found['records']:,}",
         f"{found['written_per_s']:,}",
         *(_three(found[spread]) for spread in (*healthz, "metrics_s", "produce_to_metrics_s")),
-        f"{stalls['count']}, {stalls['sum_s']:.1f}, {stalls['longest_s']:.1f}",
+        f"{stalls['count']}, {stalls['sum_s']:.1f}, {stalls['longest_s']:.1f}" if found["healthz_s"]["times"] else "-",
         f"{found['aggregator_rss_peak_bytes'] / MIB:,.0f}",
         f"{found['load_average']:.1f}",
     ]

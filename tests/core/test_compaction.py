@@ -25,7 +25,6 @@ def _small_portions() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verdicts, "LEAST_COMPACTED", LEAST)
         patch.setattr(verdicts, "COMPACTED_A_STEP", PORTION)
-        patch.setattr(verdicts, "COMPACTED_A_STEP_CROWDED", PORTION)
         patch.setattr(verdicts, "COMPACTED_BATCH", 2)
         yield
 
@@ -33,7 +32,8 @@ def _small_portions() -> Iterator[None]:
 class Sighting:
     """One partition in which nothing is delivered, and beside it all that must be kept of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowded: bool = False) -> None:
+        self.crowded = crowded
         self.partition = PartitionState(PartitionRef("orders", 0), 0)
         self.live: set[str] = set()
         self.sighted: dict[int, str] = {}
@@ -45,7 +45,7 @@ class Sighting:
         self.live.update(names if live else ())
         self.sighted |= dict(enumerate(names, low))
         self.partition.sight(list(range(low, low + count)), names, low + count, 0.0)
-        self.partition.compact(self.live, crowded=False)
+        self.partition.compact(self.live, self.crowded, brought=count)
 
     def finish(self, number: int) -> None:
         """One of the live ones is over."""
@@ -65,17 +65,18 @@ class Sighting:
 
 
 @given(
-    st.lists(
+    crowded=st.booleans(),
+    actions=st.lists(
         st.one_of(
             st.tuples(st.just("sight"), st.integers(1, 9), st.booleans()),
             st.tuples(st.just("finish"), st.integers(0, 50), st.just(False)),
             st.tuples(st.just("decide"), st.integers(1, 15), st.just(False)),
         ),
         max_size=60,
-    )
+    ),
 )
-def test_live_sightings_are_kept_and_the_count_is_right(actions: list[tuple[str, int, bool]]) -> None:
-    sighting = Sighting()
+def test_live_sightings_are_kept_and_the_count_is_right(crowded: bool, actions: list[tuple[str, int, bool]]) -> None:
+    sighting = Sighting(crowded)
     for what, number, live in actions:
         if what == "sight":
             sighting.sight(number, live)
@@ -92,14 +93,33 @@ def test_live_sightings_are_kept_and_the_count_is_right(actions: list[tuple[str,
         assert kept.keys() >= {o for o, t in sighting.sighted.items() if t in sighting.live and o >= decided}
 
 
-def test_those_of_finished_transactions_are_removed_a_portion_a_message() -> None:
+@pytest.mark.parametrize("each", [1, PORTION, 5 * PORTION])
+def test_those_of_finished_transactions_are_removed_faster_than_they_come(each: int) -> None:
     sighting = Sighting()
-    sighting.sight(1, live=True)
-    for _ in range(30):
-        sighting.sight(PORTION, live=False)
-    # Looked at within a few messages, and looked at again only when there are twice as many.
-    assert sighting.partition.undecided <= 2 * LEAST + 3 * PORTION
+    many = 40 * each
+    for _ in range(40):
+        sighting.sight(each, live=True)
+    assert sighting.partition.undecided == many
+    sighting.live = {"t0"}
+    most = 0
+    for i in range(400):
+        sighting.sight(each, live=False)
+        if i > 80:
+            most = max(most, sighting.partition.undecided)
+    assert most <= 3 * max(LEAST, 3 * each)
     assert sighting.partition.oldest_undecided() == (0, "t0")
+
+
+def test_where_there_is_hardly_any_room_all_are_removed_at_once() -> None:
+    sighting = Sighting()
+    for _ in range(40):
+        sighting.sight(PORTION, live=True)
+    sighting.live, sighting.crowded = set(), True
+    sighting.sight(PORTION, live=True)
+    while not sighting.partition.undecided <= PORTION:
+        before = sighting.partition.undecided
+        sighting.sight(PORTION, live=False)
+        assert sighting.partition.undecided in (before + PORTION, 0, PORTION)
 
 
 def test_one_message_looks_at_no_more_than_a_portion_and_a_batch() -> None:
@@ -127,7 +147,7 @@ def test_what_has_settled_does_not_stay_in_the_queue_by_which_it_did_not_settle(
         patch.setattr(settlement, "COMPACTED_A_STEP", 15)
         core = Core(make_rules(Style())._replace(linger_s=0.0), remembers=False)
         core.apply(discover(1e6, A))
-        most = 0
+        before, most = alive(), 0
         for i in range(rounds):
             low, names = 2 * each * i, [f"t{i}-{j}" for j in range(each)]
             opens = [ev(low + j, OPEN, 100 + i, name) for j, name in enumerate(names)]
@@ -137,11 +157,11 @@ def test_what_has_settled_does_not_stay_in_the_queue_by_which_it_did_not_settle(
                 core.apply(message)
             core.settle(100 + i)
             core.tick(100 + i)
-            most = max(most, alive())
+            most = max(most, alive() - before)
     assert len(core.live) < 100, "those of the last seconds wait"
     assert most < 300
 
 
 def alive() -> int:
-    """How many transactions there are in memory, whoever holds them."""
+    """How many transactions there are in memory."""
     return sum(isinstance(each, Transaction) for each in gc.get_objects())

@@ -144,7 +144,9 @@ def test_every_field_of_the_ledger_and_its_parts_is_saved_or_known_to_be_worked_
         *("_facts", "_now", "_handlers")
     }
     assert set(vars(ledger.topics)) == {"partitions", "incarnations"}
-    assert set(vars(ledger.intake)) == {"start_at", "signatures", "_live", "_archive", "_eviction", "_facts"}
+    assert set(vars(ledger.intake)) == {"start_at", "signatures", "_live", "_archive", "_eviction", "_facts"} | {
+        "_compacting"
+    }
     assert set(vars(ledger.stuck_tracker)) == {"rules", "stuck", "caught_up", "_partitions", "_watermark", "_facts"} | {
         *("_warming_up_since", "_look_again", "_withheld")
     }

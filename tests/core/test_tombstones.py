@@ -51,6 +51,33 @@ def _tell(told: list[tuple[str, str, bool, int]], most: int) -> None:
         assert len(again) == len(remembered)
 
 
+def test_while_a_large_generation_is_sorted_it_is_like_any_other() -> None:
+    count = 20_000
+    remembered, by_s = Tombstones(remember_s=80, most=8 * count), -3600.0
+    for i in range(count):
+        remembered.add(f"t{i}", i % 3 == 0, now=5000)
+    assert remembered.being_sorted == count
+    remembered.move_moments(lambda moment: moment + by_s)
+    remembered.add("later", False, now=1400)
+    assert remembered.keep(80, 8 * count) == 0
+    remembered.age(1480)
+    assert remembered.was_aborted("t3") is True
+    remembered.age(1481)
+    assert remembered.was_aborted("t3") is None, "it is 81 s old"
+    assert remembered.was_aborted("later") is False
+    remembered.age(1482)
+    assert remembered.being_sorted == 0, "what was behind it is sorted"
+
+
+def test_with_less_room_what_is_being_sorted_is_forgotten_too() -> None:
+    count = 20_000
+    remembered = Tombstones(remember_s=80, most=8 * count)
+    for i in range(count + 1):
+        remembered.add(f"t{i}", False, now=0)
+    assert remembered.keep(80, 80) == count
+    assert len(remembered) == 1
+
+
 def test_a_large_generation_is_sorted_with_the_tombstones_that_follow() -> None:
     remembered, count = Tombstones(remember_s=80, most=8 * 50_000), 50_000
     for i in range(count):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.harness.reader_parts import Consumer, NoEndOffsets, NotedHealth, OpenGate, ReaderLine, reader_of
-from txninsightd.cluster.client_watchdog import SET_BACK_S, ClientWatchdog
+from txninsightd.cluster.client_watchdog import REMEMBERED_CHECKS, SET_BACK_S, ClientWatchdog
 from txninsightd.ingest.reader import POLL_S, POLL_S_WHILE_ASKING, POLL_S_WHILE_BUFFERING, ClientLost
 from txninsightd.ingest.views import ValidatorBuilder
 from txninsightd.vocabulary import Assign, PartitionStart
@@ -17,6 +17,13 @@ class Asking(NoEndOffsets):
     """The broker was asked where the logs end."""
 
     is_asking = True
+
+
+class NoScout:
+    """Finds nothing."""
+
+    def next_discovery(self) -> None:
+        return None
 
 
 class AskingGate(OpenGate):
@@ -49,9 +56,15 @@ def test_what_is_awaited_shortens_a_turn(parts: dict[str, Any], waits_s: float) 
     assert consumer.waited_s == [waits_s]
 
 
-def test_a_reader_that_has_nothing_to_read_looks_often_for_a_command() -> None:
+def test_a_reader_that_has_nothing_to_read_waits_for_a_command_and_for_no_record() -> None:
     consumer = Consumer()
     reader_of(consumer, ValidatorBuilder(), ReaderLine(), NotedHealth()).step()
+    assert consumer.waited_s == [0.0]
+
+
+def test_what_the_scout_finds_at_first_is_sent_soon() -> None:
+    consumer = Consumer()
+    reader_of(consumer, ValidatorBuilder(), ReaderLine(), NotedHealth(), scout=NoScout()).step()
     assert consumer.waited_s == [POLL_S_WHILE_ASKING]
 
 
@@ -59,7 +72,7 @@ def test_a_reader_that_has_nothing_to_read_looks_often_for_a_command() -> None:
 def test_a_reader_ends_after_the_wall_clock_was_set_back(before_s: float) -> None:
     """librdkafka waits by it: waits that ran then last longer by as much."""
     ahead_s = [0.0, before_s, before_s - SET_BACK_S, before_s - SET_BACK_S - 1]
-    looked = iter(ahead_s if before_s >= 0 else ahead_s[:2])
+    looked = iter(ahead_s if before_s >= 0 else ahead_s[:2])  # by the constructor first, then in each turn
     watchdog = ClientWatchdog(new_client=lambda: False, clock_ahead_s=lambda: next(looked))
     watchdog.watch("admin", lambda: True)
     reader = reader_of(Consumer(), ValidatorBuilder(), ReaderLine(ASSIGNED), NotedHealth(), client_watchdog=watchdog)
@@ -67,3 +80,15 @@ def test_a_reader_ends_after_the_wall_clock_was_set_back(before_s: float) -> Non
         reader.run(lambda: False)
     assert lost.value.clients == ["admin", "consumer"]
     assert next(looked, None) is None, "not before it was set back by more than what is put up with"
+
+
+def test_many_small_steps_back_end_no_reader() -> None:
+    """Each prolongs the waits that run by so little that it is put up with."""
+    ahead_s = 0.0
+    watchdog = ClientWatchdog(new_client=lambda: True, clock_ahead_s=lambda: ahead_s)
+    watchdog.watch("admin", lambda: True)
+    for _ in range(10 * REMEMBERED_CHECKS):
+        watchdog.check()
+        watchdog.look_at_clock()
+        ahead_s -= SET_BACK_S / (2 * REMEMBERED_CHECKS)
+    assert watchdog.lost == []

@@ -30,8 +30,8 @@ REPORT_BYTES = 4096
 STANDARD_ERROR = 2
 RETRY_S = 1.0
 
-NICER_BY = 10
-"""Where CPUs are scarce, a writer gets a tenth of what the daemon's work gets: nobody waits for it."""
+NICER_BY = 5
+"""Where CPUs are scarce, a writer that nobody waits for gets a third of what the daemon's work gets."""
 
 Dump = Callable[[], Iterator[bytes]]
 """The state of this moment, in chunks."""
@@ -161,6 +161,7 @@ class Checkpoints:
     def _begin(self, now: float) -> None:
         # Set it first: a failing pipe or fork is then not retried at each tick.
         self._next_at = now + self._every_s
+        is_awaited = bool(self._waiting)
         waiting = self._take_waiting()
         try:
             self._store.claim()
@@ -174,7 +175,7 @@ class Checkpoints:
             self._failed(failure, waiting)
             return
         if pid == 0:
-            _write_and_exit(self._store, self._dump, theirs, aggregator)
+            _write_and_exit(self._store, self._dump, theirs, aggregator, nicer=not is_awaited)
         # Else the pipe would not end with the writer.
         os.close(theirs)
         self._writer = Writer(pid, report, now, waiting, bytearray())
@@ -255,7 +256,7 @@ def _fork_with_pipe() -> tuple[int, int, int]:
 # --- The child --------------------------------------------------------------------------------------------------------
 
 
-def _write_and_exit(store: CheckpointStore, dump: Dump, report: int, aggregator: int) -> NoReturn:
+def _write_and_exit(store: CheckpointStore, dump: Dump, report: int, aggregator: int, nicer: bool) -> NoReturn:
     """Never returns: no code of the aggregator may run in the child."""
     try:
         kill_on_parent_exit(aggregator)
@@ -263,7 +264,8 @@ def _write_and_exit(store: CheckpointStore, dump: Dump, report: int, aggregator:
         signal.set_wakeup_fd(-1)
         _keep_only(report)
         _die_first_of_all()
-        os.nice(NICER_BY)
+        if nicer:
+            _be_nicer()
         os.write(report, _written(store, dump))
     finally:
         # os._exit skips the inherited exit handlers, the loop and `finally` blocks. The report has the result, not the
@@ -281,6 +283,11 @@ def _die_first_of_all() -> None:
     """When memory runs out, the kernel should kill this process: that costs only a checkpoint."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _be_nicer() -> None:
+    with suppress(OSError):
+        os.nice(NICER_BY)
 
 
 def _written(store: CheckpointStore, dump: Dump) -> bytes:

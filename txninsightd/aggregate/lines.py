@@ -16,9 +16,9 @@ from txninsightd.aggregate import checkpoint
 from txninsightd.vocabulary import Line
 
 LINES_S = 0.003
-SETTLING_S = 0.009
-"""So long a slice takes in and settles; the last step of each may be longer. What is taken in needs less time to be
-settled than it has itself needed, so the larger part for that keeps them from piling up."""
+SETTLING_SHARE = 3
+"""A slice takes in for so long, or for one step if that takes longer, and then settles for up to so many times as long.
+What is taken in needs less time to be settled than it has itself needed, so nothing piles up."""
 
 
 class Loop(checkpoint.Loop, Protocol):
@@ -124,7 +124,8 @@ class Lines:
     def _slice(self) -> None:
         self._is_scheduled = False
         self._beat()
-        work, until = self._work, perf_counter() + LINES_S
+        work, began_at = self._work, perf_counter()
+        until = began_at + LINES_S
         while work and perf_counter() < until:
             if next(work[0], self) is self:  # at its end: a step gives None
                 work.popleft()
@@ -132,7 +133,8 @@ class Lines:
                 work.rotate(-1)
         if self._settling is None:
             self._settling = self._settle()
-        until = perf_counter() + SETTLING_S
+        now = perf_counter()
+        until = now + SETTLING_SHARE * max(LINES_S, now - began_at)
         while self._settling is not None and perf_counter() < until:
             if next(self._settling, self) is self:
                 self._settling = None

@@ -17,7 +17,7 @@ class OffsetCommits:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._sent: dict[View, dict[PartitionRef, int]] = {}
+        self._sent: dict[View, dict[PartitionRef, int]] = {view: {} for view in View}
         self._forgot_at = 0.0
 
     def due(self, partitions: Iterable[PartitionState]) -> dict[View, list[PartitionStart]]:

@@ -12,6 +12,7 @@ loop may be held up too; then the parent misses its heartbeats.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NoAnswer
 from contextvars import copy_context
@@ -29,6 +30,9 @@ to connect by then."""
 SET_BACK_S = 5.0
 """Waits that last so much longer are put up with."""
 
+REMEMBERED_CHECKS = 12
+"""The clock is compared with where it was at one of so many checks: what waited longer ago has its answer."""
+
 FindsBroker = Callable[[], bool]
 """Whether a client finds a broker. May wait, some times `ANSWER_WITHIN_S`."""
 
@@ -44,7 +48,7 @@ class ClientWatchdog:
     def __init__(self, new_client: FindsBroker, clock_ahead_s: Callable[[], float]) -> None:
         self._new_client = new_client
         self._clock_ahead_s = clock_ahead_s
-        self._most_ahead_s = clock_ahead_s()
+        self._ahead_s = deque([clock_ahead_s()], REMEMBERED_CHECKS)
         self._was_set_back = False
         self._clients: dict[str, FindsBroker] = {}
         self._failures: dict[str, int] = {}
@@ -52,19 +56,21 @@ class ClientWatchdog:
 
     @property
     def lost(self) -> list[str]:
-        """The clients that will not find a broker any more. The clock is looked at here, by the thread that asks."""
-        if self._is_set_back():
+        """The clients that will never work again."""
+        if self._was_set_back:
             return list(self._clients)
         return [name for name, times in self._failures.items() if times >= MOST_FAILURES]
 
-    def _is_set_back(self) -> bool:
-        ahead_s = self._clock_ahead_s()
-        self._most_ahead_s = max(self._most_ahead_s, ahead_s)
-        set_back_s = self._most_ahead_s - ahead_s
-        if set_back_s > SET_BACK_S and not self._was_set_back:
+    def look_at_clock(self) -> None:
+        """Note if the wall clock was set back. For the work loop: the watchdog's own thread may be held up by that."""
+        ahead_s, most_ahead_s = self._clock_ahead_s(), max(self._ahead_s)
+        if ahead_s > most_ahead_s:
+            self._ahead_s.append(ahead_s)
+        elif most_ahead_s - ahead_s > SET_BACK_S and not self._was_set_back:
             self._was_set_back = True
-            log.warning("clock_set_back", seconds=round(set_back_s, 3), effect="Kafka clients may hang for so long")
-        return self._was_set_back
+            log.warning(
+                "clock_set_back", seconds=round(most_ahead_s - ahead_s, 3), effect="Kafka clients may hang for so long"
+            )
 
     def watch(self, name: str, finds_broker: FindsBroker) -> None:
         """Check this client, too. Only before `start`."""
@@ -81,6 +87,7 @@ class ClientWatchdog:
 
     def check(self) -> None:
         """Check each client once."""
+        self._ahead_s.append(self._clock_ahead_s())
         failing = [name for name, finds_broker in self._clients.items() if not finds_broker()]
         outage = bool(failing) and not self._new_client()
         # A client that finds a broker begins at 0 again; in an outage all do. A new dict, since the work loop reads it

@@ -13,6 +13,11 @@ from txninsightd.cluster.metadata_refresh import MetadataRefresh
 from txninsightd.cluster.topic_ids import TopicIds
 
 
+def _wall_clock_ahead_s() -> float:
+    clock.follow()
+    return clock.stepped_s()
+
+
 class ClusterClients:
     """`client`: the operator's properties. Raises UnusableClient; an admin client that refuses them raises its own.
 
@@ -27,9 +32,7 @@ class ClusterClients:
         self.admin = self._make_admin()
         self.metadata = MetadataRefresh(self.admin, now)
         self.topic_ids = TopicIds(self.admin)
-        self.watchdog = ClientWatchdog(
-            lambda: new_client_finds_broker(self._make_admin), lambda: clock.wall() - clock.steady()
-        )
+        self.watchdog = ClientWatchdog(lambda: new_client_finds_broker(self._make_admin), _wall_clock_ahead_s)
         self.watchdog.watch("admin", lambda: admin_finds_broker(self.admin))
 
     def _make_admin(self) -> AdminClient:

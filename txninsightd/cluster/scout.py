@@ -13,8 +13,9 @@ after another, and one that has not learnt of it may still serve the old records
 are forgotten, so that they are found again if they come back; whether they were deleted, the ledger decides.
 
 Each look lists all topics. Their ids are asked for where a look finds a partition that is not known, and else only as
-often as costs a thousandth of the time, since an answer lists every partition once more. A recreated topic may thus
-be named some seconds late. That moves no watermark: readers confirm its old id no more, so its partitions hold it.
+often as costs a thousandth of the time, but at least every 10 s, since an answer lists every partition once more. A
+recreated topic may thus be named some seconds late. That moves no watermark: readers confirm its old id no more, so its
+partitions hold it.
 """
 
 import threading

@@ -58,6 +58,7 @@ class Intake:
         self._eviction = eviction
         self._facts = facts
         self.signatures: dict[Signature, Signature] = {}
+        self._compacting: set[PartitionState] = set()
 
     def shared(self, signature: Signature) -> Signature:
         """The one instance of equal signatures."""
@@ -71,8 +72,19 @@ class Intake:
         kept = self._append(partition, columns, message, dirty)
         before = partition.undecided
         partition.sight(*kept, message.to_offset, message.read_at)
-        partition.compact(self._live, crowded=self._eviction.is_crowded)
+        self._compact(partition, brought=len(kept[0]))
         self._eviction.undecided += partition.undecided - before
+
+    def tick(self) -> None:
+        """Go on removing what finished transactions have left behind, also where nothing more is read."""
+        for partition in list(self._compacting):
+            before = partition.undecided
+            self._compact(partition, brought=0)
+            self._eviction.undecided += partition.undecided - before
+
+    def _compact(self, partition: PartitionState, brought: int) -> None:
+        partition.compact(self._live, self._eviction.is_crowded, brought)
+        (self._compacting.add if partition.is_compacting else self._compacting.discard)(partition)
 
     def _append(
         self, partition: PartitionState, columns: Columns, message: Sightings, dirty: dict[Transaction, None]

@@ -149,6 +149,7 @@ class Ledger:
     def tick(self, now: float) -> list[Fact]:
         """Do what depends on the wall clock alone: settle what waited for too long, and forget."""
         self._now = now
+        self.intake.tick()
         # During the warm-up the time in which nothing was read would count as waiting; but that may not last for ever.
         if self.stuck_tracker.has_warmed_up_for(self.rules.settle_max_s, now):
             self.settlement.overdue(now)

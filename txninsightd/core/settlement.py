@@ -292,15 +292,28 @@ class Settlement:
         """
         yield from self._by_decided.compact()
         yield from self._by_key.compact()
+        for queue in list(self._aborted.values()):
+            yield from _compact_queue(queue)
         self._ready = deque((txn, ending) for txn, ending in self._ready if txn.ending is ending)
-        for queue in (*self._aborted.values(), *self._parked.values()):
-            yield
+        for queue in self._parked.values():
             queue[:] = [entry for entry in queue if entry[2].ending is entry[3]]
             queue.sort()
 
     def _entries(self) -> int:
         queues = (*self._aborted.values(), *self._parked.values())
         return len(self._by_decided) + len(self._by_key) + len(self._ready) + sum(map(len, queues))
+
+
+def _compact_queue(queue: Queue) -> Iterator[None]:
+    """Others may be pushed and popped in between. What is not looked at yet is not in the queue, and leaves later."""
+    left = queue[:]
+    queue.clear()
+    while left:
+        for entry in left[-COMPACTED_A_STEP:]:
+            if entry[2].ending is entry[3]:
+                heappush(queue, entry)
+        del left[-COMPACTED_A_STEP:]
+        yield
 
 
 def _own_pending(

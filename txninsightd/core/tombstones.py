@@ -5,8 +5,8 @@ generations: the youngest is a dict, older ones are sorted arrays of eight bytes
 by age or when there are too many. The lowest bit of a stored hash says whether the transaction ended as Aborted: only
 such a transaction may be opened again.
 
-To sort a generation of a million takes half a second, so a large one is sorted in steps, some with each tombstone that
-comes. Meanwhile its dict is asked.
+To sort a generation of a million takes half a second, so a large one is sorted in steps: one with every 64th tombstone
+that comes, some with each tick. Meanwhile its dict is asked.
 """
 
 from array import array

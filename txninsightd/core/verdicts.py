@@ -29,8 +29,10 @@ LEAST_COMPACTED = 10_000
 COMPACTED_BATCH = 10_000
 
 COMPACTED_A_STEP = 10_000
-COMPACTED_A_STEP_CROWDED = 50_000
-"""So many sightings are looked at with a message; more if there is hardly any room for further ones."""
+"""So many sightings are looked at in one step, at least."""
+
+COMPACTED_FOR_EACH = 2
+"""So many are looked at for each that a message brings, at least: more than come."""
 
 
 class Sighted(NamedTuple):
@@ -47,6 +49,14 @@ class Undelivered(NamedTuple):
     txn_id: str
     verdict: Verdict
     decided_at: float
+
+
+class Compacting(NamedTuple):
+    """The sightings of finished transactions are being removed: those in [next, end) are still to be looked at."""
+
+    next: int
+    end: int
+    kept: int = 0
 
 
 class PartitionState:
@@ -79,8 +89,7 @@ class PartitionState:
         self.waiting_since = 0.0
         self.undecided = 0
         self.compacted = 0
-        # While the sightings of finished transactions are removed: those at [next, end) are still to be looked at.
-        self._compacting: tuple[int, int] | None = None
+        self._compacting: Compacting | None = None
         self.pending_closes: deque[PendingClose] = deque()
         self.closes_given_up = 0
         self.close_deadlines: Deadlines[PendingClose] = Deadlines()
@@ -240,38 +249,46 @@ class PartitionState:
 
     # --- Finished transactions ----------------------------------------------------------------------------------------
 
-    def compact(self, live: Container[str], crowded: bool) -> None:
+    @property
+    def is_compacting(self) -> bool:
+        """Whether `compact` has more to do."""
+        return self._compacting is not None
+
+    def compact(self, live: Container[str], crowded: bool, brought: int = 0) -> None:
         """Remove the sightings of finished transactions, which need no verdict, a portion with each call.
 
         Begun only when there are twice as many as the last time (`crowded`: an eighth more), so the cost of each is
-        small.
+        small. `crowded`: there is hardly any room, so all is done at once. `brought`: by the message at hand.
         """
         if self._compacting is None:
             if self.undecided < max(LEAST_COMPACTED, self.compacted + self.compacted // (8 if crowded else 1)):
                 return
-            self._compacting = 0, self.monitor_offset
-        self._compacting = self._compact_some(
-            *self._compacting, live, COMPACTED_A_STEP_CROWDED if crowded else COMPACTED_A_STEP
-        )
-        if self._compacting is None:
-            self.compacted = self.undecided
+            self._compacting = Compacting(0, self.monitor_offset)
+        self._compact_some(self._compacting, live, max(COMPACTED_A_STEP, COMPACTED_FOR_EACH * brought))
+        while crowded and self._compacting is not None:
+            self._compact_some(self._compacting, live, COMPACTED_A_STEP)
 
-    def _compact_some(self, low: int, high: int, live: Container[str], most: int) -> tuple[int, int] | None:
-        """Look at about `most` sightings from `low` on; returns what is left to look at below `high`."""
-        batches = list(self._sighted)
-        first = last = bisect_left(batches, low, key=lambda batch: batch.offsets[-1])
-        looked_at = 0
-        while last < len(batches) and batches[last].offsets[0] < high and looked_at < most:
-            looked_at += len(batches[last].offsets)
-            last += 1
-        part = batches[first:last]
+    def _compact_some(self, at: Compacting, live: Container[str], most: int) -> None:
+        """Look at `most` sightings, and the rest of their batch."""
+        sighted = self._sighted
+        before = bisect_left(sighted, at.next, key=lambda batch: batch.offsets[-1])
+        left = len(sighted) - before
+        sighted.rotate(-before)
+        part, looked_at = [], 0
+        while left and looked_at < most and sighted[0].offsets[0] < at.end:
+            part.append(sighted.popleft())
+            looked_at += len(part[-1].offsets)
+            left -= 1
+        ends = not left or sighted[0].offsets[0] >= at.end
         kept = [(o, t) for s in part for o, t in zip(s.offsets, s.txn_ids, strict=True) if t in live]
         chunks = [kept[i : i + COMPACTED_BATCH] for i in range(0, len(kept), COMPACTED_BATCH)]
-        batches[first:last] = [Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in chunks]
-        self._sighted = deque(batches)
+        sighted.extendleft(Sighted([o for o, _ in chunk], [t for _, t in chunk]) for chunk in reversed(chunks))
+        sighted.rotate(before)
         self.undecided -= looked_at - len(kept)
-        ends = last == first or part[-1].offsets[-1] + 1 >= high or first + len(chunks) == len(batches)
-        return None if ends else (part[-1].offsets[-1] + 1, high)
+        all_kept = at.kept + len(kept)
+        self._compacting = None if ends else Compacting(part[-1].offsets[-1] + 1, at.end, all_kept)
+        if ends:
+            self.compacted = all_kept
 
     def give_up(self, close: PendingClose) -> None:
         """The verdict of this close is no longer needed."""

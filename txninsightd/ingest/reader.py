@@ -74,7 +74,7 @@ log = structlog.get_logger()
 
 
 class ClientLost(Exception):
-    """These Kafka clients will not find a broker any more, although there is one: the process must be replaced."""
+    """These Kafka clients may never work again, although there is a broker: the process must be replaced."""
 
     def __init__(self, clients: list[str]) -> None:
         super().__init__(", ".join(clients))
@@ -99,13 +99,16 @@ class ClientWatchdog(Protocol):
 
     @property
     def lost(self) -> list[str]:
-        """The clients that will not find a broker any more."""
+        """The clients that will never work again."""
 
     def watch(self, name: str, finds_broker: Callable[[], bool]) -> None:
         """Check this client, too. Only before `start`."""
 
     def start(self) -> None:
         """Begin to check."""
+
+    def look_at_clock(self) -> None:
+        """Note if the wall clock was set back."""
 
     def consumer_finds_broker(self, consumer: Consumer, topic: str) -> bool:
         """Whether the consumer finds a broker."""
@@ -170,6 +173,7 @@ class Reader:
         self._client_watchdog.start()
         while not stopping() and not self._line.closed:
             self.step()
+            self._client_watchdog.look_at_clock()
             if (lost := self._client_watchdog.lost) and not stopping():
                 raise ClientLost(lost)
         self._client_watchdog.stop()
@@ -325,6 +329,10 @@ class Reader:
 
     def _take_batch(self) -> list[Any]:
         wait_s = self._wait_s()
+        if not self._progress and self._scout is None:
+            # Only a command can bring something to do; a consumer without partitions would not be woken by that.
+            select.select([self._line.fileno()], [], [], wait_s)
+            wait_s = 0.0
         if self._throttled:
             # A line with an empty outbox is always writable: waiting for it would make the loop spin.
             select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
@@ -341,9 +349,10 @@ class Reader:
         """For how long a turn may wait for a record."""
         if self._topic_id_gate.depth:
             return POLL_S_WHILE_BUFFERING
-        # Without a partition it waits for the aggregator's command to read some.
-        is_asking = self._topic_id_gate.is_asking or self._end_offsets.is_asking or not self._progress
-        return POLL_S_WHILE_ASKING if is_asking or self._line.depth else POLL_S
+        # What the scout has found is sent at the next turn, and at first nothing is read before.
+        is_scouting = self._scout is not None and not self._progress
+        is_asking = self._topic_id_gate.is_asking or self._end_offsets.is_asking
+        return POLL_S_WHILE_ASKING if is_asking or is_scouting or self._line.depth else POLL_S
 
     def _sort(self, records: list[Any]) -> dict[PartitionRef, list[Any]]:
         """The batch by partition, with each touched partition's progress brought up to date."""

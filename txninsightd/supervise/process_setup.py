@@ -19,8 +19,8 @@ from txninsightd.parent_death import kill_on_parent_exit
 
 GC_THRESHOLDS = (20_000, 4, 2500)
 """The garbage of millions of records and events holds hardly any cycles. At Python's default thresholds the search for
-them costs a third of the aggregator's time and a tenth of a reader's, and stalls both. The second generation has at
-most 100,000 objects so, and a search in it takes 70 ms; with 2 million it was half a second."""
+them costs a third of the aggregator's time and a tenth of a reader's, and stalls both. The second generation has
+about 100,000 objects so, and a search in it takes some tens of milliseconds; with 2 million it was half a second."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
