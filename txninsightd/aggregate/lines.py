@@ -2,8 +2,8 @@
 
 All work is done in slices of some milliseconds, one for each turn of the event loop, so that HTTP, the heartbeat and
 the parent's messages are served in between, however much there is to do. A slice takes one step of each line that has
-sent something, in turn: a message, or a portion of one that decides much. Then it settles what is final. What is not
-read yet stays in the pipe: a line is read again once all that it had sent is applied, so back-pressure reaches the
+sent something, in turn: a message, or a portion of one that decides much. Then it settles what is final, and if that
+needs longer, the next slices do nothing else. What is not read yet stays in the pipe: a line is read again once all that it had sent is applied, so back-pressure reaches the
 reader.
 """
 
@@ -16,9 +16,12 @@ from txninsightd.aggregate import checkpoint
 from txninsightd.vocabulary import Line
 
 LINES_S = 0.003
+SETTLING_S = 0.009
+"""So long a slice takes in and settles; the last step of each may be longer."""
+
 SETTLING_SHARE = 3
-"""A slice takes in for so long, or for one step if that takes longer, and then settles for up to so many times as long.
-What is taken in needs less time to be settled than it has itself needed, so nothing piles up."""
+"""For so many times as long as something was taken in, what is final is settled before more is taken in. It needs less
+time for that than to be taken in, so nothing piles up."""
 
 
 class Loop(checkpoint.Loop, Protocol):
@@ -51,6 +54,7 @@ class Lines:
         self._successors: dict[str, Line] = {}
         self._work: deque[Iterator[None]] = deque()
         self._settling: Iterator[None] | None = None
+        self._owed_s = 0.0
         self._is_scheduled = False
 
     @property
@@ -124,19 +128,30 @@ class Lines:
     def _slice(self) -> None:
         self._is_scheduled = False
         self._beat()
+        if self._owed_s <= 0:
+            self._owed_s = SETTLING_SHARE * self._take_in_some()
+        if self._settling is None:
+            self._settling = self._settle()
+        self._owed_s -= self._settle_some()
+        if self._settling is None:
+            self._owed_s = 0.0
+        if self._work or self._settling is not None:
+            self.schedule()
+
+    def _take_in_some(self) -> float:
+        """Returns for how long."""
         work, began_at = self._work, perf_counter()
-        until = began_at + LINES_S
-        while work and perf_counter() < until:
+        while work and perf_counter() < began_at + LINES_S:
             if next(work[0], self) is self:  # at its end: a step gives None
                 work.popleft()
             else:
                 work.rotate(-1)
-        if self._settling is None:
-            self._settling = self._settle()
-        now = perf_counter()
-        until = now + SETTLING_SHARE * max(LINES_S, now - began_at)
-        while self._settling is not None and perf_counter() < until:
+        return perf_counter() - began_at
+
+    def _settle_some(self) -> float:
+        """Returns for how long."""
+        began_at = perf_counter()
+        while self._settling is not None and perf_counter() < began_at + SETTLING_S:
             if next(self._settling, self) is self:
                 self._settling = None
-        if work or self._settling is not None:
-            self.schedule()
+        return perf_counter() - began_at

@@ -4,8 +4,8 @@ Both views need precise positions: no auto-commit, no silent reset (`auto.offset
 a gap, not a jump), and an end-of-partition event for each new end. The fetch settings keep a fast reader from waiting
 (`fetch.queue.backoff.ms` is 1000 by default) and bound what is prefetched. A fetch of idle partitions is answered after
 `fetch.wait.max.ms`, and lists them all: at 100 it costs a reader of 5,000 partitions 4.1% of a core, at librdkafka's
-500 1.5%, at 1000 0.9%. Records arrive at once. But a partition that is assigned meanwhile waits for the next fetch; and so
-does the end of a partition behind a marker or aborted records, since librdkafka reports it with the answer that follows.
+500 1.5%, at 1000 0.9%. Records arrive at once. But a partition that is assigned meanwhile waits for the next fetch; so
+does the end of a partition behind a marker or aborted records, which librdkafka reports with the answer that follows.
 """
 
 import logging
