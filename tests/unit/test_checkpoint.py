@@ -20,13 +20,14 @@ from tests.harness.core.by_hand import CLOSE, OPEN, A, cover, discover, ev, side
 from tests.harness.core.core import Core
 from tests.harness.gated_store import GatedStore
 from txninsightd.aggregate import checkpoint
-from txninsightd.aggregate.checkpoint import Checkpoints
+from txninsightd.aggregate.checkpoint import NICER_BY, Checkpoints
 from txninsightd.aggregate.recovery import recover
 from txninsightd.aggregate.store import CheckpointStore
 from txninsightd.core.ledger import Ledger
 from txninsightd.core.snapshot import VERSION, dump
 
 HANG_GUARD_S = 60.0
+NICE = os.nice(0)
 
 Test = Callable[[Checkpoints], Coroutine[Any, Any, None]]
 
@@ -47,6 +48,24 @@ class Full(CheckpointStore):
     def write(self, chunks: Iterable[bytes]) -> int:
         """Fails as a full disk does."""
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class NotingStore(CheckpointStore):
+    """Notes the nice values of its writers."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, VERSION)
+        self._notes = directory / "nice"
+
+    def write(self, chunks: Iterable[bytes]) -> int:
+        """As the store does."""
+        with self._notes.open("a") as notes:
+            print(os.nice(0) - NICE, file=notes)
+        return super().write(chunks)
+
+    def nicer_by(self) -> list[int]:
+        """Of each writer so far."""
+        return [int(line) for line in self._notes.read_text().split()]
 
 
 def run(store: CheckpointStore, test: Test, every_s: float = 3600.0) -> Checkpoints:
@@ -103,6 +122,24 @@ def test_they_come_by_themselves(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
 
     run(CheckpointStore(tmp_path, VERSION), test, every_s=0.01)
+
+
+@pytest.mark.parametrize(("every_s", "nicer_by"), [(3600.0, NICER_BY), (0.0, 0)], ids=["in time", "late"])
+def test_a_writer_is_nicer_if_nobody_waits_and_the_last_one_was_in_time(
+    tmp_path: Path, every_s: float, nicer_by: int
+) -> None:
+    store = NotingStore(tmp_path)
+
+    async def test(checkpoints: Checkpoints) -> None:
+        assert await ask(checkpoints) is None
+        written_at = checkpoints.health.written_at
+        checkpoints.write_every(every_s)
+        checkpoints.request()
+        while checkpoints.health.written_at == written_at:
+            await asyncio.sleep(0.005)
+
+    run(store, test)
+    assert store.nicer_by()[:2] == [0, nicer_by]
 
 
 def test_one_that_was_begun_before_the_question_is_no_answer(tmp_path: Path) -> None:

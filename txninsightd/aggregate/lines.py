@@ -3,8 +3,8 @@
 All work is done in slices of some milliseconds, one for each turn of the event loop, so that HTTP, the heartbeat and
 the parent's messages are served in between, however much there is to do. A slice takes one step of each line that has
 sent something, in turn: a message, or a portion of one that decides much. Then it settles what is final, and if that
-needs longer, the next slices do nothing else. What is not read yet stays in the pipe: a line is read again once all that it had sent is applied, so back-pressure reaches the
-reader.
+needs longer, the next slices do nothing else. What is not read yet stays in the pipe: a line is read again once all
+that it had sent is applied, so back-pressure reaches the reader.
 """
 
 from collections import deque
