@@ -19,7 +19,7 @@ LINES_S = 0.003
 SETTLING_S = 0.009
 """So long a slice takes in and settles; the last step of each may be longer."""
 
-SETTLING_SHARE = 3
+SETTLING_SHARE = 2
 """For so many times as long as something was taken in, what is final is settled before more is taken in. It needs less
 time for that than to be taken in, so nothing piles up."""
 
