@@ -127,7 +127,7 @@ def await_answers(end_offsets: EndOffsets, of: Collection[PartitionRef]) -> list
     [
         (3, [3, 3, 3, 3, 3, 3]),
         # All of them every four seconds, and meanwhile the one with news.
-        (1000, [1000, 1, 1, 1, 1000, 1]),
+        (800, [800, 1, 1, 1, 800, 1]),
         (100_000, [100_000, 1, 1, 1, 1, 100_000]),
     ],
 )

@@ -1,7 +1,7 @@
 """Asks, about once a second, where the partitions end, and never waits for the answer.
 
 The question waits on its own thread (end_offset_client.py), one at a time. Partitions in which something was read are
-asked about every second. So are all others while they are 250 or fewer; the more there are, the longer is the time
+asked about every second. So are all others while they are 200 or fewer; the more there are, the longer is the time
 between two questions about all of them, up to five seconds.
 """
 
@@ -18,7 +18,7 @@ from txninsightd.vocabulary import PartitionRef
 
 ASK_EVERY_S = 1.0
 ASK_ALL_EVERY_S_AT_MOST = 5.0
-ASKED_A_SECOND = 250
+ASKED_A_SECOND = 200
 """Partitions, on average, if nothing is read in any of them."""
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ Two questions may be pending at a time. One is about the topics with buffered re
 delay, and the reader a third of a millisecond of work; with many topics it is asked less often. The other is about
 topics in which nothing was read, but which were seen further. An answer lists all partitions of its topics, so a topic
 of thousands costs tens of milliseconds. Nothing waits for an idle one, so it is asked about so seldom that this is a
-quarter of a percent of the reader's time, but at least every 5 s.
+fifth of a percent of the reader's time, but at least every 5 s.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ SHARE_OF_TIME = 10
 
 ASK_IDLE_EVERY_S = 0.1
 ASK_IDLE_EVERY_S_AT_MOST = 5.0
-IDLE_SHARE_OF_WORK = 400
+IDLE_SHARE_OF_WORK = 500
 """Between two questions about idle topics passes at least so many times the work of the last answer (`work_s`)."""
 
 SEEN_EVERY_S = 0.1
