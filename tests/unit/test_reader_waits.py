@@ -1,5 +1,7 @@
 """How long a turn of a reader's loop waits for a record, and what ends its loop."""
 
+import fcntl
+import os
 from typing import Any
 
 import pytest
@@ -60,6 +62,16 @@ def test_a_reader_that_has_nothing_to_read_waits_for_a_command_and_for_no_record
     consumer = Consumer()
     reader_of(consumer, ValidatorBuilder(), ReaderLine(), NotedHealth()).step()
     assert consumer.waited_s == [0.0]
+
+
+def test_a_line_may_have_any_descriptor() -> None:
+    line = ReaderLine()
+    beyond = fcntl.fcntl(line.fileno(), fcntl.F_DUPFD_CLOEXEC, 1024)
+    try:
+        line.fileno = lambda: beyond  # type: ignore[method-assign]
+        reader_of(Consumer(), ValidatorBuilder(), line, NotedHealth()).step()
+    finally:
+        os.close(beyond)
 
 
 def test_what_the_scout_finds_at_first_is_sent_soon() -> None:

@@ -182,7 +182,7 @@ class Reader:
         # Messages that are still buffered are dropped; the next reader reads them again. The rest is sent for as long
         # as the parent allows: it kills a reader that has not ended in half of `stop_timeout_s`.
         while self._line.depth and not self._line.closed:
-            select.select([], [self._line.fileno()], [], POLL_S)
+            self._await_line(select.POLLOUT, POLL_S)
             self._line.flush()
         self._closable.close()
 
@@ -331,11 +331,11 @@ class Reader:
         wait_s = self._wait_s()
         if not self._progress and self._scout is None:
             # Only a command can bring something to do; a consumer without partitions would not be woken by that.
-            select.select([self._line.fileno()], [], [], wait_s)
+            self._await_line(select.POLLIN, wait_s)
             wait_s = 0.0
         if self._throttled:
             # A line with an empty outbox is always writable: waiting for it would make the loop spin.
-            select.select([], [self._line.fileno()] if self._line.depth else [], [], wait_s)
+            self._await_line(select.POLLOUT if self._line.depth else 0, wait_s)
             return []
         first = self._consumer.poll(wait_s)
         if first is None:
@@ -344,6 +344,13 @@ class Reader:
         # consume() alone would wait until the batch is full or its time is over. So poll() waits for one record, and
         # consume() takes what has come with it.
         return [first, *self._consumer.consume(self._batch_records - 1, 0)]
+
+    def _await_line(self, events: int, wait_s: float) -> None:
+        """Wait for one of these events of the line, or for its end."""
+        # Not select.select, which refuses descriptors beyond 1023.
+        poll = select.poll()
+        poll.register(self._line.fileno(), events)
+        poll.poll(1000 * wait_s)
 
     def _wait_s(self) -> float:
         """For how long a turn may wait for a record."""
