@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 from typing import Any
 
 import pytest
@@ -66,12 +67,15 @@ def test_a_reader_that_has_nothing_to_read_waits_for_a_command_and_for_no_record
 
 def test_a_line_may_have_any_descriptor() -> None:
     line = ReaderLine()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
     beyond = fcntl.fcntl(line.fileno(), fcntl.F_DUPFD_CLOEXEC, 1024)
     try:
         line.fileno = lambda: beyond  # type: ignore[method-assign]
         reader_of(Consumer(), ValidatorBuilder(), line, NotedHealth()).step()
     finally:
         os.close(beyond)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_the_scout_finds_at_first_is_sent_soon() -> None:
