@@ -20,8 +20,8 @@ SETTLING_S = 0.009
 """So long a slice takes in and settles; the last step of each may be longer."""
 
 SETTLING_SHARE = 2
-"""For so many times as long as something was taken in, what is final is settled before more is taken in. It needs less
-time for that than to be taken in, so nothing piles up."""
+"""For so many times as long as a step was longer, what is final is settled before more is taken in. What is taken in
+needs less time to be settled than it has itself needed, so nothing piles up."""
 
 
 class Loop(checkpoint.Loop, Protocol):
@@ -129,7 +129,7 @@ class Lines:
         self._is_scheduled = False
         self._beat()
         if self._owed_s <= 0:
-            self._owed_s = SETTLING_SHARE * self._take_in_some()
+            self._owed_s = SETTLING_SHARE * (self._take_in_some() - LINES_S)
         if self._settling is None:
             self._settling = self._settle()
         self._owed_s -= self._settle_some()
