@@ -296,8 +296,10 @@ class Aggregator:
         def then(failure: OSError | None) -> None:
             for child, line in self._lines.open.items() if failure is None else ():
                 view = self._readers.view_of(child)
-                share = self._readers.share(child, due[view]) if view is not None else []
-                if view is not None and share:
+                if view is None:
+                    continue
+                share = self._readers.share(child, due[view])
+                if share:
                     line.send(CommitOffsets(share))
                     self._offset_commits.sent(view, share)
 

@@ -20,8 +20,8 @@ SETTLING_S = 0.009
 """So long a slice takes in and settles; the last step of each may be longer."""
 
 SETTLING_SHARE = 2
-"""For so many times as long as a step was longer, what is final is settled before more is taken in. What is taken in
-needs less time to be settled than it has itself needed, so nothing piles up."""
+"""Where taking in lasted longer than LINES_S, for so many times the difference nothing but settling follows. What is
+taken in needs less time to be settled than it has itself needed, so nothing piles up."""
 
 
 class Loop(checkpoint.Loop, Protocol):
