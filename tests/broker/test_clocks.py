@@ -72,6 +72,7 @@ class Clocked:
         old = event("transaction_open", STUCK, TYPE, STUCK_FOR_S)
         self._writer.write(self._topic, old, timestamp=int((time.time() - STUCK_FOR_S) * 1000))
         self._await(lambda: self.daemon.total("txninsight_stuck_total") == 1, "the old one is stuck")
+        self.look()
         self._writer.write(self._topic, *opens([f"fresh-{i}" for i in range(FRESH)], TYPE))
         self.await_news()
 
@@ -115,6 +116,10 @@ class Clocked:
         self._writer.write(self._topic, *closes([txn_id], probe_type))
         self._await(lambda: self.daemon.transaction(txn_id)["state"] == "closed", f"{txn_id} is closed")
         self._await_total("txninsight_transactions_finished_total", txn_type=probe_type, outcome="closed")
+
+    def await_stuck(self) -> None:
+        """What is stuck is shown so again: soon, not only once it has waited for as long a second time."""
+        self._await(lambda: list(self.daemon.transactions(state="stuck")) == [STUCK], "it is shown stuck")
 
     # --- How it is told -----------------------------------------------------------------------------------------------
 
@@ -161,10 +166,12 @@ def test_the_clock_is_stepped_by_an_hour_and_back(clocked: Clocked, ahead_s: flo
     """While it runs; with a checkpoint under the wrong clock and a start under the right one; the other way round."""
     clocked.step(ahead_s)
     clocked.step(0)
+    clocked.await_stuck()
     assert_only_one_was_stuck(clocked)
     clocked.step(ahead_s)
     clocked.end()
     clocked.start(0)
+    clocked.await_stuck()
     assert_only_one_was_stuck(clocked)
     clocked.end()
     clocked.start(ahead_s)

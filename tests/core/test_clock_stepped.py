@@ -9,7 +9,7 @@ from tests.harness.core.worlds import Message, Seeded, Style, arrive, make_rules
 from txninsightd.aggregate.wall_time import WallTime
 from txninsightd.core.facts import StuckChanged
 from txninsightd.core.lifecycle import Outage
-from txninsightd.core.pauses import Pauses
+from txninsightd.core.pauses import Behind, Pauses
 from txninsightd.vocabulary import Cause, Coverage, Discovery, Seen, Sightings, Thresholds
 
 HOUR_S = 3600.0
@@ -130,10 +130,10 @@ def test_a_step_and_back_makes_nothing_stuck(by_s: float) -> None:
         daemon.hear(10)
         assert not daemon.core.ledger.warming_up
         assert set(daemon.core.stuck) <= {"old"}
+        if not daemon.ahead_s:
+            assert list(daemon.core.stuck) == ["old"]
+            assert not daemon.core.ledger.watermark.pauses.all
     assert daemon.counted == 0  # it was so before both views had caught up
-    if by_s > 0:
-        assert list(daemon.core.stuck) == ["old"]
-        assert not daemon.core.ledger.watermark.pauses.all
 
 
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
@@ -144,8 +144,6 @@ def test_what_is_stuck_once_is_counted_once(by_s: float) -> None:
     for step_s in (by_s, -by_s):
         daemon.step(step_s)
         daemon.hear(5)
-    # A leap forward that undoes a step back is a leap all the same: waits begin anew.
-    daemon.hear(0 if by_s > 0 else 310)
     assert set(daemon.core.stuck) == {"old", "fresh-0", "fresh-1", "fresh-2"}
     assert daemon.counted == 3
     fresh = [c for c in daemon.core.stuck_changes if c.txn_id == "fresh-0" and c.is_new]
@@ -162,9 +160,10 @@ def test_an_event_makes_it_another_time() -> None:
     assert daemon.counted == 2
 
 
-def test_what_hangs_is_found_in_time_after_a_step_and_back() -> None:
+@pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
+def test_what_hangs_is_found_in_time_after_a_step_and_back(by_s: float) -> None:
     daemon = Daemon(fresh=1)
-    for step_s in (HOUR_S, -HOUR_S):
+    for step_s in (by_s, -by_s):
         daemon.step(step_s)
         daemon.hear(10)
     daemon.hear(250)
@@ -197,6 +196,29 @@ def test_silence_that_was_not_seen_is_not_claimed() -> None:
     assert "fresh-0" not in daemon.core.stuck
 
 
+def test_a_step_back_is_undone_after_a_restart() -> None:
+    daemon = Daemon(fresh=1)
+    daemon.step(-HOUR_S)
+    daemon.hear(5)
+    assert not daemon.core.stuck
+    daemon.core = daemon.core.restored()
+    daemon.step(HOUR_S)
+    daemon.hear(5)
+    assert list(daemon.core.stuck) == ["old"]
+
+
+def test_readers_that_begin_under_a_clock_that_is_behind_take_it_for_right() -> None:
+    """They give it to records that seem to be from the future, so setting it forward must not make these stuck."""
+    daemon = Daemon(fresh=1)
+    daemon.step(-HOUR_S)
+    daemon.core.ledger.start_reading(daemon.true + daemon.ahead_s)
+    daemon.opens("believed", ago_s=1 + HOUR_S)
+    daemon.hear(5)
+    daemon.step(HOUR_S)
+    daemon.hear(5)
+    assert not daemon.core.stuck
+
+
 def test_a_state_of_another_boot_claims_nothing_beyond_now() -> None:
     daemon = Daemon(fresh=1)
     daemon.step(HOUR_S)
@@ -221,6 +243,36 @@ def test_leaps_are_taken_back_the_latest_first_and_in_part() -> None:
     assert pauses.all == [Outage(1000, 1090)]
     pauses.clock_stepped(-500, 640)
     assert pauses.all == []
+
+
+def test_a_clock_that_was_set_back_leaps_only_beyond_where_it_was() -> None:
+    pauses = Pauses()
+    pauses.clock_stepped(-60, 1000)
+    pauses.clock_stepped(-40, 970)
+    assert (pauses.all, pauses.behind) == ([], Behind(100, 970))
+    pauses.clock_stepped(30, 1010)
+    assert (pauses.all, pauses.behind) == ([], Behind(70, 1000))
+    pauses.clock_stepped(90, 1200)
+    assert pauses.all == [Outage(1180, 1200)]
+    pauses.clock_stepped(-50, 1160)
+    assert (pauses.all, pauses.behind.seconds) == ([], 30)
+
+
+def test_a_clock_that_was_behind_for_a_day_is_taken_for_right() -> None:
+    for days, leaps in ((0.9, []), (1.1, [HOUR_S])):
+        pauses = Pauses()
+        pauses.clock_stepped(-HOUR_S, 1000)
+        pauses.clock_stepped(HOUR_S, 1000 + days * 86_400 + HOUR_S)
+        assert [leap.ended - leap.began for leap in pauses.leaps] == leaps
+
+
+def test_outages_are_where_they_were_once_a_step_back_is_undone() -> None:
+    pauses = Pauses()
+    pauses.outage(900, 950)
+    pauses.clock_stepped(-500, 500)
+    pauses.outage(510, 520)
+    pauses.clock_stepped(500, 1030)
+    assert pauses.outages == [Outage(900, 950), Outage(1010, 1020)]
 
 
 def test_outages_learnt_under_the_wrong_clock_are_moved_and_no_others() -> None:
