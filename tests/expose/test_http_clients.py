@@ -20,6 +20,7 @@ from tests.harness.raw_http import HANG_GUARD_S, LONG, Client, ask_once, connect
 from txninsightd.config.model import Config, HttpConfig
 from txninsightd.core.histogram import Histogram
 from txninsightd.expose import connections as connections_module
+from txninsightd.expose import pacing
 from txninsightd.expose.answers import CHUNK_BYTES, json_response
 from txninsightd.expose.connections import Connections, TimeLimits
 from txninsightd.expose.hosts import AllowedHosts, own_names
@@ -93,6 +94,59 @@ def test_a_client_that_goes_takes_the_rendering_from_nobody() -> None:
         await asyncio.sleep(0)
         goes.cancel()
         assert (await stays).startswith(b"\x1f\x8b")
+
+    uvloop.run(main())
+
+
+CROWD = pacing.FEW + 1
+
+
+def test_in_a_crowd_those_who_ask_before_the_next_rendering_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "MOST_WAIT_S", 0.3)
+    monkeypatch.setattr(pacing, "SHARE", 1e-6)
+    world = CountedWorld()
+
+    async def main() -> None:
+        loop, renderings = asyncio.get_running_loop(), Renderings(registry_of(world, world.config), lambda: CROWD)
+        await renderings.body(PLAIN, False)
+        asked_at, asked = loop.time(), []
+        for _ in range(20):
+            asked.append(asyncio.ensure_future(renderings.body(PLAIN, False)))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*asked)
+        assert loop.time() >= asked_at + pacing.MOST_WAIT_S
+        assert world.collected == 2
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("clients", [pacing.FEW, CROWD])
+def test_a_crowd_is_told_by_open_connections(clients: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A few would never get their second answer if they had to wait.
+    monkeypatch.setattr(pacing, "MOST_WAIT_S", 0.3 if clients == CROWD else 10 * HANG_GUARD_S)
+    monkeypatch.setattr(pacing, "SHARE", 1e-9)
+
+    async def main() -> None:
+        async with serving(World()) as (_, port):
+            asking, *_others = [await connect(port) for _ in range(clients)]
+            answered_at = []
+            for _ in range(2):
+                asking.get("/metrics")
+                assert (await asking.reply()).status == 200
+                answered_at.append(asyncio.get_running_loop().time())
+            if clients == CROWD:
+                assert answered_at[1] - answered_at[0] >= pacing.MOST_WAIT_S
+
+    uvloop.run(main())
+
+
+def test_the_distance_follows_from_what_rendering_and_answers_cost() -> None:
+    async def main() -> None:
+        crowd = pacing.Pacing(lambda: CROWD)
+        now = asyncio.get_running_loop().time()
+        crowd.note(busy_s=0.001, answers=5)
+        await crowd.wait(now)
+        assert asyncio.get_running_loop().time() >= now + 0.002 * (1 / pacing.SHARE - 1)
 
     uvloop.run(main())
 

@@ -23,6 +23,7 @@ from txninsightd.core.rules import Objectives
 from txninsightd.expose import catalogue
 from txninsightd.expose.catalogue import CATALOGUE
 from txninsightd.expose.collector import Ages, histograms
+from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.monotonic_counters import MonotonicCounters, StateOrigin
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, TextFormat, render
 from txninsightd.expose.server import registry_of
@@ -443,7 +444,7 @@ def test_large_families_in_slices_give_the_same_text(form: TextFormat) -> None:
     registry = registry_of(world, world.config)
 
     async def rendered() -> None:
-        assert await render(registry, form, gzip=False) == form.write(registry)
+        assert await render(registry, form, False, LoopYield()) == form.write(registry)
 
     uvloop.run(rendered())
 

@@ -7,7 +7,6 @@ at a time, and few may wait (turns.py). So none holds up the aggregator.
 
 import msgspec
 from aiohttp import web
-from prometheus_client.core import CollectorRegistry
 
 from txninsightd import __version__
 from txninsightd.core.ledger import Ledger
@@ -59,9 +58,9 @@ class Listing(msgspec.Struct):
 class Api:
     """The handlers."""
 
-    def __init__(self, source: Source, registry: CollectorRegistry, hosts: AllowedHosts, refusals: Refusals) -> None:
+    def __init__(self, source: Source, renderings: Renderings, hosts: AllowedHosts, refusals: Refusals) -> None:
         self._source = source
-        self._renderings = Renderings(registry)
+        self._renderings = renderings
         self._hosts = hosts
         self._refusals = refusals
         self._listings = Turns()

@@ -3,7 +3,8 @@
 prometheus_client writes both formats. It gets one family at a time, or one slice of a large family, and the event loop
 gets a turn after each piece. So each family is a snapshot (see `collector.py`), and a whole scrape is not.
 
-One rendering is in work at a time, and all who ask for its format meanwhile get its result.
+One rendering is in work at a time, and all who ask for its format meanwhile get its result. In a crowd renderings keep
+a distance (pacing.py).
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from txninsightd.expose.loop_yield import LoopYield
+from txninsightd.expose.pacing import Pacing
 
 MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
@@ -36,27 +38,42 @@ PLAIN = TextFormat("text/plain; version=0.0.4; charset=utf-8", generate_latest, 
 OPENMETRICS = TextFormat("application/openmetrics-text; version=1.0.0; charset=utf-8", _write_openmetrics, b"# EOF\n")
 
 
-class Renderings:
-    """Renders one registry for many clients."""
+class _Rendering:
+    """One that is in work. `answers`: how many clients wait for it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, task: "asyncio.Task[bytes]") -> None:
+        self.task = task
+        self.answers = 0
+
+
+class Renderings:
+    """Renders one registry for many clients. `clients`: how many connections are open."""
+
+    def __init__(self, registry: CollectorRegistry, clients: Callable[[], int] = lambda: 0) -> None:
         self._registry = registry
-        self._in_work: dict[tuple[TextFormat, bool], asyncio.Task[bytes]] = {}
+        self._pacing = Pacing(clients)
+        self._in_work: dict[tuple[TextFormat, bool], _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def body(self, form: TextFormat, gzip: bool) -> bytes:
         """All metrics; those of a rendering that is in work already, if there is one of this kind."""
         kind = (form, gzip)
-        task = self._in_work.get(kind)
-        if task is None:
-            task = self._in_work[kind] = asyncio.create_task(self._render(form, gzip))
-            task.add_done_callback(lambda _: self._in_work.pop(kind))
+        rendering = self._in_work.get(kind)
+        if rendering is None:
+            rendering = self._in_work[kind] = _Rendering(asyncio.create_task(self._render(form, gzip)))
+            rendering.task.add_done_callback(lambda _: self._in_work.pop(kind))
+        rendering.answers += 1
         # A client that goes must not take the rendering from the others.
-        return await asyncio.shield(task)
+        return await asyncio.shield(rendering.task)
 
     async def _render(self, form: TextFormat, gzip: bool) -> bytes:
+        asked_at = asyncio.get_running_loop().time()
         async with self._one_at_a_time:
-            return await render(self._registry, form, gzip)
+            await self._pacing.wait(asked_at)
+            loop_yield = LoopYield()
+            body = await render(self._registry, form, gzip, loop_yield)
+            self._pacing.note(loop_yield.busy_s, self._in_work[form, gzip].answers)
+            return body
 
 
 class _One(Collector):
@@ -69,18 +86,17 @@ class _One(Collector):
         return [self._metric]
 
 
-async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool) -> bytes:
+async def render(registry: CollectorRegistry, form: TextFormat, gzip: bool, loop_yield: LoopYield) -> bytes:
     """All metrics of the registry, as one body; gzip-compressed if asked."""
     if not gzip:
-        return b"".join([piece async for piece in _pieces(registry, form)])
+        return b"".join([piece async for piece in _pieces(registry, form, loop_yield)])
     # zlib writes a gzip header when wbits is 16 higher.
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    packed = [compressor.compress(piece) async for piece in _pieces(registry, form)]
+    packed = [compressor.compress(piece) async for piece in _pieces(registry, form, loop_yield)]
     return b"".join((*packed, compressor.flush()))
 
 
-async def _pieces(registry: CollectorRegistry, form: TextFormat) -> AsyncIterator[bytes]:
-    loop_yield = LoopYield()
+async def _pieces(registry: CollectorRegistry, form: TextFormat, loop_yield: LoopYield) -> AsyncIterator[bytes]:
     for family in registry.collect():
         for i, part in enumerate(_slices(family, form)):
             text = form.write(_One(part)).removesuffix(form.end)

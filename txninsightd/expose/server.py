@@ -19,6 +19,7 @@ from txninsightd.expose.connections import Connections, TimeLimits
 from txninsightd.expose.hosts import AllowedHosts, own_names
 from txninsightd.expose.monotonic_counters import MonotonicCollector, MonotonicCounters
 from txninsightd.expose.refusals import Refusals
+from txninsightd.expose.rendering import Renderings
 from txninsightd.expose.source import Source
 from txninsightd.expose.workers import WorkersCollector
 
@@ -63,7 +64,8 @@ class HttpServer:
         refusals = Refusals(monotonic)
         registry = registry_of(source, config, monotonic_counters, refusals)
         names = {*config.http.allowed_hosts, config.http.host.lower()}
-        app = Api(source, registry, AllowedHosts(names, own_names()), refusals).application()
+        renderings = Renderings(registry, lambda: self.connections.open)
+        app = Api(source, renderings, AllowedHosts(names, own_names()), refusals).application()
         self.connections = Connections(app, refusals, limits)
 
     async def start(self, host: str, port: int) -> int:

@@ -1,0 +1,60 @@
+"""Clients that ask for /metrics again and again, in a process of their own.
+
+    python -m tests.bench.scraped_clients PORT CLIENTS EVERY_S
+
+Each has a connection of its own and asks EVERY_S seconds after it last asked, or at once if the answer took longer. At
+the end of standard input it prints how many answers there were, how many of them errors, and the bytes of all.
+"""
+
+import asyncio
+import sys
+from typing import NamedTuple
+
+import uvloop
+
+from txninsightd.tools.stack import machine
+
+LARGEST = 1 << 20
+
+
+class Count(NamedTuple):
+    """What all clients got."""
+
+    answers: int
+    errors: int
+    size: int
+
+
+async def ask_again_and_again(port: int, every_s: float, found: list[tuple[bool, int]]) -> None:
+    """One client."""
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection(machine.HOST, port, limit=LARGEST)
+    while True:
+        asked_at = loop.time()
+        writer.write(f"GET /metrics HTTP/1.1\r\nHost: {machine.HOST}\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        left = size = int(head.partition(b"content-length:")[2].partition(b"\r")[0])
+        while left:
+            left -= len(await reader.read(min(left, LARGEST)))
+        found.append((b" 200 " in head.partition(b"\r\n")[0] + b" ", size))
+        await asyncio.sleep(max(0.0, asked_at + every_s - loop.time()))
+
+
+async def main(port: int, clients: int, every_s: float) -> Count:
+    """All clients, until standard input ends."""
+    found: list[tuple[bool, int]] = []
+    asking = []
+    for i in range(clients):
+        asking.append(asyncio.create_task(ask_again_and_again(port, every_s, found)))
+        await asyncio.sleep(every_s / clients if i < clients - 1 else 0)  # not all at once
+    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    done, _ = await asyncio.wait([ended, *asking], return_when=asyncio.FIRST_COMPLETED)
+    for task in asking:
+        if task in done:
+            task.result()
+        task.cancel()
+    return Count(len(found), sum(not good for good, _ in found), sum(size for _, size in found))
+
+
+if __name__ == "__main__":
+    print(*uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
