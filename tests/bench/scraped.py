@@ -4,9 +4,9 @@
     .venv/bin/python -m tests.bench.scraped --cases large --runs 1
 
 The same load is read by a fresh daemon each time: alone, then beside 50 clients, in turn. A case says how large the
-page is (by the number of transaction types) and how often each client asks. CPU is that of all of the daemon's processes
-from the beginning of the load until all is settled. Every 100 ms a transaction is written whose first appearance in the
-API is awaited: that is how long an event takes.
+page is (by the number of transaction types) and how often each client asks. CPU is that of all of the daemon's
+processes from the beginning of the load until all is settled. Every 100 ms a transaction is written whose first
+appearance in the API is awaited: that is how long an event takes.
 """
 
 import argparse
@@ -198,8 +198,9 @@ def markdown(found: dict[str, list[dict[str, Any]]], facts: dict[str, Any]) -> s
             answers = statistics.median(run["answers"] / run["took_s"] for run in mine)
             peak = max(run["aggregator_rss_peak_bytes"] for run in mine) / MIB
             lines.append(
-                f"| {CASES[name].what} | {CASES[name].rate:,} | {clients} | {answers:,.0f} | {mine[0]['page_bytes'] / 1000:,.0f} "
-                f"| {sums:.1f} ({own:.1f}) | {sums / alone:.2f} x | {event} | {peak:,.0f} |"
+                f"| {CASES[name].what} | {CASES[name].rate:,} | {clients} | {answers:,.0f} "
+                f"| {mine[0]['page_bytes'] / 1000:,.0f} | {sums:.1f} ({own:.1f}) | {sums / alone:.2f} x "
+                f"| {event} | {peak:,.0f} |"
             )
     return "\n".join(lines)
 

@@ -25,8 +25,8 @@ class Count(NamedTuple):
     size: int
 
 
-async def ask_again_and_again(port: int, every_s: float, found: list[tuple[bool, int]]) -> None:
-    """One client."""
+async def ask_again_and_again(port: int, every_s: float, begin_s: float, found: list[tuple[bool, int]]) -> None:
+    """One client; after its first answer it waits for `begin_s`. Raises what ends its connection."""
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection(machine.HOST, port, limit=LARGEST)
     while True:
@@ -35,18 +35,21 @@ async def ask_again_and_again(port: int, every_s: float, found: list[tuple[bool,
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         left = size = int(head.partition(b"content-length:")[2].partition(b"\r")[0])
         while left:
-            left -= len(await reader.read(min(left, LARGEST)))
+            part = await reader.read(min(left, LARGEST))
+            if not part:
+                raise ConnectionError("the answer ends early")
+            left -= len(part)
         found.append((b" 200 " in head.partition(b"\r\n")[0] + b" ", size))
-        await asyncio.sleep(max(0.0, asked_at + every_s - loop.time()))
+        # Not all at the same moments. A server need not keep a connection that asks for nothing at first.
+        pause_s, begin_s = begin_s or asked_at + every_s - loop.time(), 0.0
+        await asyncio.sleep(max(0.0, pause_s))
 
 
 async def main(port: int, clients: int, every_s: float) -> Count:
     """All clients, until standard input ends."""
     found: list[tuple[bool, int]] = []
-    asking = []
-    for i in range(clients):
-        asking.append(asyncio.create_task(ask_again_and_again(port, every_s, found)))
-        await asyncio.sleep(every_s / clients if i < clients - 1 else 0)  # not all at once
+    begins = [every_s * i / clients for i in range(clients)]
+    asking = [asyncio.create_task(ask_again_and_again(port, every_s, begin_s, found)) for begin_s in begins]
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     done, _ = await asyncio.wait([ended, *asking], return_when=asyncio.FIRST_COMPLETED)
     for task in asking:

@@ -24,6 +24,7 @@ from txninsightd.expose import pacing
 from txninsightd.expose.answers import CHUNK_BYTES, json_response
 from txninsightd.expose.connections import Connections, TimeLimits
 from txninsightd.expose.hosts import AllowedHosts, own_names
+from txninsightd.expose.negotiation import patience_s
 from txninsightd.expose.refusals import Refusal, Refusals
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, Renderings
 from txninsightd.expose.server import HttpServer, registry_of
@@ -99,54 +100,124 @@ def test_a_client_that_goes_takes_the_rendering_from_nobody() -> None:
 
 
 CROWD = pacing.FEW + 1
+FOR_EVER_S = 1e9
+CLOCK_S = 0.002
+"""The event loop counts whole milliseconds."""
 
 
-def test_in_a_crowd_those_who_ask_before_the_next_rendering_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "MOST_WAIT_S", 0.3)
-    monkeypatch.setattr(pacing, "SHARE", 1e-6)
+@pytest.fixture
+def costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rendering the next one has to wait for ever, unless somebody's patience ends."""
+    monkeypatch.setattr(pacing, "SHARE", 1e-12)
+    monkeypatch.setattr(pacing, "USUAL_PATIENCE_S", FOR_EVER_S)
+    monkeypatch.setattr(pacing, "PATIENCE_SHARE", 1)
+
+
+@pytest.mark.usefixtures("costly")
+def test_in_a_crowd_all_who_ask_get_the_next_rendering_before_the_first_loses_patience() -> None:
     world = CountedWorld()
 
     async def main() -> None:
         loop, renderings = asyncio.get_running_loop(), Renderings(registry_of(world, world.config), lambda: CROWD)
         await renderings.body(PLAIN, False)
-        asked_at, asked = loop.time(), []
-        for _ in range(20):
-            asked.append(asyncio.ensure_future(renderings.body(PLAIN, False)))
-            await asyncio.sleep(0.01)
-        await asyncio.gather(*asked)
-        assert loop.time() >= asked_at + pacing.MOST_WAIT_S
+        asked_at = loop.time()
+        waits = [renderings.body(PLAIN, False, patience_s) for patience_s in (FOR_EVER_S, 0.3, FOR_EVER_S)]
+        await asyncio.gather(*waits)
+        assert world.collected == 2
+        assert loop.time() >= asked_at + 0.2  # less the time for some renderings
+
+    uvloop.run(main())
+
+
+@pytest.mark.usefixtures("costly")
+def test_each_format_is_rendered_before_patience_ends() -> None:
+    world = CountedWorld()
+
+    async def main() -> None:
+        renderings = Renderings(registry_of(world, world.config), lambda: CROWD)
+        kinds = [(form, gzip) for form in (PLAIN, OPENMETRICS) for gzip in (False, True)]
+        for _ in range(2):
+            await asyncio.gather(*(renderings.body(form, gzip, 0.3) for form, gzip in kinds))
+        assert world.collected == 2 * len(kinds)
+
+    uvloop.run(main())
+
+
+@pytest.mark.usefixtures("costly")
+def test_the_wait_ends_with_the_crowd() -> None:
+    world, clients = CountedWorld(), CROWD
+
+    async def main() -> None:
+        nonlocal clients
+        renderings = Renderings(registry_of(world, world.config), lambda: clients)
+        await renderings.body(PLAIN, False)
+        waiting = asyncio.ensure_future(renderings.body(PLAIN, False, FOR_EVER_S))
+        await asyncio.sleep(0)
+        clients = pacing.FEW
+        async with asyncio.timeout(HANG_GUARD_S):
+            await waiting
         assert world.collected == 2
 
     uvloop.run(main())
 
 
-@pytest.mark.parametrize("clients", [pacing.FEW, CROWD])
-def test_a_crowd_is_told_by_open_connections(clients: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A few would never get their second answer if they had to wait.
-    monkeypatch.setattr(pacing, "MOST_WAIT_S", 0.3 if clients == CROWD else 10 * HANG_GUARD_S)
-    monkeypatch.setattr(pacing, "SHARE", 1e-9)
-
+@pytest.mark.usefixtures("costly")
+def test_a_crowd_is_told_by_open_connections_and_a_stop_does_not_wait_for_it() -> None:
     async def main() -> None:
-        async with serving(World()) as (_, port):
-            asking, *_others = [await connect(port) for _ in range(clients)]
-            answered_at = []
-            for _ in range(2):
+        async with serving(World()) as (server, port):
+            asking, *_others = [await connect(port) for _ in range(pacing.FEW)]
+            for _ in range(3):
                 asking.get("/metrics")
                 assert (await asking.reply()).status == 200
-                answered_at.append(asyncio.get_running_loop().time())
-            if clients == CROWD:
-                assert answered_at[1] - answered_at[0] >= pacing.MOST_WAIT_S
+            await connect(port)
+            await until(lambda: server.connections.open == CROWD)
+            asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0.2")
+            assert (await asking.reply()).status == 200
+            asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: soon")
+            async with asyncio.timeout(10 * connections_module.STOP_TIMEOUT_S):
+                await server.stop()
+            await asking.ended()
 
     uvloop.run(main())
 
 
-def test_the_distance_follows_from_what_rendering_and_answers_cost() -> None:
+@pytest.mark.parametrize("said", ["", "soon", "-1", "inf", "nan", "1e3", "0x10", "\u0663", "1" * 10, "9.", "10"])
+def test_a_time_out_of_a_scrape_is_a_plain_number_of_seconds(said: str) -> None:
+    assert patience_s(said, usual_s=7.0) == {"9.": 9.0, "10": 10.0}.get(said, 7.0)
+
+
+@pytest.mark.usefixtures("costly")
+def test_a_rendering_that_fails_is_waited_for_as_well() -> None:
+    class Failing(World):
+        asked = 0
+
+        def children(self) -> list[object]:  # type: ignore[override]
+            self.asked += 1
+            raise RuntimeError("no children")
+
+    world = Failing()
+
     async def main() -> None:
-        crowd = pacing.Pacing(lambda: CROWD)
-        now = asyncio.get_running_loop().time()
-        crowd.note(busy_s=0.001, answers=5)
-        await crowd.wait(now)
-        assert asyncio.get_running_loop().time() >= now + 0.002 * (1 / pacing.SHARE - 1)
+        renderings = Renderings(registry_of(world, world.config), lambda: CROWD)
+        for asked in range(2):
+            waits = [renderings.body(PLAIN, False, 0.2 * asked) for _ in range(3)]
+            failures = await asyncio.gather(*waits, return_exceptions=True)
+            assert {str(failure) for failure in failures} == {"no children"}
+        assert world.asked == 2
+        waiting = asyncio.ensure_future(renderings.body(PLAIN, False))
+        assert not (await asyncio.wait([waiting], timeout=2 * pacing.LOOK_AGAIN_S))[0]
+
+    uvloop.run(main())
+
+
+def test_the_pause_follows_from_what_rendering_and_answers_cost() -> None:
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+        crowd, began_at = pacing.Pacing(lambda: CROWD), now()
+        crowd.note(busy_s=0.0005, answers=2, size=50_000)
+        crowd.note(busy_s=0.0005, answers=0, size=0)  # another format
+        await crowd.wait(lambda: began_at + FOR_EVER_S)
+        assert now() >= began_at + 0.0015 * (1 / pacing.SHARE - 1) - CLOCK_S
 
     uvloop.run(main())
 

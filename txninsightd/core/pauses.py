@@ -4,30 +4,16 @@ A leap is a span of the wall clock that never was: no producer could write in it
 so it lengthens waits exactly as an outage does. When the clock is set back, the leap that this undoes is taken back,
 and outages that were learnt under the wrong clock are moved; those of before it never were wrong.
 
-A clock that was set back beyond all leaps is *behind*. Set forward again by as much, it shows what it showed before, so
-that is no leap: the span is one in which producers wrote, and waits ran. But readers that begin under such a clock take
-it for right, and give it to records that seem to come from the future: for them, setting it forward is a leap.
+But where events were read that are newer than our clock was just before it leapt, that clock was behind, and the span
+up to the newest of them was real: producers wrote, and waits ran. So a clock that is set back and forward again makes
+no leap. Readers notice a step a little before it is known here, so events of the last moments before that tell nothing.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from txninsightd.core.lifecycle import Outage
 
 MOST_PAUSES = 1000
-
-TRUSTED_AFTER_S = 86_400.0
-"""A clock that has been behind for so long is taken for right: if it is set forward, that is a leap."""
-
-
-class Behind(NamedTuple):
-    """Our clock shows so many seconds less than it did, since it was set back at `since` (by what it shows)."""
-
-    seconds: float
-    since: float
-
-
-NOT_BEHIND = Behind(0.0, 0.0)
 
 
 def merged(pauses: Iterable[Outage]) -> list[Outage]:
@@ -42,14 +28,18 @@ def merged(pauses: Iterable[Outage]) -> list[Outage]:
 
 
 class Pauses:
-    """`all`: outages and leaps together, ascending and disjoint. `behind`: how far a step back is not undone yet."""
+    """`all`: outages and leaps together, ascending and disjoint.
+
+    `newest_event`: the moment of the newest one read; `known_event`: the same when our clock was last looked at. All
+    moments are in epoch seconds.
+    """
 
     def __init__(
-        self, outages: Iterable[Outage] = (), leaps: Iterable[Outage] = (), behind: Behind = NOT_BEHIND
+        self, outages: Iterable[Outage] = (), leaps: Iterable[Outage] = (), known_event: float = float("-inf")
     ) -> None:
         self.outages = merged(outages)
         self.leaps = list(leaps)
-        self.behind = behind
+        self.newest_event = self.known_event = known_event
         self._join()
 
     def outage(self, began: float, ended: float) -> bool:
@@ -58,28 +48,25 @@ class Pauses:
         self._join()
         return self.outages != before
 
-    def reading_begins(self) -> None:
-        """Readers begin to read, and take the clock as it is now for right."""
-        self.behind = NOT_BEHIND
+    def start_reading(self, now: float) -> None:
+        """Readers begin that take the clock as it is for right, and give it to events that seem to be newer."""
+        self.newest_event = self.known_event = min(self.known_event, now)
+
+    def clock_kept(self) -> None:
+        """Our clock was looked at, and found not to be stepped since it was last looked at."""
+        self.known_event = self.newest_event
 
     def clock_stepped(self, by_s: float, now: float) -> None:
         """Our clock was stepped by so many seconds, to `now`."""
         if by_s > 0:
-            leap_s = by_s - self._return(by_s, now - by_s)
-            if leap_s > 0:
-                self.leaps = [*self.leaps, Outage(now - leap_s, now)][-MOST_PAUSES:]
+            was_behind_s = min(by_s, max(0.0, self.known_event - (now - by_s)))
+            self._move_outages(float("-inf"), was_behind_s)
+            if was_behind_s < by_s:
+                self.leaps = [*self.leaps, Outage(now - by_s + was_behind_s, now)][-MOST_PAUSES:]
         else:
             self._take_back(-by_s, now)
+        self.newest_event = self.known_event = min(self.known_event, now)
         self._join()
-
-    def _return(self, by_s: float, from_: float) -> float:
-        """Go back, as far as it goes, to where the clock was before it was set back; returns by how many seconds."""
-        if from_ - self.behind.since > TRUSTED_AFTER_S:
-            self.behind = NOT_BEHIND
-        returned_s = min(by_s, self.behind.seconds)
-        self.behind = Behind(self.behind.seconds - returned_s, self.behind.since + returned_s)
-        self._move_outages(float("-inf"), returned_s)
-        return returned_s
 
     def _take_back(self, left_s: float, now: float) -> None:
         while self.leaps and left_s > 0:
@@ -91,7 +78,6 @@ class Pauses:
             left_s -= undone_s
         if left_s > 0:
             self._move_outages(float("-inf"), -left_s)
-            self.behind = Behind(self.behind.seconds + left_s, now)
         self.outages = merged(Outage(o.began, min(o.ended, now)) for o in self.outages if o.began < now)
 
     def _move_outages(self, learnt_from: float, by_s: float) -> None:

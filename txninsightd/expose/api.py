@@ -21,7 +21,8 @@ from txninsightd.expose.answers import (
 from txninsightd.expose.hosts import AllowedHosts
 from txninsightd.expose.listing import BadParameter, parse_query, select
 from txninsightd.expose.loop_yield import LoopYield
-from txninsightd.expose.negotiation import Coding, coding_for, wants_openmetrics
+from txninsightd.expose.negotiation import Coding, coding_for, patience_s, wants_openmetrics
+from txninsightd.expose.pacing import USUAL_PATIENCE_S
 from txninsightd.expose.partitions import PartitionSummary, partition_summary
 from txninsightd.expose.refusals import Refusal, Refusals
 from txninsightd.expose.rendering import OPENMETRICS, PLAIN, Renderings
@@ -98,7 +99,9 @@ class Api:
         gzip = coding is Coding.GZIP
         if gzip:
             headers["Content-Encoding"] = "gzip"
-        return bytes_response(await self._renderings.body(form, gzip), form.content_type, 200, headers)
+        patience = patience_s(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""), USUAL_PATIENCE_S)
+        body = await self._renderings.body(form, gzip, patience)
+        return bytes_response(body, form.content_type, 200, headers)
 
     async def transactions(self, request: web.Request) -> web.Response:
         """A listing."""

@@ -1,8 +1,12 @@
-"""What a client accepts: the Accept and Accept-Encoding headers, read with their weights (RFC 9110, section 12.4.2)."""
+"""What a client accepts: the Accept and Accept-Encoding headers, read with their weights (RFC 9110, section 12.4.2).
+
+And how long it waits, which Prometheus says in a header of its own.
+"""
 
 import re
 from enum import StrEnum
 
+_SECONDS = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 OPENMETRICS_TYPE = "application/openmetrics-text"
@@ -52,3 +56,8 @@ def coding_for(accept_encoding: str) -> Coding | None:
     if gzip > 0 and gzip >= (identity or 0.0):
         return Coding.GZIP
     return None if identity == 0 else Coding.IDENTITY
+
+
+def patience_s(scrape_timeout: str, usual_s: float) -> float:
+    """How long a client waits, by its X-Prometheus-Scrape-Timeout-Seconds header; `usual_s` where it says nothing."""
+    return float(scrape_timeout) if _SECONDS.fullmatch(scrape_timeout) else usual_s

@@ -1,8 +1,9 @@
-"""Many clients of `/metrics` together cost little more than a few: renderings keep a distance where there is a crowd.
+"""Many clients of `/metrics` together cost little more than a few: in a crowd there is a pause between renderings.
 
-A few clients are served at once, however often they ask. With more connections open than that, the next rendering waits
-until renderings and answers have taken no more than a small share of the time; all who ask meanwhile get its result.
-Nobody waits for longer than a scrape may take, so a page that takes a second to render costs more than the share.
+A few clients are served at once, however often they ask. With more connections open than that, the next rendering
+begins when renderings and answers have taken no more than a small share of the time since the last one. All who ask
+meanwhile get its result. But each is answered before its patience ends, so a page that takes long to render costs more
+than the share.
 """
 
 import asyncio
@@ -14,26 +15,46 @@ FEW = 8
 SHARE = 0.01
 """Of one core."""
 
-MOST_WAIT_S = 5.0
-"""Half of what Prometheus waits for an answer by default."""
-
 ANSWER_S = 0.0002
-"""What one more answer costs, beside the rendering."""
+BYTE_S = 1e-9
+"""What one more answer, and a byte of it, cost beside the rendering: rough measurements."""
+
+USUAL_PATIENCE_S = 10.0
+"""How long Prometheus waits for an answer by default."""
+
+PATIENCE_SHARE = 0.8
+RENDERINGS_LEFT = 3
+"""Of the patience so much may pass, less the time for so many renderings: they are slower where there is other work."""
+
+LOOK_AGAIN_S = 0.1
 
 
 class Pacing:
-    """`clients`: how many connections are open now."""
+    """`clients`: how many connections are open now. Moments are in the loop's time."""
 
     def __init__(self, clients: Callable[[], int]) -> None:
         self._clients = clients
         self._next_at = float("-inf")
+        self._busy_s = 0.0
 
-    async def wait(self, asked_at: float) -> None:
-        """Return when a rendering may begin that was asked for at this moment of the loop's time."""
-        if self._clients() > FEW:
-            begin_at = min(self._next_at, asked_at + MOST_WAIT_S)
-            await asyncio.sleep(max(0.0, begin_at - asyncio.get_running_loop().time()))
+    def begin_by(self, patience_s: float) -> float:
+        """When a rendering must begin for a client that asks now and waits for so long."""
+        left_s = PATIENCE_SHARE * min(patience_s, USUAL_PATIENCE_S) - RENDERINGS_LEFT * self._busy_s
+        return asyncio.get_running_loop().time() + max(0.0, left_s)
 
-    def note(self, busy_s: float, answers: int) -> None:
-        """A rendering has ended that kept the loop busy for so long, and is sent to so many clients."""
-        self._next_at = asyncio.get_running_loop().time() + (busy_s + answers * ANSWER_S) * (1 / SHARE - 1)
+    async def wait(self, begin_by: Callable[[], float]) -> None:
+        """Return when a rendering may begin. `begin_by` is asked again and again, since others may join the wait."""
+        now = asyncio.get_running_loop().time
+        while self._clients() > FEW:
+            left_s = min(self._next_at, begin_by()) - now()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
+
+    def note(self, busy_s: float, answers: int, size: int) -> None:
+        """A rendering has ended that kept the loop busy for so long; so many clients get so many bytes each."""
+        self._busy_s = busy_s
+        cost_s = busy_s + answers * (ANSWER_S + size * BYTE_S)
+        # Renderings of other formats may have come between.
+        begins_at = max(self._next_at, asyncio.get_running_loop().time())
+        self._next_at = begins_at + cost_s * (1 / SHARE - 1)

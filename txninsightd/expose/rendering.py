@@ -3,8 +3,8 @@
 prometheus_client writes both formats. It gets one family at a time, or one slice of a large family, and the event loop
 gets a turn after each piece. So each family is a snapshot (see `collector.py`), and a whole scrape is not.
 
-One rendering is in work at a time, and all who ask for its format meanwhile get its result. In a crowd renderings keep
-a distance (pacing.py).
+One rendering is in work at a time, and all who ask for its format meanwhile get its result. In a crowd there is a pause
+between renderings (pacing.py).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from txninsightd.expose.loop_yield import LoopYield
-from txninsightd.expose.pacing import Pacing
+from txninsightd.expose.pacing import USUAL_PATIENCE_S, Pacing
 
 MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
@@ -39,11 +39,12 @@ OPENMETRICS = TextFormat("application/openmetrics-text; version=1.0.0; charset=u
 
 
 class _Rendering:
-    """One that is in work. `answers`: how many clients wait for it."""
+    """One that is in work. `answers`: how many clients have asked for it; `begin_by`: for the least patient of them."""
 
     def __init__(self, task: "asyncio.Task[bytes]") -> None:
         self.task = task
         self.answers = 0
+        self.begin_by = float("inf")
 
 
 class Renderings:
@@ -55,24 +56,30 @@ class Renderings:
         self._in_work: dict[tuple[TextFormat, bool], _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
 
-    async def body(self, form: TextFormat, gzip: bool) -> bytes:
-        """All metrics; those of a rendering that is in work already, if there is one of this kind."""
+    async def body(self, form: TextFormat, gzip: bool, patience_s: float = USUAL_PATIENCE_S) -> bytes:
+        """All metrics; those of a rendering that is in work already, if there is one of this kind.
+
+        `patience_s`: how long the client waits for an answer.
+        """
         kind = (form, gzip)
         rendering = self._in_work.get(kind)
         if rendering is None:
             rendering = self._in_work[kind] = _Rendering(asyncio.create_task(self._render(form, gzip)))
             rendering.task.add_done_callback(lambda _: self._in_work.pop(kind))
         rendering.answers += 1
+        rendering.begin_by = min(rendering.begin_by, self._pacing.begin_by(patience_s))
         # A client that goes must not take the rendering from the others.
         return await asyncio.shield(rendering.task)
 
     async def _render(self, form: TextFormat, gzip: bool) -> bytes:
-        asked_at = asyncio.get_running_loop().time()
+        rendering, body = self._in_work[form, gzip], b""
+        await self._pacing.wait(lambda: rendering.begin_by)
         async with self._one_at_a_time:
-            await self._pacing.wait(asked_at)
             loop_yield = LoopYield()
-            body = await render(self._registry, form, gzip, loop_yield)
-            self._pacing.note(loop_yield.busy_s, self._in_work[form, gzip].answers)
+            try:
+                body = await render(self._registry, form, gzip, loop_yield)
+            finally:
+                self._pacing.note(loop_yield.busy_s, rendering.answers, len(body))
             return body
 
 

@@ -25,8 +25,7 @@ def check(ledger: Ledger) -> None:
     for partition in ledger.partitions.values():
         _check_ref(partition.ref)
         _check_partition(partition)
-    pauses = ledger.watermark.pauses
-    for moment in [moment for pause in (*pauses.all, pauses.behind) for moment in pause]:
+    for moment in [moment for pause in ledger.watermark.pauses.all for moment in pause]:
         _require(isfinite(moment), "an outage without a time")
 
 
