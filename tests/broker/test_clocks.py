@@ -176,9 +176,7 @@ def test_the_clock_is_stepped_by_an_hour_and_back(clocked: Clocked, ahead_s: flo
     clocked.end()
     clocked.start(ahead_s)
     clocked.step(0)
-    if ahead_s > 0:
-        # Readers that begin under a clock that is behind take it for right: setting it forward is a leap.
-        clocked.await_stuck()
+    clocked.await_stuck()
     assert_only_one_was_stuck(clocked)
     assert clocked.daemon.stop() == 0
     replaced = {line["process"] for line in clocked.daemon.log(event="kafka_client_lost")}

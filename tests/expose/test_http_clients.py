@@ -110,7 +110,9 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a rendering the next one has to wait for ever, unless somebody's patience ends."""
     monkeypatch.setattr(pacing, "SHARE", 1e-12)
     monkeypatch.setattr(pacing, "USUAL_PATIENCE_S", FOR_EVER_S)
+    monkeypatch.setattr(pacing, "LEAST_PATIENCE_S", 0)
     monkeypatch.setattr(pacing, "PATIENCE_SHARE", 1)
+    monkeypatch.setattr(pacing, "RENDERINGS_LEFT", 0)
 
 
 @pytest.mark.usefixtures("costly")
@@ -124,7 +126,7 @@ def test_in_a_crowd_all_who_ask_get_the_next_rendering_before_the_first_loses_pa
         waits = [renderings.body(PLAIN, False, patience_s) for patience_s in (FOR_EVER_S, 0.3, FOR_EVER_S)]
         await asyncio.gather(*waits)
         assert world.collected == 2
-        assert loop.time() >= asked_at + 0.2  # less the time for some renderings
+        assert loop.time() >= asked_at + 0.3 - CLOCK_S
 
     uvloop.run(main())
 
@@ -169,7 +171,7 @@ def test_a_crowd_is_told_by_open_connections_and_a_stop_does_not_wait_for_it() -
             for _ in range(3):
                 asking.get("/metrics")
                 assert (await asking.reply()).status == 200
-            await connect(port)
+            _another = await connect(port)
             await until(lambda: server.connections.open == CROWD)
             asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0.2")
             assert (await asking.reply()).status == 200
@@ -206,6 +208,23 @@ def test_a_rendering_that_fails_is_waited_for_as_well() -> None:
         assert world.asked == 2
         waiting = asyncio.ensure_future(renderings.body(PLAIN, False))
         assert not (await asyncio.wait([waiting], timeout=2 * pacing.LOOK_AGAIN_S))[0]
+
+    uvloop.run(main())
+
+
+def test_what_renderings_cost_without_a_crowd_is_not_owed_for_long() -> None:
+    async def main() -> None:
+        now = asyncio.get_running_loop().time
+        crowd = pacing.Pacing(lambda: CROWD)
+        for _ in range(1000):
+            crowd.note(busy_s=1.0, answers=1, size=0)
+        asked_at = now()
+        # A client is answered in time, also if it says that it waits for less than it can.
+        assert crowd.begin_by(FOR_EVER_S) <= now() + pacing.USUAL_PATIENCE_S - pacing.RENDERINGS_LEFT
+        assert crowd.begin_by(0) <= now() + pacing.LEAST_PATIENCE_S
+        crowd.note(busy_s=0.0, answers=0, size=0)
+        assert crowd.next_at <= now() + pacing.USUAL_PATIENCE_S
+        await crowd.wait(lambda: asked_at)
 
     uvloop.run(main())
 

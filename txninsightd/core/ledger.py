@@ -147,13 +147,9 @@ class Ledger:
         yield self._facts.take()
 
     def tick(self, now: float) -> list[Fact]:
-        """Do what depends on the wall clock alone: settle what waited for too long, and forget.
-
-        To be called after `clock_stepped`, if the clock was stepped.
-        """
+        """Do what depends on the wall clock alone: settle what waited for too long, and forget."""
         self._now = now
         self.intake.tick()
-        self.watermark.pauses.clock_kept()
         # During the warm-up the time in which nothing was read would count as waiting; but that may not last for ever.
         if self.stuck_tracker.has_warmed_up_for(self.rules.settle_max_s, now):
             self.settlement.overdue(now)
@@ -223,7 +219,6 @@ class Ledger:
     def start_reading(self, now: float) -> None:
         """Reading begins, or goes on, at `now`: nothing new is called stuck until both views have seen beyond it."""
         self.stuck_tracker.start_reading(now)
-        self.watermark.pauses.start_reading(now)
         seen = max((max(p.monitor_as_of, p.validator_as_of) for p in self.partitions.values()), default=UNSEEN)
         if max(seen, self.watermark.discovered_at) > now:
             # The clock was ahead before a restart of the machine, nobody knows how far: nothing was learnt after now.
@@ -350,9 +345,6 @@ class Ledger:
         self.intake.take(partition, message, self.agenda.added)
         partition.read_past = max(partition.read_past, message.low_timestamp or UNSEEN)
         partition.monitor_end = max(partition.monitor_end, message.end_offset)
-        if message.record_timestamps:
-            pauses = self.watermark.pauses
-            pauses.newest_event = max(pauses.newest_event, message.record_timestamps[-1])
         # Gap and outage lie before the message's `as_of`: what falls due by that must be judged with both known.
         if OffsetRanges(message.gaps).end > applied:
             self._note_gap(partition, message.read_at)

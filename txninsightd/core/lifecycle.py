@@ -116,7 +116,9 @@ class Situation:
 
     `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(ref)` the
     smaller of both views' there; `last_stable_offset(ref)` is -1 while the validator is on its way to it.
-    `maybe_unread`: events of it may lie where the monitor could not read. `last_at`: of the last event, if not kept.
+    `maybe_unread`: events of it may lie where the monitor could not read. `pauses`: all spans in which waits do not
+    run; `outages`: those of them that count also for a cause in `waited_for`, which it was stuck for since its last
+    event (pauses.py says why). `last_at`: of the last event, if not kept.
     """
 
     life: Life
@@ -128,11 +130,14 @@ class Situation:
     last_stable_offset: Callable[[PartitionRef], int]
     maybe_unread: bool
     outages: Sequence[Outage] = ()
+    pauses: Sequence[Outage] = ()
+    waited_for: Sequence[Cause] = ()
     last_at: float = -NEVER
 
-    def due_after(self, reference: float, wait_s: float) -> float:
-        """When a wait is over."""
-        return due_after(reference, wait_s, self.outages, self.retry_grace_s)
+    def due_after(self, reference: float, wait_s: float, *causes: Cause) -> float:
+        """When a wait is over that makes it stuck for one of these causes."""
+        waited = any(cause in self.waited_for for cause in causes)
+        return due_after(reference, wait_s, self.outages if waited else self.pauses, self.retry_grace_s)
 
 
 class Stuck(NamedTuple):
@@ -161,7 +166,7 @@ def _idle(s: Situation) -> float | None:
     if s.state is not State.OPEN or s.maybe_unread:
         return None
     # `last_at` knows of the steps that were not kept.
-    since = s.due_after(max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s)
+    since = s.due_after(max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s, Cause.IDLE)
     return since if s.watermark > since else None
 
 
@@ -169,8 +174,12 @@ def _overdue(s: Situation) -> float | None:
     if s.state is not State.OPEN or s.maybe_unread:
         return None
     # Without a standing open this is NEVER, too.
-    since = s.due_after(earliest_open(s.life), s.thresholds.overdue_after_s)
+    since = s.due_after(earliest_open(s.life), s.thresholds.overdue_after_s, Cause.OVERDUE)
     return since if s.watermark > since else None
+
+
+LATE_CLOSE = (Cause.UNDECIDED, Cause.COMMIT_PENDING)
+"""The causes of a close that waits for too long: which one it is may change while it waits."""
 
 
 def _late_closes(s: Situation, at_lso: bool) -> float | None:
@@ -179,7 +188,7 @@ def _late_closes(s: Situation, at_lso: bool) -> float | None:
         return None
     late = []
     for j in closes(s.life, Verdict.PENDING):
-        due = s.due_after(j.event.record_ts, s.thresholds.commit_pending_after_s)
+        due = s.due_after(j.event.record_ts, s.thresholds.commit_pending_after_s, *LATE_CLOSE)
         if s.both_as_of(j.event.ref) > due and (j.event.offset == s.last_stable_offset(j.event.ref)) == at_lso:
             late.append(due)
     return min(late, default=None)
@@ -197,7 +206,7 @@ def _commit_pending(s: Situation) -> float | None:
 def _never_committed(s: Situation) -> float | None:
     if s.state is not State.ABORTED or s.maybe_unread or not any(j.stands for j in s.life):
         return None
-    since = s.due_after(latest_abort(s.life), s.retry_grace_s)
+    since = s.due_after(latest_abort(s.life), s.retry_grace_s, Cause.NEVER_COMMITTED)
     # A pending event may turn out aborted too, and then no event stands: the validator must have passed it.
     seen = [s.both_as_of(j.event.ref) for j in s.life if j.verdict is Verdict.PENDING]
     return since if min([s.watermark, *seen]) > since else None

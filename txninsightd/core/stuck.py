@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from txninsightd.core.events import Judged
 from txninsightd.core.facts import FactBuffer, StuckChanged
-from txninsightd.core.lifecycle import ENDED, Situation, Stuck, cause_of, latest_abort
+from txninsightd.core.lifecycle import ENDED, LATE_CLOSE, Situation, Stuck, cause_of, latest_abort
 from txninsightd.core.rules import Rules
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState, judge
@@ -122,8 +122,9 @@ class StuckTracker:
 
     def _judge_open(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Stuck | None:
         watermark = self._watermark
-        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s)
-        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s)
+        waited_for = txn.causes_since_last_event
+        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s, Cause.IDLE in waited_for)
+        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s, Cause.OVERDUE in waited_for)
         stuck = None
         if watermark.of(txn) > min(idle_at, overdue_at):
             stuck = self._cause(txn, life, thresholds)
@@ -137,7 +138,8 @@ class StuckTracker:
             return None
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
-            due_at = self._watermark.due_after(latest_abort(life), self.rules.retry_grace_s)
+            waited = Cause.NEVER_COMMITTED in txn.causes_since_last_event
+            due_at = self._watermark.due_after(latest_abort(life), self.rules.retry_grace_s, waited)
             if self._watermark.of(txn) > due_at:
                 # The monitor has seen enough. How far the validator is with what still pends, no wheel can tell.
                 self._look_again[txn] = None
@@ -148,9 +150,10 @@ class StuckTracker:
     def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
         """Whether one of its pending closes does. Those that do not yet are given a deadline."""
         late = False
+        waited = any(cause in LATE_CLOSE for cause in txn.causes_since_last_event)
         for close in txn.pending_closes:
             partition = self._partitions[close.ref]
-            due_at = self._watermark.due_after(close.record_ts, commit_pending_after_s)
+            due_at = self._watermark.due_after(close.record_ts, commit_pending_after_s, waited)
             if partition.both_as_of > due_at:
                 late = True
             else:
@@ -168,7 +171,9 @@ class StuckTracker:
                 both_as_of=lambda ref: self._partitions[ref].both_as_of,
                 last_stable_offset=lambda ref: self._partitions[ref].last_stable_offset,
                 maybe_unread=self._watermark.maybe_unread(txn),
-                outages=self._watermark.pauses.all,
+                outages=self._watermark.pauses.outages,
+                pauses=self._watermark.pauses.all,
+                waited_for=txn.causes_since_last_event,
                 last_at=txn.last_at,
             )
         )

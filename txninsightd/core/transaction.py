@@ -202,13 +202,18 @@ class Transaction:
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 
+    @property
+    def causes_since_last_event(self) -> tuple[Cause, ...]:
+        """For which causes it was stuck since its last event, or is."""
+        return self.recent_causes if self.stuck_after == self.last_at else ()
+
     def stuck_for(self, cause: Cause) -> bool:
         """It is stuck for this cause; returns whether that is another time than the last.
 
         It is the same time if no event has come since: an outage that was learnt of late, or a clock that was set
         right, may take a cause back for a while.
         """
-        recent = self.recent_causes if self.stuck_after == self.last_at else ()
+        recent = self.causes_since_last_event
         if cause in recent:
             return False
         self.stuck_after, self.recent_causes = self.last_at, (*recent, cause)

@@ -2,8 +2,8 @@
 
 A few clients are served at once, however often they ask. With more connections open than that, the next rendering
 begins when renderings and answers have taken no more than a small share of the time since the last one. All who ask
-meanwhile get its result. But each is answered before its patience ends, so a page that takes long to render costs more
-than the share.
+meanwhile get its result. But it begins in time for the least patient of them, so a page that takes long to render costs
+more than the share.
 """
 
 import asyncio
@@ -22,39 +22,50 @@ BYTE_S = 1e-9
 USUAL_PATIENCE_S = 10.0
 """How long Prometheus waits for an answer by default."""
 
+LEAST_PATIENCE_S = 1.0
+"""Nobody gets an answer sooner by asking for it."""
+
 PATIENCE_SHARE = 0.8
 RENDERINGS_LEFT = 3
 """Of the patience so much may pass, less the time for so many renderings: they are slower where there is other work."""
+
+KEPT_SHARE = 0.9
+"""Of what the slowest rendering took, at each one: those of other formats, and those that fail, are faster."""
 
 LOOK_AGAIN_S = 0.1
 
 
 class Pacing:
-    """`clients`: how many connections are open now. Moments are in the loop's time."""
+    """`clients`: how many connections are open now. `next_at`: when the next rendering begins in a crowd.
+
+    Moments are in the loop's time.
+    """
 
     def __init__(self, clients: Callable[[], int]) -> None:
         self._clients = clients
-        self._next_at = float("-inf")
+        self.next_at = float("-inf")
         self._busy_s = 0.0
 
     def begin_by(self, patience_s: float) -> float:
         """When a rendering must begin for a client that asks now and waits for so long."""
-        left_s = PATIENCE_SHARE * min(patience_s, USUAL_PATIENCE_S) - RENDERINGS_LEFT * self._busy_s
+        patience_s = min(max(patience_s, LEAST_PATIENCE_S), USUAL_PATIENCE_S)
+        left_s = PATIENCE_SHARE * patience_s - RENDERINGS_LEFT * self._busy_s
         return asyncio.get_running_loop().time() + max(0.0, left_s)
 
     async def wait(self, begin_by: Callable[[], float]) -> None:
         """Return when a rendering may begin. `begin_by` is asked again and again, since others may join the wait."""
         now = asyncio.get_running_loop().time
         while self._clients() > FEW:
-            left_s = min(self._next_at, begin_by()) - now()
+            left_s = min(self.next_at, begin_by()) - now()
             if left_s <= 0:
                 return
             await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
 
     def note(self, busy_s: float, answers: int, size: int) -> None:
         """A rendering has ended that kept the loop busy for so long; so many clients get so many bytes each."""
-        self._busy_s = busy_s
+        self._busy_s = max(busy_s, KEPT_SHARE * self._busy_s)
         cost_s = busy_s + answers * (ANSWER_S + size * BYTE_S)
-        # Renderings of other formats may have come between.
-        begins_at = max(self._next_at, asyncio.get_running_loop().time())
-        self._next_at = begins_at + cost_s * (1 / SHARE - 1)
+        now = asyncio.get_running_loop().time()
+        # Renderings of other formats may have come between. Nobody waits for longer than this.
+        next_at = max(self.next_at, now) + cost_s * (1 / SHARE - 1)
+        self.next_at = min(next_at, now + USUAL_PATIENCE_S)

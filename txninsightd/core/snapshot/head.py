@@ -17,7 +17,6 @@ from txninsightd.core.saved_values import Count, Moment, Offset, OffsetAnswered,
 from txninsightd.core.snapshot.columns import numbers_of
 from txninsightd.core.tombstones import Generation, Tombstones
 from txninsightd.core.topics import Incarnation
-from txninsightd.core.transaction import UNSEEN
 from txninsightd.core.verdicts import PartitionState, Sighted
 from txninsightd.core.watermark import Gap
 from txninsightd.vocabulary import Coverage, PartitionRef
@@ -86,7 +85,6 @@ class Head(msgspec.Struct, kw_only=True):
     discovered_at: Moment
     outages: list[Outage]
     leaps: list[Outage] = []
-    known_event: Moment = UNSEEN
     our_clock: OurClock = NOT_KNOWN
     domains: list[SavedDomain]
     partitions: list[SavedPartition]
@@ -110,7 +108,6 @@ def saved_head(ledger: Ledger, sections: list[str]) -> Head:
         discovered_at=watermark.discovered_at,
         outages=watermark.pauses.outages,
         leaps=watermark.pauses.leaps,
-        known_event=watermark.pauses.known_event,
         our_clock=ledger.our_clock,
         domains=[SavedDomain(ref, domain.as_of, domain.gaps) for ref, domain in watermark.domains()],
         partitions=[_saved_partition(p) for p in ledger.partitions.values()],
@@ -133,7 +130,7 @@ def restore_head(head: Head, ledger: Ledger) -> None:
     for saved in head.partitions:
         _restore_partition(ledger, saved)
     # After the partitions, which make the domains.
-    pauses = Pauses(head.outages, head.leaps, head.known_event)
+    pauses = Pauses(head.outages, head.leaps)
     ledger.watermark.restore(head.discovered_at, pauses, [(d.ref, d.as_of, d.gaps) for d in head.domains])
     _restore_tombstones(ledger.archive.tombstones, head.memory)
 
