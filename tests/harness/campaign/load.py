@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from confluent_kafka import KafkaException
 
 from tests.harness.paths import PROGRAMS
+from tests.harness.waiting import await_that
+from txninsightd.tools.stack.broker import admin
 
 SCENARIO = Path(__file__).with_name("load.yaml")
 MOST_AT_ONCE = 3
 HANG_GUARD_S = 600.0
+ANSWER_TIMEOUT_S = 5.0
 UNSPECIFIED = "unspecified"
 
 Labels = tuple[str, ...]
@@ -75,6 +79,7 @@ class Load:
         self._directory = directory
         self._bootstrap = bootstrap
         self._seed = seed
+        self._admin = admin(bootstrap)
         self._rounds: list[Round] = []
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
@@ -139,6 +144,9 @@ class Load:
         try:
             duration_s = yaml.safe_load(SCENARIO.read_text())["duration_s"]
             while not self._stopping.is_set():
+                # A replayer gives up a broker that does not answer at first, and one with thousands of partitions is
+                # long in coming back.
+                await_that(self._broker_answers, "the broker answers", HANG_GUARD_S)
                 self._play(self._next)
                 self._next = self._simulate(len(self._rounds))
                 self._stopping.wait(duration_s)
@@ -148,6 +156,12 @@ class Load:
                 self._await_end(each)
         except BaseException as failure:
             self._failure = failure
+
+    def _broker_answers(self) -> bool:
+        try:
+            return bool(self._admin.list_topics(timeout=ANSWER_TIMEOUT_S).brokers)
+        except KafkaException:
+            return False
 
     def _simulate(self, number: int) -> Path:
         directory = self._directory / f"round-{number}"
