@@ -8,7 +8,6 @@ in .run/bench.json.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,7 +29,6 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker
 from txninsightd.tools.stack.jars import ensure_jars
 
-DOCS = ROOT / "docs" / "performance.md"
 EMPTY = Variant("empty", "no events", 0)
 START_UPS = 5
 
@@ -42,12 +40,7 @@ def main() -> int:
         rmtree(RUN_DIR / "bench", ignore_errors=True)
     with Bench(options.runs, options.events / MAIN.events) as bench:
         found = bench.measure(options.variants)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=2) + "\n")
-    tables = report.markdown(found)
-    Console().print(tables, markup=False, highlight=False, soft_wrap=True)
-    if options.docs:
-        DOCS.write_text(report.into_docs(DOCS.read_text(), tables))
+    report.publish(found, report.markdown(found), options.json, report.MARKERS if options.docs else None)
     return 0
 
 
@@ -63,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, default=3, help="runs of each variant; medians are reported (%(default)s)")
     parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", type=Path, default=RUN_DIR / "bench.json", help="where the figures go (%(default)s)")
-    parser.add_argument("--docs", action="store_true", help=f"write the tables into {DOCS.relative_to(ROOT)} too")
+    parser.add_argument(
+        "--docs", action="store_true", help=f"write the tables into {report.DOCS.relative_to(ROOT)} too"
+    )
     parser.add_argument("--fresh", action="store_true", help="fill the topics anew")
     return parser
 

@@ -10,7 +10,6 @@ time of each of its processes while nothing is written, as a share of one core, 
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +17,11 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import OffsetSpec
-from rich.console import Console
 
 from tests.bench import report
 from tests.harness.daemon import Daemon
 from tests.harness.kafka import ask_until
-from tests.harness.paths import ROOT, RUN_DIR
+from tests.harness.paths import RUN_DIR
 from tests.harness.processes import usage
 from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.tools.stack import machine
@@ -31,7 +29,6 @@ from txninsightd.tools.stack.broker import Broker, admin, create_topics
 from txninsightd.tools.stack.jars import ensure_jars
 from txninsightd.vocabulary import PartitionRef
 
-DOCS = ROOT / "docs" / "performance.md"
 MARKERS = "<!-- bench partitions: begin -->", "<!-- bench partitions: end -->"
 PROCESSES = ("parent", "aggregator", "monitor-0", "validator-0")
 ASKED_TIMES = 5
@@ -67,11 +64,8 @@ def main() -> int:
         with Broker(Path(directory), libs, port, controller_port, heap="1g", properties=patient) as broker:
             found = [measure(broker, CASES[name], options.idle_s) for name in options.cases]
     facts = report.facts()
-    options.json.write_text(json.dumps({"facts": facts, "cases": found}, indent=2) + "\n")
-    table = markdown(found, facts)
-    Console().print(table, markup=False, highlight=False, soft_wrap=True)
-    if options.docs:
-        DOCS.write_text(report.into_docs(DOCS.read_text(), table, MARKERS))
+    figures = {"facts": facts, "cases": found}
+    report.publish(figures, markdown(found, facts), options.json, MARKERS if options.docs else None)
     return 0
 
 

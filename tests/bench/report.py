@@ -4,6 +4,7 @@ CPU is in microseconds per event, start-up taken off; memory in bytes. `docs/per
 two markers, and nothing else in it is touched.
 """
 
+import json
 import os
 import platform
 import subprocess
@@ -15,14 +16,17 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from confluent_kafka import libversion
+from rich.console import Console
 
 from tests.bench.runs import Run
 from tests.bench.workload import Variant
+from tests.harness.paths import ROOT
 from txninsightd.tools.stack.jars import kafka_version
 
 PROCESSES = ("parent", "monitor", "validator", "aggregator")
 LIBRARIES = ("confluent-kafka", "msgspec", "uvloop", "aiohttp", "prometheus-client")
 MARKERS = ("<!-- bench: begin -->", "<!-- bench: end -->")
+DOCS = ROOT / "docs" / "performance.md"
 MIB = 1 << 20
 
 
@@ -181,3 +185,12 @@ def into_docs(docs: str, tables: str, markers: tuple[str, str] = MARKERS) -> str
     if not found or not found_end:
         raise ValueError(f"the document has no {begin} followed by {end}")
     return f"{before}{begin}\n\n{tables}\n\n{end}{after}"
+
+
+def publish(found: dict[str, Any], tables: str, json_to: Path, markers: tuple[str, str] | None) -> None:
+    """Write the figures as JSON, print the tables, and put them between these markers of docs/performance.md."""
+    json_to.parent.mkdir(parents=True, exist_ok=True)
+    json_to.write_text(json.dumps(found, indent=2) + "\n")
+    Console().print(tables, markup=False, highlight=False, soft_wrap=True)
+    if markers is not None:
+        DOCS.write_text(into_docs(DOCS.read_text(), tables, markers))

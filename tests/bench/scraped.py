@@ -21,8 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from tests.bench import report
 from tests.bench.latency import Writing, warm_up
 from tests.bench.latency_instruments import MARKER, Markers
@@ -42,7 +40,6 @@ from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, create_topics
 from txninsightd.tools.stack.jars import ensure_jars
 
-DOCS = ROOT / "docs" / "performance.md"
 MARKERS = "<!-- bench scraped: begin -->", "<!-- bench scraped: end -->"
 CLIENTS = 50
 PARTITIONS = 6
@@ -232,11 +229,8 @@ def main() -> int:
                     found[name].append(measure(CASES[name], clients, broker))
                     print(name, json.dumps(found[name][-1]), file=sys.stderr, flush=True)
     facts = report.facts()
-    options.json.write_text(json.dumps({"facts": facts, "cases": found}, indent=1) + "\n")
-    table = markdown(found, facts)
-    Console().print(table, markup=False, highlight=False, soft_wrap=True)
-    if options.docs:
-        DOCS.write_text(report.into_docs(DOCS.read_text(), table, MARKERS))
+    figures = {"facts": facts, "cases": found}
+    report.publish(figures, markdown(found, facts), options.json, MARKERS if options.docs else None)
     return 0
 
 
