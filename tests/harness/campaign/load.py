@@ -24,6 +24,10 @@ SCENARIO = Path(__file__).with_name("load.yaml")
 MOST_AT_ONCE = 3
 HANG_GUARD_S = 600.0
 ANSWER_TIMEOUT_S = 5.0
+REFUSED = 2
+"""The replayer's exit code when it has published nothing: a broker of many partitions is long in coming back."""
+MOST_REFUSALS = 5
+
 UNSPECIFIED = "unspecified"
 
 Labels = tuple[str, ...]
@@ -65,11 +69,25 @@ class Truth(NamedTuple):
     judged_after_s: float
 
 
-class Round(NamedTuple):
+class Round:
     """One seed: its files, and the replayer that plays it."""
 
-    directory: Path
-    replay: subprocess.Popen[bytes]
+    def __init__(self, directory: Path, bootstrap: str) -> None:
+        self.directory = directory
+        self._bootstrap = bootstrap
+        self.play()
+
+    def play(self) -> None:
+        """Begin, or begin again what was refused: then nothing of it was published."""
+        command: list[str | Path] = [PROGRAMS / "txninsight-replay", self.directory / "events.jsonl", "--strict"]
+        command += ["--bootstrap", self._bootstrap]
+        with self.output.open("wb") as output:
+            self.replay = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    @property
+    def output(self) -> Path:
+        """What the replayer says."""
+        return self.directory / "replay.out"
 
 
 class Load:
@@ -144,10 +162,8 @@ class Load:
         try:
             duration_s = yaml.safe_load(SCENARIO.read_text())["duration_s"]
             while not self._stopping.is_set():
-                # A replayer gives up a broker that does not answer at first, and one with thousands of partitions is
-                # long in coming back.
-                await_that(self._broker_answers, "the broker answers", HANG_GUARD_S)
-                self._play(self._next)
+                self._await_broker()
+                self._rounds.append(Round(self._next, self._bootstrap))
                 self._next = self._simulate(len(self._rounds))
                 self._stopping.wait(duration_s)
                 if len(self._rounds) >= MOST_AT_ONCE:
@@ -156,6 +172,9 @@ class Load:
                 self._await_end(each)
         except BaseException as failure:
             self._failure = failure
+
+    def _await_broker(self) -> None:
+        await_that(self._broker_answers, "the broker answers", HANG_GUARD_S)
 
     def _broker_answers(self) -> bool:
         try:
@@ -170,17 +189,16 @@ class Load:
         subprocess.run([*command, *outputs, "--quiet"], check=True)
         return directory
 
-    def _play(self, directory: Path) -> None:
-        command: list[str | Path] = [PROGRAMS / "txninsight-replay", directory / "events.jsonl", "--strict"]
-        command += ["--bootstrap", self._bootstrap]
-        with (directory / "replay.out").open("wb") as output:
-            replay = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        self._rounds.append(Round(directory, replay))
-
     def _await_end(self, played: Round) -> None:
         code = played.replay.wait(HANG_GUARD_S)
+        for _ in range(MOST_REFUSALS):
+            if code != REFUSED:
+                break
+            self._await_broker()
+            played.play()
+            code = played.replay.wait(HANG_GUARD_S)
         if code != 0:
-            raise LoadBroken(f"a replay ended with {code}: {(played.directory / 'replay.out').read_text()[-3000:]}")
+            raise LoadBroken(f"a replay ended with {code}: {played.output.read_text()[-3000:]}")
 
 
 def _counts(totals: Iterable[dict[str, Any]]) -> Counts:
