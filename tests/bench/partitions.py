@@ -22,7 +22,7 @@ from tests.bench import report
 from tests.harness.daemon import Daemon
 from tests.harness.kafka import ask_until
 from tests.harness.paths import RUN_DIR
-from tests.harness.processes import usage
+from tests.harness.processes import CpuTime
 from tests.harness.waiting import HANG_GUARD_S
 from txninsightd.tools.stack import machine
 from txninsightd.tools.stack.broker import Broker, admin, create_topics
@@ -126,11 +126,10 @@ def await_led(broker: Broker, refs: list[PartitionRef]) -> None:
 
 def _idle_cpu(daemon: Daemon, idle_s: float) -> dict[str, float]:
     """By process, percent of one core."""
-    pids = daemon.all_pids()
-    before, began = {name: usage(pid).cpu_s for name, pid in pids.items()}, time.monotonic()
+    cpu, began = CpuTime(daemon.all_pids()), time.monotonic()
     time.sleep(idle_s)
     passed_s = time.monotonic() - began
-    return {name: 100 * (usage(pid).cpu_s - before[name]) / passed_s for name, pid in pids.items()}
+    return {name: 100 * cpu_s / passed_s for name, cpu_s in cpu.used().items()}
 
 
 def _asked_s(daemon: Daemon, path: str) -> float:

@@ -1,12 +1,13 @@
 """What 50 clients that ask for /metrics cost the rest of the daemon: CPU per event, and how long events take.
 
-    .venv/bin/python -m tests.bench.scraped                   all cases, twice each: about nine minutes
+    .venv/bin/python -m tests.bench.scraped                   all cases, twice each: about 17 minutes
     .venv/bin/python -m tests.bench.scraped --cases large --runs 1
 
 The same load is read by a fresh daemon each time: alone, then beside 50 clients, in turn. A case says how large the
 page is (by the number of transaction types) and how often each client asks. CPU is that of all of the daemon's
-processes from the beginning of the load until all is settled. Every 100 ms a transaction is written whose first
-appearance in the API is awaited: that is how long an event takes.
+processes from the beginning of the load until all is settled. What the answers themselves cost is measured afterwards,
+when there are no more events; what is left is the cost to the rest of the daemon. Every 100 ms a transaction is written
+whose first appearance in the API is awaited: that is how long an event takes.
 """
 
 import argparse
@@ -26,13 +27,14 @@ from tests.bench.latency import Writing, warm_up
 from tests.bench.latency_instruments import MARKER, Markers
 from tests.bench.report import MIB
 from tests.bench.runs import PATIENT
+from tests.bench.scraped_clients import Count
 from tests.harness.business_events import wholes
 from tests.harness.daemon import Daemon
 from tests.harness.fixtures import fresh_name
 from tests.harness.kafka import Writer
 from tests.harness.metrics import total
 from tests.harness.paths import ROOT, RUN_DIR
-from tests.harness.processes import usage
+from tests.harness.processes import CpuTime, usage
 from tests.harness.waiting import await_that
 from tests.soak.instruments import Instrument, running
 from tests.soak.report import quantile
@@ -46,7 +48,10 @@ PARTITIONS = 6
 LOADED_S = 20
 LOOK_EVERY_S = 0.01
 SEEN_EVERY_S = 1.0
+IDLE_S = 20.0
+BURSTS = 4
 END_GUARD_S = 600.0
+NOTHING = Count(0, 0, 0)
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
@@ -79,11 +84,19 @@ class Clients:
             [*command, *arguments], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def finish(self) -> tuple[int, int, int]:
-        """Answers, errors among them, bytes."""
-        told, _ = self._process.communicate()
-        answers, errors, size = map(int, told.split())
-        return answers, errors, size
+    def count(self) -> Count:
+        """What they got up to now."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return Count(*map(int, self._process.stdout.readline().split()))
+
+    def await_more(self, answers: int) -> int:
+        """Wait for so many more; gives how many there are then."""
+        wanted = self.count().answers + answers
+        await_that(lambda: self.count().answers >= wanted, "they are answered", END_GUARD_S, every_s=LOOK_EVERY_S)
+        return self.count().answers
 
     def end(self) -> None:
         """Leave nothing running."""
@@ -136,7 +149,8 @@ def measure(case: Case, clients: bool, broker: Broker) -> dict[str, Any]:
             ends.callback(asking.end)
         page_bytes = len(daemon.read("/metrics"))
         pids = daemon.all_pids()
-        before, began_at = {name: usage(pid).cpu_s for name, pid in pids.items()}, time.monotonic()
+        cpu, began_at = CpuTime(pids), time.monotonic()
+        before = asking.count() if asking is not None else NOTHING
         appearances, markers = Appearances(daemon), Markers(broker.bootstrap, topic)
         with running(appearances):
             with markers:
@@ -148,23 +162,36 @@ def measure(case: Case, clients: bool, broker: Broker) -> dict[str, Any]:
         last = f"{MARKER}-{all_seen - 1}"
         await_that(lambda: daemon.transaction(last)["settled"], "all are settled", END_GUARD_S, every_s=LOOK_EVERY_S)
         took_s = time.monotonic() - began_at
-        cpu = {name: usage(pid).cpu_s - before[name] for name, pid in pids.items()}
-        answers, errors, size = asking.finish() if asking is not None else (0, 0, 0)
+        used, after = cpu.used(), asking.count() if asking is not None else NOTHING
         latencies = [seen - written for seen, written in zip(appearances.seen_at, markers.written_at, strict=False)]
         return {
             "clients": CLIENTS if clients else 0,
             "page_bytes": page_bytes,
             "took_s": took_s,
-            "cpu_us_per_event": {name: 1e6 * seconds / records for name, seconds in cpu.items()},
-            "answers": answers,
-            "errors": errors,
-            "answered_bytes": size,
+            "cpu_us_per_event": {name: 1e6 * seconds / records for name, seconds in used.items()},
+            "answers": after.answers - before.answers,
+            "errors": after.errors - before.errors,
+            "answered_bytes": after.size - before.size,
+            "records": records,
+            "without_events": _without_events(daemon, asking),
             "event_s": {name: quantile(latencies, q) for name, q in QUANTILES.items()},
             "events_timed": len(latencies),
             "aggregator_rss_peak_bytes": usage(daemon.all_pids()["aggregator"]).most_rss_bytes,
             "restarted": [name for name, pid in pids.items() if daemon.all_pids().get(name) != pid],
             "load_average": os.getloadavg()[0],
         }
+
+
+def _without_events(daemon: Daemon, asking: Clients | None) -> dict[str, float]:
+    """What all processes use when no events come. Answers come in bursts, so it begins and ends behind one."""
+    first = asking.await_more(CLIENTS) if asking is not None else 0
+    cpu, began_at = CpuTime(daemon.all_pids()), time.monotonic()
+    if asking is not None:
+        last = asking.await_more(BURSTS * CLIENTS)
+    else:
+        last = 0
+        time.sleep(IDLE_S)
+    return {"cpu_s": sum(cpu.used().values()), "took_s": time.monotonic() - began_at, "answers": last - first}
 
 
 def _closed(daemon: Daemon) -> float:
@@ -180,15 +207,18 @@ def markdown(found: dict[str, list[dict[str, Any]]], facts: dict[str, Any]) -> s
         f"Measured {facts['date'][:10]} at {facts['commit']}: {facts['cpu']}, {facts['cores']} cores shared with the "
         f"broker, the producers and the clients. Load average at the end: {facts['load_average']:.1f}.",
         "",
-        "| page | records/s | clients | answers/s | page, kB | CPU per event, us: all (aggregator) | of the same alone "
-        "| an event in the API p50 / p99 / max, ms | aggregator's peak, MiB |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| page | records/s | clients | answers/s | page, kB | CPU per event, us: all | of the same alone "
+        "| the same without the answers | an event in the API p50 / p99 / max, ms | aggregator's peak, MiB |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name, runs in found.items():
-        alone = statistics.median(_all(run) for run in runs if not run["clients"])
+        alone = [run for run in runs if not run["clients"]]
+        usual = statistics.median(map(_all, alone))
+        idle_share = statistics.median(q["cpu_s"] / q["took_s"] for q in (run["without_events"] for run in alone))
         for clients in (0, CLIENTS):
             mine = [run for run in runs if run["clients"] == clients]
-            sums, own = [statistics.median(map(of, mine)) for of in (_all, _aggregators)]
+            everything = statistics.median(map(_all, mine))
+            rest = statistics.median(_all(run) - _answers(run, idle_share) for run in mine)
             event = " / ".join(
                 f"{statistics.median(run['event_s'][q] for run in mine) * 1000:,.0f}" for q in mine[0]["event_s"]
             )
@@ -196,8 +226,8 @@ def markdown(found: dict[str, list[dict[str, Any]]], facts: dict[str, Any]) -> s
             peak = max(run["aggregator_rss_peak_bytes"] for run in mine) / MIB
             lines.append(
                 f"| {CASES[name].what} | {CASES[name].rate:,} | {clients} | {answers:,.0f} "
-                f"| {mine[0]['page_bytes'] / 1000:,.0f} | {sums:.1f} ({own:.1f}) | {sums / alone:.2f} x "
-                f"| {event} | {peak:,.0f} |"
+                f"| {mine[0]['page_bytes'] / 1000:,.0f} | {everything:.1f} | {everything / usual:.2f} x "
+                f"| {rest:.1f}, {rest / usual:.2f} x | {event} | {peak:,.0f} |"
             )
     return "\n".join(lines)
 
@@ -206,8 +236,13 @@ def _all(run: dict[str, Any]) -> float:
     return float(sum(run["cpu_us_per_event"].values()))
 
 
-def _aggregators(run: dict[str, Any]) -> float:
-    return float(run["cpu_us_per_event"]["aggregator"])
+def _answers(run: dict[str, Any], idle_share: float) -> float:
+    """What the answers cost of the CPU time per event. `idle_share`: of a core, without events and clients."""
+    quiet = run["without_events"]
+    if not run["answers"]:
+        return 0.0
+    each_s = (quiet["cpu_s"] - idle_share * quiet["took_s"]) / quiet["answers"]
+    return float(1e6 * each_s * run["answers"] / run["records"])
 
 
 def main() -> int:

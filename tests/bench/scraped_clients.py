@@ -2,8 +2,9 @@
 
     python -m tests.bench.scraped_clients PORT CLIENTS EVERY_S
 
-Each has a connection of its own and asks EVERY_S seconds after it last asked, or at once if the answer took longer. At
-the end of standard input it prints how many answers there were, how many of them errors, and the bytes of all.
+Each has a connection of its own and asks EVERY_S seconds after it last asked, or at once if the answer took longer. For
+each line of standard input it prints how many answers there were up to then, how many of them errors, and the bytes of
+all. It ends with standard input.
 """
 
 import asyncio
@@ -45,19 +46,25 @@ async def ask_again_and_again(port: int, every_s: float, begin_s: float, found: 
         await asyncio.sleep(max(0.0, pause_s))
 
 
-async def main(port: int, clients: int, every_s: float) -> Count:
-    """All clients, until standard input ends."""
+async def main(port: int, clients: int, every_s: float) -> None:
+    """All clients, until standard input ends. Raises what ended one of them."""
     found: list[tuple[bool, int]] = []
     begins = [every_s * i / clients for i in range(clients)]
     asking = [asyncio.create_task(ask_again_and_again(port, every_s, begin_s, found)) for begin_s in begins]
-    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    done, _ = await asyncio.wait([ended, *asking], return_when=asyncio.FIRST_COMPLETED)
+    loop = asyncio.get_running_loop()
+    while True:
+        line = loop.run_in_executor(None, sys.stdin.readline)
+        await asyncio.wait([line, *asking], return_when=asyncio.FIRST_COMPLETED)
+        for task in asking:
+            if task.done():
+                task.result()
+        if not await line:
+            break
+        count = Count(len(found), sum(not good for good, _ in found), sum(size for _, size in found))
+        print(*count, flush=True)
     for task in asking:
-        if task in done:
-            task.result()
         task.cancel()
-    return Count(len(found), sum(not good for good, _ in found), sum(size for _, size in found))
 
 
 if __name__ == "__main__":
-    print(*uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

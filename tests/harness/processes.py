@@ -11,7 +11,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -151,6 +151,21 @@ def usage(pid: int) -> Usage:
         descriptors(pid),
         sum(1 for _ in (process / "task").iterdir()),
     )
+
+
+class CpuTime:
+    """CPU seconds of processes, from now on. `pids`: by any name."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._before = self._until_now()
+
+    def used(self) -> dict[str, float]:
+        """What each has used since then."""
+        return {name: cpu_s - self._before[name] for name, cpu_s in self._until_now().items()}
+
+    def _until_now(self) -> dict[str, float]:
+        return {name: usage(pid).cpu_s for name, pid in self._pids.items()}
 
 
 def cpu_seconds(stat: str, field: int = OWN_TIME) -> float:
