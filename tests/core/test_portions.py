@@ -10,7 +10,7 @@ from tests.harness.core.worlds import Style, make_rules
 from txninsightd.core.ledger import EVALUATED_A_STEP
 from txninsightd.core.portions import DECIDED_A_PORTION
 from txninsightd.offset_ranges import OffsetRanges
-from txninsightd.vocabulary import Coverage, State
+from txninsightd.vocabulary import Coverage, State, Verdict
 
 COUNT = 3 * DECIDED_A_PORTION + 7
 
@@ -65,6 +65,32 @@ def test_portions_add_up_to_the_whole(delivered: list[int]) -> None:
 
 def states_of(core: Core) -> dict[str, State]:
     return {txn.txn_id: txn.state for txn in core.live.values()}
+
+
+@pytest.mark.parametrize("recreated", [False, True], ids=["deleted", "recreated"])
+def test_a_topic_that_is_gone_is_judged_in_portions(recreated: bool) -> None:
+    core, at_once = opened(), opened()
+    if recreated:
+        looks = [discover(1001, A, B, topic_ids={"a": "another", "b": "b"})]
+    else:
+        # Nothing is retired by the first look that misses it.
+        looks = [discover(1001, B), discover(1002, B, found=())]
+    for look in looks:
+        for portion in core.ledger.in_portions(look):
+            before = core.partitions[A].undecided_records()
+            core.apply(portion)
+            assert before - core.partitions[A].undecided_records() <= DECIDED_A_PORTION
+        assert portion is look
+        at_once.apply(look)
+    for each in core, at_once:
+        each.settle(0.0)
+    assert core.partitions[A].void
+    assert core.partitions[A].undecided_records() == 0
+    assert states_of(core) == states_of(at_once)
+    assert core.figures.records == at_once.figures.records
+    assert core.figures.gauges.live == at_once.figures.gauges.live
+    everyones = [core.ledger.life(txn) for txn in core.live.values()]
+    assert {j.verdict for life in everyones for j in life} == {Verdict.UNKNOWN}
 
 
 def test_what_decides_little_stays_whole() -> None:

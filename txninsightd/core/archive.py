@@ -16,6 +16,9 @@ from txninsightd.vocabulary import Anomaly, Outcome
 DROPPED_A_STEP = 1000
 """Lingering transactions dropped in one step, when new bounds leave no room for them."""
 
+AGED_AT_ONCE = 10_000
+"""Those dropped by one call of `age`, which comes every second. If more settle, `add` still keeps to the bound."""
+
 
 class Archive:
     """Whole transactions for `linger_s` (at most `most_lingering`), as tombstones for `remember_s`.
@@ -94,8 +97,8 @@ class Archive:
         return self.tombstones.was_aborted(txn_id)
 
     def age(self, now: float) -> None:
-        """Drop what has lingered, and forget what has been remembered, for long enough."""
-        self._drop(len(self.lingering), self._linger_s, self._most_lingering, now)
+        """Drop what has lingered, and forget what has been remembered, for long enough; not very much at a time."""
+        self._drop(AGED_AT_ONCE, self._linger_s, self._most_lingering, now)
         self.tombstones.age(now)
 
     def _drop(self, at_most: int, linger_s: float, most_lingering: int, now: float) -> int:

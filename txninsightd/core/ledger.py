@@ -40,7 +40,7 @@ from txninsightd.core.intake import Intake
 from txninsightd.core.kpis import type_of
 from txninsightd.core.life_key import LifeKey, key_of
 from txninsightd.core.lifecycle import earliest_open
-from txninsightd.core.portions import portions
+from txninsightd.core.portions import Message, all_lost, in_portions
 from txninsightd.core.rules import JudgingRules, Rules
 from txninsightd.core.settlement import Settlement
 from txninsightd.core.stuck import StuckTracker
@@ -72,8 +72,6 @@ SETTLED_A_STEP = 100
 
 EVALUATED_A_STEP = 500
 """Transactions evaluated in one call, at most; the others of a message are evaluated when `settle` is called."""
-
-Message = Sightings | Coverage | Seen | Discovery
 
 
 class Ledger:
@@ -119,9 +117,7 @@ class Ledger:
 
     def in_portions(self, message: Message) -> Iterator[Message]:
         """The same message as several, each to be applied in a few milliseconds; anything may happen in between."""
-        if isinstance(message, Coverage) and (partition := self.topics.partition_of(message)) is not None:
-            return portions(message, partition)
-        return iter([message])
+        return in_portions(message, self.topics)
 
     def evaluate(self, now: float) -> Iterator[list[Fact]]:
         """Evaluate, in short steps, what the latest messages made due and did not evaluate themselves."""
@@ -313,10 +309,8 @@ class Ledger:
 
     def _retire(self, partition: PartitionState, now: float, unread: bool) -> None:
         """Its topic was deleted: what has no verdict never gets one. `unread`: some of it may never have been read."""
-        ref, start, end = partition.ref, partition.decided_offset, partition.monitor_offset
-        # As if the validator had reported a gap: the usual walk then finds everything that pends to be unknown.
-        lost = Coverage(ref.topic, ref.partition, start, end, now, NOT_KNOWN, [], [start, end], -1)
-        self._count_records(View.VALIDATOR, ref.topic, partition.cover(lost))
+        lost = all_lost(partition, now)
+        self._count_records(View.VALIDATOR, lost.topic, partition.cover(lost))
         self._decide(partition)
         partition.drop_waiting()
         if unread:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from txninsightd.core.facts import Fact
 from txninsightd.core.figures import Figures
-from txninsightd.core.ledger import Ledger, Message
+from txninsightd.core.ledger import Ledger
+from txninsightd.core.portions import Message
 from txninsightd.core.rules import Rules
 from txninsightd.core.sinks import Sink, StatefulSink
 

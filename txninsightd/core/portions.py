@@ -1,8 +1,9 @@
 """Splits a message that decides very much into several that each decide little, and together the same.
 
-A validator may pass a Kafka transaction of a million records at once. Applied as one message, that is one long stall.
-The portions are what the validator would have sent if it had reported more often, so each leaves the ledger in a proper
-state between two messages: others may be applied, and checkpoints written, in between.
+A validator may pass a Kafka transaction of a million records at once, and a topic may be deleted of which as many have
+no verdict yet. Applied as one message, that is one long stall. The portions are what the validator would have sent had
+it reported more often, so each leaves the ledger in a proper state between two messages: others may be applied, and
+checkpoints written, in between.
 """
 
 from collections.abc import Iterator
@@ -10,12 +11,35 @@ from typing import Any
 
 import msgspec
 
+from txninsightd.core.topics import Topics
 from txninsightd.core.verdicts import PartitionState
 from txninsightd.offset_ranges import OffsetRanges
-from txninsightd.vocabulary import Coverage
+from txninsightd.vocabulary import Coverage, Discovery, Seen, Sightings
 
 DECIDED_A_PORTION = 1000
 """So many sightings are decided by one portion, at most."""
+
+
+Message = Sightings | Coverage | Seen | Discovery
+"""What a reader says of partitions."""
+
+
+def in_portions(message: Message, topics: Topics) -> Iterator[Message]:
+    """The same message as several, each to be applied before the next is asked for."""
+    if isinstance(message, Coverage) and (partition := topics.partition_of(message)) is not None:
+        yield from portions(message, partition)
+        return
+    if isinstance(message, Discovery):
+        for partition in [p for p in topics.partitions.values() if p.undecided > DECIDED_A_PORTION]:
+            if topics.retires(message, partition):
+                yield from portions(all_lost(partition, message.asked_at), partition)
+    yield message
+
+
+def all_lost(partition: PartitionState, now: float) -> Coverage:
+    """As if the validator had reported a gap: all that pends in the partition is found to be unknown."""
+    ref, start, end = partition.ref, partition.decided_offset, partition.monitor_offset
+    return Coverage(ref.topic, ref.partition, start, end, now, 0.0, [], [start, end], -1, incarnation=ref.incarnation)
 
 
 def portions(coverage: Coverage, partition: PartitionState, most: int = DECIDED_A_PORTION) -> Iterator[Coverage]:

@@ -65,6 +65,15 @@ class Topics:
                 partition.topic_id = message.topic_ids[partition.ref.topic]
         return [partition for partition in present if partition.ref.topic in recreated]
 
+    def retires(self, message: Discovery, partition: PartitionState) -> bool:
+        """Whether `identify` or `deleted` will return this partition for the message."""
+        if partition.void:
+            return False
+        known, topic_id = self.incarnations.get(partition.ref.topic), message.topic_ids.get(partition.ref.topic)
+        if known is not None and known.topic_id and topic_id not in (None, known.topic_id):
+            return True
+        return message.complete and partition.gone and _is_missing(partition, present_in(message))
+
     def begin(self, message: Discovery, not_there_at: float) -> Iterator[tuple[PartitionState, PartitionStart]]:
         """Add the partitions that are new, each with where to begin. `not_there_at`: the look that did not find them.
 

@@ -9,8 +9,9 @@ from txninsightd.core.eviction import Eviction
 from txninsightd.core.facts import Fact, Settled, StuckChanged
 from txninsightd.core.figures import Figures
 from txninsightd.core.finished import Finished
-from txninsightd.core.ledger import Ledger, Message
+from txninsightd.core.ledger import Ledger
 from txninsightd.core.pipeline import Pipeline
+from txninsightd.core.portions import Message
 from txninsightd.core.rules import Rules
 from txninsightd.core.sinks import Sink
 from txninsightd.core.snapshot import dump, restore
