@@ -97,6 +97,12 @@ class Daemon:
         self._tell(sight(A, self.at, *events))
         self._tell(cover(A, self.at - len(events), self.at, [e[0] for e in events], self.true))
 
+    def step_of(self, txn_id: str) -> None:
+        """A step of this transaction begins."""
+        self._tell(sight(A, self.at + 1, ev(self.at, STEP_OPEN, self.true, txn_id)))
+        self._tell(cover(A, self.at, self.at + 1, [self.at], self.true))
+        self.at += 1
+
     def hear(self, seconds: float) -> None:
         """So many seconds in which readers report that they have seen all."""
         for _ in range(int(seconds)):
@@ -153,9 +159,7 @@ def test_what_is_stuck_once_is_counted_once(by_s: float) -> None:
 def test_an_event_makes_it_another_time() -> None:
     daemon = Daemon(fresh=1)
     daemon.hear(310)
-    daemon._tell(sight(A, daemon.at + 1, ev(daemon.at, STEP_OPEN, daemon.true, "fresh-0")))
-    daemon._tell(cover(A, daemon.at, daemon.at + 1, [daemon.at], daemon.true))
-    daemon.at += 1
+    daemon.step_of("fresh-0")
     daemon.hear(310)
     assert daemon.counted == 2
 
@@ -208,9 +212,7 @@ def test_what_is_stuck_is_so_again_after_a_step_back_a_restart_and_a_step_forwar
 
 def test_an_event_after_it_was_stuck_makes_a_leap_count_again() -> None:
     daemon = Daemon(fresh=0)
-    daemon._tell(sight(A, daemon.at + 1, ev(daemon.at, STEP_OPEN, daemon.true, "old")))
-    daemon._tell(cover(A, daemon.at, daemon.at + 1, [daemon.at], daemon.true))
-    daemon.at += 1
+    daemon.step_of("old")
     for step_s in (-HOUR_S, HOUR_S):
         daemon.step(step_s)
         daemon.hear(5)
@@ -240,6 +242,46 @@ def test_a_state_of_another_boot_claims_nothing_beyond_now() -> None:
     assert {p.monitor_as_of for p in after.partitions.values()} == {daemon.true}
     assert after.ledger.watermark.discovered_at == daemon.true
     assert after.ledger.warming_up
+
+
+def test_a_leap_of_another_boot_hides_nothing_that_begins_after_it() -> None:
+    daemon = Daemon(fresh=1)
+    daemon.step(HOUR_S)
+    daemon.hear(5)
+    daemon.core, daemon.ahead_s = daemon.core.restored(), 0.0
+    daemon.core.ledger.start_reading(daemon.true)
+    daemon.hear(2)
+    daemon.opens("new")
+    daemon.hear(310)
+    assert set(daemon.core.stuck) == {"old", "fresh-0", "new"}
+
+
+def test_a_busy_one_that_is_overdue_stays_so_and_is_counted_once() -> None:
+    daemon = Daemon(fresh=1)
+    rules = daemon.core.ledger.rules
+    for _ in daemon.core.pipeline.adopt(rules._replace(stuck=Thresholds(300, 60, 60), stuck_by_type={}), daemon.true):
+        pass
+    daemon.hear(70)
+    assert daemon.core.stuck["fresh-0"].cause is Cause.OVERDUE
+    daemon.step_of("fresh-0")
+    for step_s in (-HOUR_S, HOUR_S):
+        daemon.step(step_s)
+        daemon.hear(5)
+    assert daemon.core.stuck["fresh-0"].cause is Cause.OVERDUE
+    assert daemon.counted == 1
+
+
+def test_an_outage_in_which_the_clock_leaps_lengthens_waits_by_all_of_it() -> None:
+    daemon = Daemon(fresh=1)
+    began = daemon.true
+    daemon.true += 590
+    daemon.step(HOUR_S)
+    daemon.true += 10
+    for ref, offset in ((A, daemon.at), (B, 0)):
+        daemon._tell(sight(ref, offset, as_of=daemon.true, outage_from=began))
+    daemon.hear(5)
+    assert "fresh-0" not in daemon.core.stuck
+    assert daemon.counted == 0
 
 
 # --- Pauses -----------------------------------------------------------------------------------------------------------
@@ -272,3 +314,22 @@ def test_stuck_changes_say_whether_they_are_new() -> None:
     daemon.hear(5)
     changes = [c for c in daemon.core.facts if isinstance(c, StuckChanged) and c.txn_id == "fresh-0"]
     assert [(c.cause, c.is_new) for c in changes] == [(Cause.IDLE, True), (None, False)]
+
+
+def test_an_outage_that_is_told_after_a_leap_is_put_where_it_was() -> None:
+    pauses = Pauses()
+    pauses.clock_stepped(3600, 1590 + 3600)
+    pauses.outage(1000 + 3600, 1600 + 3600)
+    assert pauses.outages == [Outage(1000, 1590), Outage(5190, 5200)]
+    assert pauses.all == [Outage(1000, 5200)]
+    pauses.clock_stepped(-3600, 1610)
+    assert pauses.all == pauses.outages == [Outage(1000, 1600)]
+    before_it = Pauses(leaps=[Outage(1590, 5190)])
+    before_it.outage(1000 + 3600, 1500 + 3600)
+    assert before_it.outages == [Outage(1000, 1500)]
+
+
+def test_no_pause_is_later_than_now() -> None:
+    pauses = Pauses([Outage(100, 200), Outage(400, 500)], [Outage(250, 350)])
+    pauses.no_later_than(300)
+    assert pauses.all == [Outage(100, 200), Outage(250, 300)]

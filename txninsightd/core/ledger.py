@@ -215,6 +215,7 @@ class Ledger:
     def start_reading(self, now: float) -> None:
         """Reading begins, or goes on, at `now`: nothing new is called stuck until both views have seen beyond it."""
         self.stuck_tracker.start_reading(now)
+        self.watermark.pauses.no_later_than(now)
         seen = max((max(p.monitor_as_of, p.validator_as_of) for p in self.partitions.values()), default=UNSEEN)
         if max(seen, self.watermark.discovered_at) > now:
             # The clock was ahead before a restart of the machine, nobody knows how far: nothing was learnt after now.

@@ -2,13 +2,14 @@
 
 A leap is a span of the wall clock that never was: no producer could write in it. Event timestamps know nothing of it,
 so it lengthens waits exactly as an outage does. When the clock is set back, the leap that this undoes is taken back,
-and outages that were learnt under the wrong clock are moved; those of before it never were wrong.
+and outages that were learnt under the wrong clock are moved; those of before it never were wrong. An outage that is
+reported after a leap has its moments by the clock of now, and what of it lay before the leap is put there.
 
 A leap lengthens no wait that was over before: a transaction that was stuck for a cause, and has had no event since, is
 so again as soon as our clock shows what it did. So what is stuck is not hidden by a clock that is set back and forward.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from txninsightd.core.lifecycle import Outage
 
@@ -36,7 +37,7 @@ class Pauses:
 
     def outage(self, began: float, ended: float) -> bool:
         """The broker did not answer for a while. Returns whether that is news."""
-        before, self.outages = self.outages, merged([*self.outages, Outage(began, ended)])
+        before, self.outages = self.outages, merged([*self.outages, *self._by_the_clock_of_then(began, ended)])
         self._join()
         return self.outages != before
 
@@ -47,6 +48,25 @@ class Pauses:
         else:
             self._take_back(-by_s, now)
         self._join()
+
+    def no_later_than(self, now: float) -> None:
+        """Our clock was ahead, nobody knows how far: nothing can have been after now."""
+        self.outages, self.leaps = (
+            [Outage(pause.began, min(pause.ended, now)) for pause in pauses if pause.began < now]
+            for pauses in (self.outages, self.leaps)
+        )
+        self._join()
+
+    def _by_the_clock_of_then(self, began: float, ended: float) -> Iterator[Outage]:
+        for leap in reversed(self.leaps):
+            if began >= leap.ended:
+                break
+            if ended > leap.ended:
+                yield Outage(leap.ended, ended)
+                ended = leap.ended
+            leapt_s = leap.ended - leap.began
+            began, ended = began - leapt_s, ended - leapt_s
+        yield Outage(began, ended)
 
     def _take_back(self, left_s: float, now: float) -> None:
         while self.leaps and left_s > 0:

@@ -183,6 +183,7 @@ class StuckTracker:
         if cause is txn.cause:
             if stuck is not None:
                 txn.since = stuck.since
+                txn.still_stuck(stuck.cause)
             return
         if self.warming_up and txn.cause is None:
             # It may wait in no wheel now, as stuck ones do not, so it is evaluated again when the warm-up ends.

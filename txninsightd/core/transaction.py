@@ -220,6 +220,11 @@ class Transaction:
         self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
         return True
 
+    def still_stuck(self, cause: Cause) -> None:
+        """It is stuck for the cause that it was stuck for before, also if an event has come: that is the same time."""
+        if self.stuck_after != self.last_at:
+            self.stuck_after, self.recent_causes = self.last_at, (cause,)
+
     def move_moments(self, move: Callable[[float], float]) -> None:
         """Our clock was wrong: replace each moment that it gave, but for the ending, which the settlement keeps."""
         for place, note in self.notes.items():

@@ -590,6 +590,8 @@ class Plain:
             self.opened[label] += 1
         before = life.cause
         life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
+        if life.cause == before and life.cause and life.stuck_after != last_activity(life.sightings):
+            life.recent_causes, life.stuck_after = [life.cause], last_activity(life.sightings)
         if life.cause != before:
             self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
             if life.stuck_after != last_activity(life.sightings):
