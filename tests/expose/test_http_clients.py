@@ -112,7 +112,7 @@ def costly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "USUAL_PATIENCE_S", FOR_EVER_S)
     monkeypatch.setattr(pacing, "LEAST_PATIENCE_S", 0)
     monkeypatch.setattr(pacing, "PATIENCE_SHARE", 1)
-    monkeypatch.setattr(pacing, "RENDERINGS_LEFT", 0)
+    monkeypatch.setattr(pacing, "ANSWERS_LEFT", 0)
 
 
 @pytest.mark.usefixtures("costly")
@@ -175,17 +175,68 @@ def test_a_crowd_is_told_by_open_connections_and_a_stop_does_not_wait_for_it() -
             await until(lambda: server.connections.open == CROWD)
             asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0.2")
             assert (await asking.reply()).status == 200
-            asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: soon")
-            async with asyncio.timeout(10 * connections_module.STOP_TIMEOUT_S):
+            clients = [asking, *_others, _another]
+            for client in clients:
+                client.get("/metrics")
+            await until(lambda: server.connections.at_work == CROWD)
+            async with asyncio.timeout(5 * connections_module.STOP_TIMEOUT_S):
                 await server.stop()
-            await asking.ended()
+            for client in clients:
+                await client.ended()
 
     uvloop.run(main())
 
 
-@pytest.mark.parametrize("said", ["", "soon", "-1", "inf", "nan", "1e3", "0x10", "\u0663", "1" * 10, "9.", "10"])
+@pytest.mark.usefixtures("costly")
+def test_a_client_that_goes_in_the_pause_leaves_no_work() -> None:
+    async def main() -> None:
+        async with serving(World()) as (server, port):
+            crowd = [await connect(port) for _ in range(CROWD)]
+            crowd[0].get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0")
+            assert (await crowd[0].reply()).status == 200
+            tasks = len(asyncio.all_tasks())
+            going = [await connect(port) for _ in range(20)]
+            for client in going:
+                client.get("/metrics")
+            await until(lambda: server.connections.at_work == len(going))
+            for client in going:
+                client.writer.transport.abort()
+            # The rendering that they have asked for stays.
+            await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
+            assert server.connections.open == CROWD
+
+    uvloop.run(main())
+
+
+@pytest.mark.usefixtures("costly")
+def test_those_who_wait_for_a_rendering_leave_room_for_others() -> None:
+    async def main() -> None:
+        async with serving(World()) as (server, port):
+            most = server.connections.most * 3 // 4
+            clients = [await connect(port) for _ in range(most)]
+            clients[0].get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0")
+            assert (await clients[0].reply()).status == 200
+            for client in clients:
+                client.get("/metrics")
+            await until(lambda: server.connections.at_work == most)
+            other = await connect(port)
+            other.get("/metrics")
+            reply = await other.reply()
+            assert (reply.status, reply.json["error"]) == (503, "too many such requests are in work: ask again later")
+            other.get("/healthz")
+            assert (await other.reply()).status == 200
+            assert refused(server) == {"busy": 1}
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize(
+    "said", ["", "soon", "-1", "inf", "nan", "1e3", "0x10", "\u0663", "1" * 10, "9.", "10", "1.1179999999999999"]
+)
 def test_a_time_out_of_a_scrape_is_a_plain_number_of_seconds(said: str) -> None:
-    assert patience_s(said, usual_s=7.0) == {"9.": 9.0, "10": 10.0}.get(said, 7.0)
+    assert patience_s(said, usual_s=7.0) == {"9.": 9.0, "10": 10.0, "1.1179999999999999": 1.1179999999999999}.get(
+        said, 7.0
+    )
 
 
 @pytest.mark.usefixtures("costly")
@@ -217,12 +268,14 @@ def test_what_renderings_cost_without_a_crowd_is_not_owed_for_long() -> None:
         now = asyncio.get_running_loop().time
         crowd = pacing.Pacing(lambda: CROWD)
         for _ in range(1000):
-            crowd.note(busy_s=1.0, answers=1, size=0)
+            crowd.note(busy_s=1.0, took_s=1.0, answers=1, size=0)
         asked_at = now()
         # A client is answered in time, also if it says that it waits for less than it can.
-        assert crowd.begin_by(FOR_EVER_S) <= now() + pacing.USUAL_PATIENCE_S - pacing.RENDERINGS_LEFT
+        assert (
+            crowd.begin_by(FOR_EVER_S) <= now() + pacing.PATIENCE_SHARE * pacing.USUAL_PATIENCE_S - pacing.ANSWERS_LEFT
+        )
         assert crowd.begin_by(0) <= now() + pacing.LEAST_PATIENCE_S
-        crowd.note(busy_s=0.0, answers=0, size=0)
+        crowd.note(busy_s=0.0, took_s=0.0, answers=0, size=0)
         assert crowd.next_at <= now() + pacing.USUAL_PATIENCE_S
         await crowd.wait(lambda: asked_at)
 
@@ -233,8 +286,8 @@ def test_the_pause_follows_from_what_rendering_and_answers_cost() -> None:
     async def main() -> None:
         now = asyncio.get_running_loop().time
         crowd, began_at = pacing.Pacing(lambda: CROWD), now()
-        crowd.note(busy_s=0.0005, answers=2, size=50_000)
-        crowd.note(busy_s=0.0005, answers=0, size=0)  # another format
+        crowd.note(busy_s=0.0005, took_s=0.0005, answers=2, size=50_000)
+        crowd.note(busy_s=0.0005, took_s=0.0005, answers=0, size=0)  # another format
         await crowd.wait(lambda: began_at + FOR_EVER_S)
         assert now() >= began_at + 0.0015 * (1 / pacing.SHARE - 1) - CLOCK_S
 

@@ -394,7 +394,7 @@ HTTP_REQUESTS_REFUSED = Definition(
     ("reason",),
     "HTTP requests that were refused, or whose connection was ended: bad_request (no valid HTTP), host (a Host that is "
     "not in http.allowed_hosts), slow_request, slow_reader, too_many_connections, busy (too many "
-    "listings or timelines at a time).",
+    "scrapes, listings or timelines at a time).",
     counted=Counted.AGGREGATOR,
 )
 COUNTERS_KEPT = Definition(

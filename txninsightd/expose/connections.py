@@ -96,7 +96,10 @@ class Connections:
         self.unread = UnreadBodies()
         self.most = min(most, _affordable())
         self._stop_timeout_s = stop_timeout_s
-        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=stop_timeout_s)
+        # A request whose client has gone holds no place, so it must not stay in work either.
+        self._runner = web.AppRunner(
+            app, handle_signals=False, shutdown_timeout=stop_timeout_s, handler_cancellation=True
+        )
         self._server: asyncio.Server | None = None
         # A dict keeps their order: of two that have waited equally long, the older one goes first.
         self._open: dict[Connection, None] = {}
@@ -105,6 +108,11 @@ class Connections:
     def open(self) -> int:
         """How many connections are open."""
         return len(self._open)
+
+    @property
+    def at_work(self) -> int:
+        """How many of them wait for the answer to a request."""
+        return sum(connection.phase is Phase.WORK for connection in self._open)
 
     @property
     def waiting_bytes(self) -> int:
@@ -162,7 +170,9 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One connection. `waiting_since`: since when its client keeps the server waiting, in the loop's time; else None.
+    """One connection, in a `phase`.
+
+    `waiting_since`: since when its client keeps the server waiting, in the loop's time; else None.
 
     aiohttp's methods that are overridden here: those of asyncio's protocols, and `handle_error`, `finish_response` and
     `log_exception`, through which each error and each answer passes.
@@ -175,7 +185,7 @@ class Connection(web.RequestHandler):
         self._clock = loop.time
         self._call_later = loop.call_later
         self._connections = connections
-        self._phase = Phase.REQUEST
+        self.phase = Phase.REQUEST
         self._timer: asyncio.TimerHandle | None = None
         # aiohttp forgets its transport when it closes it, which may be long before the connection has ended.
         self._wire: asyncio.Transport | None = None
@@ -196,7 +206,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """A part of a request has come. aiohttp also calls this, without data."""
-        if data and self._phase is Phase.IDLE:
+        if data and self.phase is Phase.IDLE:
             self.enter(Phase.REQUEST)
         try:
             super().data_received(data)
@@ -220,7 +230,7 @@ class Connection(web.RequestHandler):
 
     def enter(self, phase: Phase) -> None:
         """Another phase begins."""
-        self._phase = phase
+        self.phase = phase
         self._stop_timer()
         limit_s = self._connections.limits.of(phase)
         if limit_s is None or self._wire is None:
@@ -235,10 +245,10 @@ class Connection(web.RequestHandler):
             self._timer = None
 
     def _out_of_time(self) -> None:
-        if self._phase is Phase.IDLE:
+        if self.phase is Phase.IDLE:
             self.abort()
         else:
-            self.end(Refusal.SLOW_REQUEST if self._phase is Phase.REQUEST else Refusal.SLOW_READER)
+            self.end(Refusal.SLOW_REQUEST if self.phase is Phase.REQUEST else Refusal.SLOW_READER)
 
     def end(self, reason: Refusal, error: str = "") -> None:
         """End the connection at once, and count why."""

@@ -6,7 +6,7 @@ And how long it waits, which Prometheus says in a header of its own.
 import re
 from enum import StrEnum
 
-_SECONDS = re.compile(r"\d{1,9}(\.\d{0,9})?", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(\.\d{0,20})?", re.ASCII)
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 OPENMETRICS_TYPE = "application/openmetrics-text"

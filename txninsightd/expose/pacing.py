@@ -26,11 +26,11 @@ LEAST_PATIENCE_S = 1.0
 """Nobody gets an answer sooner by asking for it."""
 
 PATIENCE_SHARE = 0.8
-RENDERINGS_LEFT = 3
-"""Of the patience so much may pass, less the time for so many renderings: they are slower where there is other work."""
+ANSWERS_LEFT = 2
+"""Of the patience so much may pass, less so many times what it took until all had their answers."""
 
 KEPT_SHARE = 0.9
-"""Of what the slowest rendering took, at each one: those of other formats, and those that fail, are faster."""
+"""Of what the slowest took, at each rendering: those of other formats, and those that fail, are faster."""
 
 LOOK_AGAIN_S = 0.1
 
@@ -44,12 +44,12 @@ class Pacing:
     def __init__(self, clients: Callable[[], int]) -> None:
         self._clients = clients
         self.next_at = float("-inf")
-        self._busy_s = 0.0
+        self._took_s = 0.0
 
     def begin_by(self, patience_s: float) -> float:
         """When a rendering must begin for a client that asks now and waits for so long."""
         patience_s = min(max(patience_s, LEAST_PATIENCE_S), USUAL_PATIENCE_S)
-        left_s = PATIENCE_SHARE * patience_s - RENDERINGS_LEFT * self._busy_s
+        left_s = PATIENCE_SHARE * patience_s - ANSWERS_LEFT * self._took_s
         return asyncio.get_running_loop().time() + max(0.0, left_s)
 
     async def wait(self, begin_by: Callable[[], float]) -> None:
@@ -61,10 +61,14 @@ class Pacing:
                 return
             await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
 
-    def note(self, busy_s: float, answers: int, size: int) -> None:
-        """A rendering has ended that kept the loop busy for so long; so many clients get so many bytes each."""
-        self._busy_s = max(busy_s, KEPT_SHARE * self._busy_s)
-        cost_s = busy_s + answers * (ANSWER_S + size * BYTE_S)
+    def note(self, busy_s: float, took_s: float, answers: int, size: int) -> None:
+        """A rendering has ended that kept the loop busy for so long; so many clients get so many bytes each.
+
+        `took_s`: since it could have begun; other formats and other work may have come first.
+        """
+        answers_s = answers * (ANSWER_S + size * BYTE_S)
+        self._took_s = max(took_s + answers_s, KEPT_SHARE * self._took_s)
+        cost_s = busy_s + answers_s
         now = asyncio.get_running_loop().time()
         # Renderings of other formats may have come between. Nobody waits for longer than this.
         next_at = max(self.next_at, now) + cost_s * (1 / SHARE - 1)

@@ -28,7 +28,7 @@ class Refusal(StrEnum):
     TOO_MANY_CONNECTIONS = "too_many_connections"
     """A connection was refused, or ended in favor of a new one."""
     BUSY = "busy"
-    """Too many requests for listings or timelines were waiting already."""
+    """Too many requests for metrics, listings or timelines were waiting already."""
 
 
 ADVICE = {
@@ -37,7 +37,7 @@ ADVICE = {
     Refusal.SLOW_REQUEST: "check what connects to this port and sends no complete request",
     Refusal.SLOW_READER: "check what asks at this port and does not read the answer",
     Refusal.TOO_MANY_CONNECTIONS: "check what keeps so many connections to this port open",
-    Refusal.BUSY: "ask for fewer listings or transactions at a time",
+    Refusal.BUSY: "ask for fewer of them at a time",
 }
 
 

@@ -19,9 +19,12 @@ from prometheus_client.registry import Collector
 
 from txninsightd.expose.loop_yield import LoopYield
 from txninsightd.expose.pacing import USUAL_PATIENCE_S, Pacing
+from txninsightd.expose.turns import Busy
 
 MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
+MOST_WAITING = 75
+"""By default."""
 
 
 class TextFormat(NamedTuple):
@@ -48,10 +51,17 @@ class _Rendering:
 
 
 class Renderings:
-    """Renders one registry for many clients. `clients`: how many connections are open."""
+    """Renders one registry for many clients. `clients`: how many connections are open; `most`: so many may wait."""
 
-    def __init__(self, registry: CollectorRegistry, clients: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        clients: Callable[[], int] = lambda: 0,
+        most: Callable[[], int] = lambda: MOST_WAITING,
+    ) -> None:
         self._registry = registry
+        self._most = most
+        self._waiting = 0
         self._pacing = Pacing(clients)
         self._in_work: dict[tuple[TextFormat, bool], _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
@@ -59,27 +69,44 @@ class Renderings:
     async def body(self, form: TextFormat, gzip: bool, patience_s: float = USUAL_PATIENCE_S) -> bytes:
         """All metrics; those of a rendering that is in work already, if there is one of this kind.
 
-        `patience_s`: how long the client waits for an answer.
+        `patience_s`: how long the client waits for an answer. Raises Busy.
         """
+        if self._waiting >= self._most():
+            raise Busy
+        self._waiting += 1
+        try:
+            return await self._shared(form, gzip, patience_s)
+        finally:
+            self._waiting -= 1
+
+    async def _shared(self, form: TextFormat, gzip: bool, patience_s: float) -> bytes:
         kind = (form, gzip)
         rendering = self._in_work.get(kind)
         if rendering is None:
             rendering = self._in_work[kind] = _Rendering(asyncio.create_task(self._render(form, gzip)))
-            rendering.task.add_done_callback(lambda _: self._in_work.pop(kind))
+            rendering.task.add_done_callback(lambda task: self._ended(kind, task))
         rendering.answers += 1
         rendering.begin_by = min(rendering.begin_by, self._pacing.begin_by(patience_s))
         # A client that goes must not take the rendering from the others.
         return await asyncio.shield(rendering.task)
 
+    def _ended(self, kind: tuple[TextFormat, bool], task: "asyncio.Task[bytes]") -> None:
+        del self._in_work[kind]
+        # If all who have asked are gone, nobody else looks at a failure, and asyncio would log it.
+        if not task.cancelled():
+            task.exception()
+
     async def _render(self, form: TextFormat, gzip: bool) -> bytes:
         rendering, body = self._in_work[form, gzip], b""
         await self._pacing.wait(lambda: rendering.begin_by)
+        now = asyncio.get_running_loop().time
+        could_begin_at = now()
         async with self._one_at_a_time:
             loop_yield = LoopYield()
             try:
                 body = await render(self._registry, form, gzip, loop_yield)
             finally:
-                self._pacing.note(loop_yield.busy_s, rendering.answers, len(body))
+                self._pacing.note(loop_yield.busy_s, now() - could_begin_at, rendering.answers, len(body))
             return body
 
 

@@ -64,7 +64,8 @@ class HttpServer:
         refusals = Refusals(monotonic)
         registry = registry_of(source, config, monotonic_counters, refusals)
         names = {*config.http.allowed_hosts, config.http.host.lower()}
-        renderings = Renderings(registry, lambda: self.connections.open)
+        # Not all: somebody may ask for /healthz while others wait for a rendering.
+        renderings = Renderings(registry, lambda: self.connections.open, lambda: self.connections.most * 3 // 4)
         app = Api(source, renderings, AllowedHosts(names, own_names()), refusals).application()
         self.connections = Connections(app, refusals, limits)
 
