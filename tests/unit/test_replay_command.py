@@ -33,6 +33,17 @@ def test_no_broker_is_a_clear_refusal(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"no broker answers at {NO_BROKER}" in capsys.readouterr().err
 
 
+def test_a_secret_behind_the_wrong_name_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    properties = tmp_path / "client.properties"
+    properties.write_text("sasl.username=orders\nsecurity.protocol=hunter2secret\n")
+    ran = replay.main([written(tmp_path, GOOD), "--bootstrap", NO_BROKER, "--client-config", str(properties)])
+    shown = capsys.readouterr()
+    assert ran == 2
+    assert "security.protocol" in shown.err
+    assert "***" in shown.err
+    assert "hunter2" not in shown.err + shown.out
+
+
 def test_strict_refuses_bad_lines_before_it_asks_for_a_broker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

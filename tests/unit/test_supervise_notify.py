@@ -53,10 +53,10 @@ def test_a_reload_carries_its_moment(systemd: Systemd) -> None:
 
 def test_a_status_is_one_line_told_once(systemd: Systemd) -> None:
     notifier = Notifier(systemd.address)
-    for text in ("3 open\nREADY=1", "3 open\nREADY=1", "x" * 1000):
+    for text in ("3 open\nREADY=1 \x1b", "3 open\nREADY=1 \x1b", "x" * 1000):
         notifier.status(text)
     first, second = systemd.heard()
-    assert first == "STATUS=3 open READY=1"
+    assert first == "STATUS=3 open READY=1 \\x1b"
     assert second.startswith("STATUS=xxx")
     assert len(second) < 400
 

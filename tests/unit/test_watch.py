@@ -286,9 +286,9 @@ def test_on_a_terminal_the_picture_fills_the_screen(monkeypatch: pytest.MonkeyPa
 
 def test_one_that_is_not_ready_says_why() -> None:
     view = LiveView("http://daemon")
-    missing = ["the cluster does not answer: timed out", "the monitor has seen nothing newer than 20 s"]
+    missing = ["the cluster does not answer: timed\x1b[2J out", "the monitor has seen nothing newer than 20 s"]
     view.update(msgspec.structs.replace(snapshot(), readiness=Readiness(missing)))
-    expected = "not ready: the cluster does not answer: timed out, and 1 more (GET /readyz)"
+    expected = "not ready: the cluster does not answer: timed\\x1b[2J out, and 1 more (GET /readyz)"
     assert view.plain_line().endswith(f"0 events/s, 0.0 closed/s; {expected}")
     assert "not ready: the cluster does not answer" in rendered(view)
 

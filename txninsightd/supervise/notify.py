@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import structlog
 
+from txninsightd.visible_text import visible
+
 SEND_TIMEOUT_S = 1.0
 LONGEST_STATUS = 300
 
@@ -48,7 +50,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`; sent when it differs from the line before."""
-        line = " ".join(text.split())
+        line = visible(" ".join(text.split()))
         line = line if len(line) <= LONGEST_STATUS else f"{line[: LONGEST_STATUS - 3]}..."
         if line != self._status and self._send(f"STATUS={line}"):
             self._status = line

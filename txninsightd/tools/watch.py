@@ -103,7 +103,7 @@ class Readiness(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """In words; empty when it is ready."""
         others = f", and {len(self.missing) - 1} more (GET /readyz)" if len(self.missing) > 1 else ""
-        return f"not ready: {self.missing[0]}{others}" if self.missing else ""
+        return f"not ready: {visible(self.missing[0])}{others}" if self.missing else ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from txninsightd.redaction import Redaction
+
 ANSWER_TIMEOUT_S = 15.0
 
 T = TypeVar("T")
@@ -86,7 +88,7 @@ class Cluster:
         try:
             return AdminClient(settings)
         except (KafkaException, ValueError, TypeError) as error:
-            raise Refusal(f"--bootstrap or --client-config: {reason_of(error)}") from error
+            raise refused_properties("--bootstrap or --client-config", error, properties) from error
 
     def _note_error(self, error: KafkaError) -> None:
         self._last_error = error.str()
@@ -127,6 +129,12 @@ def _result(call: Callable[[], T], what: str) -> T:
         return call()
     except KafkaException as error:
         raise Refusal(f"{what}: {reason_of(error)}") from error
+
+
+def refused_properties(options: str, error: Exception, properties: Mapping[str, str]) -> Refusal:
+    """A client refuses its properties. librdkafka quotes a value, which may be a secret behind the wrong name."""
+    values = [value for name, value in properties.items() if name != "bootstrap.servers"]
+    return Refusal(f"{options}: {Redaction(values).clean(reason_of(error))}")
 
 
 def reason_of(error: Exception) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from txninsightd.tools.events_file import Action, Control, Record
-from txninsightd.tools.replaying.cluster import Refusal, reason_of
+from txninsightd.tools.replaying.cluster import Refusal, reason_of, refused_properties
 from txninsightd.tools.replaying.counts import Counts
 
 SLICE_S = 1.0
@@ -74,7 +74,7 @@ class Publisher:
         try:
             self._client = Producer(self._properties())
         except (KafkaException, ValueError, TypeError) as error:
-            raise Refusal(f"--client-config: {reason_of(error)}") from error
+            raise refused_properties("--client-config", error, self._settings.properties) from error
         if self._settings.transactional_id is None:
             return
         refused = self._until_done(self._client.init_transactions, OPEN_TIMEOUT_S)
