@@ -17,7 +17,7 @@ import structlog
 from txninsightd import host_limits
 from txninsightd.supervise.backoff import Backoff
 from txninsightd.supervise.heartbeats import Heartbeats, HeartbeatWriter
-from txninsightd.supervise.process_setup import leave, set_up_child_process, stop_signals_blocked
+from txninsightd.supervise.process_setup import leave, nothing_left_open, set_up_child_process, stop_signals_blocked
 from txninsightd.vocabulary import ChildStatus
 
 _FORK = get_context("fork")
@@ -110,7 +110,7 @@ class Child:
     def fork(self, program: Callable[[], None]) -> None:
         """Start a process that runs `program`. Raises OSError where the host has no room for it."""
         process = _FORK.Process(target=program, name=self.name)
-        with stop_signals_blocked():
+        with nothing_left_open(), stop_signals_blocked():
             process.start()
         log.info("child_started", child=self.name, pid=process.pid)
         self._process = process

@@ -14,8 +14,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from txninsightd.supervise.control import read_memory_file
-from txninsightd.supervise.process_setup import set_up_child_process, stop_signals_blocked
+from txninsightd.supervise.process_setup import nothing_left_open, set_up_child_process, stop_signals_blocked
 
 NAME = "config-reader"
 EXIT_MEMORY = 12
@@ -109,10 +108,11 @@ class ConfigReload:
         """Start the process; `finished` then tells its end. Gives the end at once if no process can be started."""
         self._due_at = self._due_at_latest = math.inf
         try:
-            answer = os.memfd_create("txninsightd")
-            process = _FORK.Process(target=_read, args=(self._config.read, answer, self._limits), name=NAME)
-            with stop_signals_blocked(), _closed_on_failure(answer):
-                process.start()
+            with nothing_left_open():
+                answer = os.memfd_create("txninsightd")
+                process = _FORK.Process(target=_read, args=(self._config.read, answer, self._limits), name=NAME)
+                with stop_signals_blocked():
+                    process.start()
         except OSError as failure:
             self._config.refuse(f"no process can be started to read it ({failure.strerror})")
             return Finished(None)
@@ -170,15 +170,6 @@ class ConfigReload:
         if code == EXIT_MEMORY:
             return f"it takes more than {self._limits.memory_bytes >> 20} MiB of memory to read"
         return f"the process that read it ended with {code}"
-
-
-@contextmanager
-def _closed_on_failure(descriptor: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        os.close(descriptor)
-        raise
 
 
 def _read(read: Callable[[], bytes], answer: int, limits: ReloadLimits) -> None:

@@ -22,6 +22,9 @@ GC_THRESHOLDS = (20_000, 4, 2500)
 them costs a third of the aggregator's time and a tenth of a reader's, and stalls both. The second generation has
 about 100,000 objects so, and a search in it takes some tens of milliseconds; with 2 million it was half a second."""
 
+LOOKED_AT = 512
+"""The parent has some twenty descriptors, and two for each child."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -33,6 +36,31 @@ def stop_signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+@contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """For the parent, around a fork: multiprocessing leaves its pipes open when the host refuses the process."""
+    before = _open_descriptors()
+    try:
+        yield
+    except OSError:
+        for descriptor in _open_descriptors() - before:
+            os.close(descriptor)
+        raise
+
+
+def _open_descriptors() -> set[int]:
+    # A listing of /proc would need a descriptor, and there may be none. New ones get the lowest free numbers.
+    return {descriptor for descriptor in range(LOOKED_AT) if _is_open(descriptor)}
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def set_up_child_process(name: str, ignore_sigterm: bool) -> Callable[[], bool]:
