@@ -164,21 +164,21 @@ def test_the_wait_ends_with_the_crowd() -> None:
 
 
 @pytest.mark.usefixtures("costly")
-def test_a_crowd_is_told_by_open_connections_and_a_stop_does_not_wait_for_it() -> None:
+def test_a_crowd_is_those_who_ask_for_metrics_and_a_stop_does_not_wait_for_it() -> None:
     async def main() -> None:
         async with serving(World()) as (server, port):
-            asking, *_others = [await connect(port) for _ in range(pacing.FEW)]
-            for _ in range(3):
-                asking.get("/metrics")
-                assert (await asking.reply()).status == 200
-            _another = await connect(port)
-            await until(lambda: server.connections.open == CROWD)
-            asking.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0.2")
-            assert (await asking.reply()).status == 200
-            clients = [asking, *_others, _another]
+            _silent = [await connect(port) for _ in range(CROWD)]
+            clients = [await connect(port) for _ in range(CROWD)]
+            for client in clients[1:] * 3:
+                client.get("/metrics")
+                assert (await client.reply()).status == 200
+            clients[0].get("/healthz")
+            assert (await clients[0].reply()).status == 200
+            assert server.connections.scraping == pacing.FEW
             for client in clients:
                 client.get("/metrics")
             await until(lambda: server.connections.at_work == CROWD)
+            assert server.connections.scraping == CROWD
             async with asyncio.timeout(5 * connections_module.STOP_TIMEOUT_S):
                 await server.stop()
             for client in clients:
@@ -187,13 +187,20 @@ def test_a_crowd_is_told_by_open_connections_and_a_stop_does_not_wait_for_it() -
     uvloop.run(main())
 
 
+async def a_crowd(port: int, count: int) -> list[Client]:
+    """So many clients that have asked for metrics, and have them."""
+    clients = [await connect(port) for _ in range(count)]
+    for client in clients:
+        client.get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0")
+        assert (await client.reply()).status == 200
+    return clients
+
+
 @pytest.mark.usefixtures("costly")
 def test_a_client_that_goes_in_the_pause_leaves_no_work() -> None:
     async def main() -> None:
         async with serving(World()) as (server, port):
-            crowd = [await connect(port) for _ in range(CROWD)]
-            crowd[0].get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0")
-            assert (await crowd[0].reply()).status == 200
+            _crowd = await a_crowd(port, CROWD)
             tasks = len(asyncio.all_tasks())
             going = [await connect(port) for _ in range(20)]
             for client in going:
@@ -213,9 +220,7 @@ def test_those_who_wait_for_a_rendering_leave_room_for_others() -> None:
     async def main() -> None:
         async with serving(World()) as (server, port):
             most = server.connections.most * 3 // 4
-            clients = [await connect(port) for _ in range(most)]
-            clients[0].get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 0")
-            assert (await clients[0].reply()).status == 200
+            clients = await a_crowd(port, most)
             for client in clients:
                 client.get("/metrics")
             await until(lambda: server.connections.at_work == most)

@@ -18,6 +18,7 @@ from txninsightd.expose.answers import (
     errors_as_json,
     json_response,
 )
+from txninsightd.expose.connections import note_scrape
 from txninsightd.expose.hosts import AllowedHosts
 from txninsightd.expose.listing import BadParameter, parse_query, select
 from txninsightd.expose.loop_yield import LoopYield
@@ -99,6 +100,7 @@ class Api:
         gzip = coding is Coding.GZIP
         if gzip:
             headers["Content-Encoding"] = "gzip"
+        note_scrape(request)
         patience = patience_s(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""), USUAL_PATIENCE_S)
         body = await self._renderings.body(form, gzip, patience)
         return bytes_response(body, form.content_type, 200, headers)

@@ -110,6 +110,11 @@ class Connections:
         return len(self._open)
 
     @property
+    def scraping(self) -> int:
+        """How many of them have asked for metrics."""
+        return sum(connection.scrapes for connection in self._open)
+
+    @property
     def at_work(self) -> int:
         """How many of them wait for the answer to a request."""
         return sum(connection.phase is Phase.WORK for connection in self._open)
@@ -170,7 +175,7 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One connection, in a `phase`.
+    """One connection, in a `phase`. `scrapes`: whether its client has asked for metrics.
 
     `waiting_since`: since when its client keeps the server waiting, in the loop's time; else None.
 
@@ -186,6 +191,7 @@ class Connection(web.RequestHandler):
         self._call_later = loop.call_later
         self._connections = connections
         self.phase = Phase.REQUEST
+        self.scrapes = False
         self._timer: asyncio.TimerHandle | None = None
         # aiohttp forgets its transport when it closes it, which may be long before the connection has ended.
         self._wire: asyncio.Transport | None = None
@@ -316,6 +322,12 @@ async def _note_work(request: web.Request, handler: Handler) -> web.StreamRespon
     if isinstance(connection, Connection):
         connection.enter(Phase.WORK)
     return await handler(request)
+
+
+def note_scrape(request: web.Request) -> None:
+    """The client of this request asks for metrics."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.scrapes = True
 
 
 # --- Answers of the server itself -------------------------------------------------------------------------------------

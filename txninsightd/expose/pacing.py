@@ -1,16 +1,16 @@
 """Many clients of `/metrics` together cost little more than a few: in a crowd there is a pause between renderings.
 
-A few clients are served at once, however often they ask. With more connections open than that, the next rendering
-begins when renderings and answers have taken no more than a small share of the time since the last one. All who ask
-meanwhile get its result. But it begins in time for the least patient of them, so a page that takes long to render costs
-more than the share.
+A few clients are served at once, however often they ask. With more of them (open connections on which `/metrics` was
+asked for), the next rendering begins when renderings and answers have taken no more than a small share of the time
+since the last one. All who ask meanwhile get its result. But it begins in time for the least patient of them, so a page
+that takes long to render costs more than the share.
 """
 
 import asyncio
 from collections.abc import Callable
 
 FEW = 8
-"""Open connections that are no crowd: two Prometheus servers, probes, dashboards, somebody who looks."""
+"""Clients that are no crowd: two Prometheus servers, agents, somebody who looks."""
 
 SHARE = 0.01
 """Of one core."""
@@ -36,7 +36,7 @@ LOOK_AGAIN_S = 0.1
 
 
 class Pacing:
-    """`clients`: how many connections are open now. `next_at`: when the next rendering begins in a crowd.
+    """`clients`: how many there are now. `next_at`: when the next rendering begins in a crowd.
 
     Moments are in the loop's time.
     """

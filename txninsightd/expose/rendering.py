@@ -51,7 +51,7 @@ class _Rendering:
 
 
 class Renderings:
-    """Renders one registry for many clients. `clients`: how many connections are open; `most`: so many may wait."""
+    """Renders one registry for many clients. `clients`: how many ask for it; `most`: so many may wait."""
 
     def __init__(
         self,
