@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from txninsightd import clock
+from txninsightd.aggregate.wall_time import WallTime
 
 
 class Wall:
@@ -19,6 +20,10 @@ class Wall:
         monkeypatch.setattr(time, "time", self.now)
         monkeypatch.setattr(time, "clock_gettime", lambda which: self._boot(which) + self._stopped_s)
         self._stopped_s = 0.0
+
+    def suspend(self, seconds: float) -> None:
+        """The machine: the wall clock and the boot's go on meanwhile, CLOCK_MONOTONIC does not."""
+        self._stopped_s += seconds
 
     def now(self) -> float:
         said = self._true() + self._stopped_s + self.ahead_s
@@ -62,6 +67,18 @@ def test_a_process_that_is_stopped_between_two_looks_sees_no_step(wall: Wall) ->
     assert clock.follow() == 0
 
 
+def test_a_suspended_machine_is_no_step_and_is_told_once(wall: Wall) -> None:
+    wall_time, now = WallTime.of_this_process(), clock.now()
+    wall.suspend(3600.0)
+    assert wall_time.follow() == 0
+    assert wall_time.steps == 0
+    assert wall_time.suspended_s() == pytest.approx(3600.0, abs=0.1)
+    assert wall_time.suspended_s() == pytest.approx(0.0, abs=0.1)
+    assert clock.now() - now == pytest.approx(3600.0, abs=0.4)
+    wall.ahead_s = 60.0
+    assert wall_time.follow() == pytest.approx(60.0, abs=0.1)
+    assert wall_time.suspended_s() == pytest.approx(0.0, abs=0.1)
+
+
 def test_a_machine_says_which_boot_it_is() -> None:
     assert clock.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert clock.suspended_s() >= 0
