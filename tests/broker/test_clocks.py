@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,13 @@ class Clocked:
 
     def look(self) -> None:
         """Note what is called stuck just now, if the daemon answers."""
-        with suppress(OSError):
+        with suppress(OSError, HTTPException):
             samples = self.daemon.metrics()
             for name in self.most:
                 values = (value for (found, _), value in samples.items() if found == name)
                 self.most[name] = max(self.most[name], sum(values))
-            self.seen_stuck |= {(t["txn_id"], t["cause"]) for t in self.daemon.transactions(state="stuck").values()}
+            # Not `|=`: two threads look.
+            self.seen_stuck.update((t["txn_id"], t["cause"]) for t in self.daemon.transactions(state="stuck").values())
 
     # --- What is done -------------------------------------------------------------------------------------------------
 
