@@ -82,6 +82,7 @@ class Daemon:
         self.true = 10_000.0
         self.ahead_s = 0.0
         self.at = 0
+        self.stable: int | None = None  # where the validator stands in A; None: where the monitor does
         self.core.apply(discover(self.true, A, B))
         self.core.ledger.start_reading(self.true)
         self.opens("old", ago_s=1000)
@@ -103,6 +104,19 @@ class Daemon:
         self._tell(cover(A, self.at, self.at + 1, [self.at], self.true))
         self.at += 1
 
+    def pends(self, txn_id: str, *kinds: int) -> None:
+        """Events that the validator does not pass yet."""
+        if self.stable is None:
+            self.stable = self.at
+        for kind in kinds:
+            self._tell(sight(A, self.at + 1, ev(self.at, kind, self.true, txn_id)))
+            self.at += 1
+
+    def decide(self, start: int, end: int, delivered: bool) -> None:
+        """The validator passes these."""
+        self.stable = end
+        self._tell(cover(A, start, end, [*range(start, end)] if delivered else [], self.true))
+
     def hear(self, seconds: float) -> None:
         """So many seconds in which readers report that they have seen all."""
         for _ in range(int(seconds)):
@@ -110,7 +124,8 @@ class Daemon:
             self._tell(discover(self.true, A, B, found=()))
             for ref, offset in ((A, self.at), (B, 0)):
                 self._tell(sight(ref, offset, as_of=self.true))
-                self._tell(cover(ref, offset, offset, [], self.true, as_of=self.true))
+                passed = offset if ref is B or self.stable is None else self.stable
+                self._tell(cover(ref, passed, passed, [], self.true, as_of=self.true, stable_offset=passed))
             self.core.settle(self.true + self.ahead_s)
             self.core.tick(self.true + self.ahead_s)
 
@@ -269,6 +284,37 @@ def test_a_busy_one_that_is_overdue_stays_so_and_is_counted_once() -> None:
         daemon.hear(5)
     assert daemon.core.stuck["fresh-0"].cause is Cause.OVERDUE
     assert daemon.counted == 1
+
+
+@pytest.mark.parametrize("retry_first", [True, False])
+@pytest.mark.parametrize("kind", [CLOSE, OPEN])
+def test_a_retry_is_another_wait(kind: int, retry_first: bool) -> None:
+    """Its close may hang, or it may be overdue, in its turn; and a leap is no part of that wait."""
+    daemon = Daemon(fresh=0)
+    rules = daemon.core.ledger.rules
+    for _ in daemon.core.pipeline.adopt(rules._replace(stuck=Thresholds(1e6, 60, 60), stuck_by_type={}), daemon.true):
+        pass
+    first = daemon.at
+    daemon.pends("t", *([OPEN] if kind == OPEN else [OPEN, CLOSE]))
+    if kind == CLOSE:
+        daemon.decide(first, first + 1, delivered=True)
+    daemon.hear(70)
+    cause = Cause.OVERDUE if kind == OPEN else Cause.COMMIT_PENDING
+    assert daemon.core.stuck["t"].cause is cause
+    ends = daemon.at
+    for is_sighting in (retry_first, not retry_first):
+        if is_sighting:
+            daemon.pends("t", kind)
+        else:
+            daemon.decide(ends - 1, ends, delivered=False)
+    daemon.hear(5)
+    daemon.step(HOUR_S)
+    daemon.hear(5)
+    assert "t" not in daemon.core.stuck
+    daemon.step(-HOUR_S)
+    daemon.hear(60)
+    assert daemon.core.stuck["t"].cause is cause
+    assert [c.cause for c in daemon.core.stuck_changes if c.txn_id == "t" and c.is_new] == [cause, cause]
 
 
 def test_an_outage_in_which_the_clock_leaps_lengthens_waits_by_all_of_it() -> None:

@@ -117,8 +117,8 @@ class Situation:
     `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(ref)` the
     smaller of both views' there; `last_stable_offset(ref)` is -1 while the validator is on its way to it.
     `maybe_unread`: events of it may lie where the monitor could not read. `pauses`: all spans in which waits do not
-    run; `outages`: those of them that count also for a cause in `waited_for`, which it was stuck for since its last
-    event (pauses.py says why). `last_at`: of the last event, if not kept.
+    run; `outages`: those of them that count also for a cause that it `was_stuck_for` in the same wait (pauses.py says
+    why). `last_at`: of the last event, if not kept.
     """
 
     life: Life
@@ -131,12 +131,12 @@ class Situation:
     maybe_unread: bool
     outages: Sequence[Outage] = ()
     pauses: Sequence[Outage] = ()
-    waited_for: Sequence[Cause] = ()
+    was_stuck_for: Callable[[Cause], bool] = lambda _: False
     last_at: float = -NEVER
 
     def due_after(self, reference: float, wait_s: float, *causes: Cause) -> float:
         """When a wait is over that makes it stuck for one of these causes."""
-        waited = any(cause in self.waited_for for cause in causes)
+        waited = any(map(self.was_stuck_for, causes))
         return due_after(reference, wait_s, self.outages if waited else self.pauses, self.retry_grace_s)
 
 

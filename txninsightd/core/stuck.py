@@ -122,9 +122,9 @@ class StuckTracker:
 
     def _judge_open(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Stuck | None:
         watermark = self._watermark
-        waited_for = txn.causes_since_last_event
-        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s, Cause.IDLE in waited_for)
-        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s, Cause.OVERDUE in waited_for)
+        was_idle, was_overdue = txn.was_stuck_for(Cause.IDLE), txn.was_stuck_for(Cause.OVERDUE)
+        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s, was_idle)
+        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s, was_overdue)
         stuck = None
         if watermark.of(txn) > min(idle_at, overdue_at):
             stuck = self._cause(txn, life, thresholds)
@@ -138,7 +138,7 @@ class StuckTracker:
             return None
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
-            waited = Cause.NEVER_COMMITTED in txn.causes_since_last_event
+            waited = txn.was_stuck_for(Cause.NEVER_COMMITTED)
             due_at = self._watermark.due_after(latest_abort(life), self.rules.retry_grace_s, waited)
             if self._watermark.of(txn) > due_at:
                 # The monitor has seen enough. How far the validator is with what still pends, no wheel can tell.
@@ -150,7 +150,7 @@ class StuckTracker:
     def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
         """Whether one of its pending closes does. Those that do not yet are given a deadline."""
         late = False
-        waited = any(cause in LATE_CLOSE for cause in txn.causes_since_last_event)
+        waited = any(map(txn.was_stuck_for, LATE_CLOSE))
         for close in txn.pending_closes:
             partition = self._partitions[close.ref]
             due_at = self._watermark.due_after(close.record_ts, commit_pending_after_s, waited)
@@ -173,7 +173,7 @@ class StuckTracker:
                 maybe_unread=self._watermark.maybe_unread(txn),
                 outages=self._watermark.pauses.outages,
                 pauses=self._watermark.pauses.all,
-                waited_for=txn.causes_since_last_event,
+                was_stuck_for=txn.was_stuck_for,
                 last_at=txn.last_at,
             )
         )
@@ -183,7 +183,6 @@ class StuckTracker:
         if cause is txn.cause:
             if stuck is not None:
                 txn.since = stuck.since
-                txn.still_stuck(stuck.cause)
             return
         if self.warming_up and txn.cause is None:
             # It may wait in no wheel now, as stuck ones do not, so it is evaluated again when the warm-up ends.

@@ -107,6 +107,7 @@ class Transaction:
         "late_retry",
         "notes",
         "opened_at",
+        "overdue_from",
         "overtime",
         "pending_closes",
         "recent_causes",
@@ -149,6 +150,7 @@ class Transaction:
         self.causes: tuple[Cause, ...] = ()
         self.stuck_after = UNSEEN  # `last_at` when it became stuck for the latest of its causes
         self.recent_causes: tuple[Cause, ...] = ()  # those that it was stuck for since then
+        self.overdue_from = UNSEEN  # `opened_at` when it became overdue
         self.standing: Standing | None = None  # as it was last reported
         self.ending: Ending | None = None
         self.overtime = False
@@ -202,28 +204,27 @@ class Transaction:
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 
-    @property
-    def causes_since_last_event(self) -> tuple[Cause, ...]:
-        """For which causes it was stuck since its last event, or is."""
-        return self.recent_causes if self.stuck_after == self.last_at else ()
+    def was_stuck_for(self, cause: Cause) -> bool:
+        """Whether it was stuck for this cause, or is, for the wait that it is in: since its last event, or its open."""
+        if cause is Cause.OVERDUE:
+            return self.opened_at <= self.overdue_from
+        return self.stuck_after == self.last_at and cause in self.recent_causes
 
     def stuck_for(self, cause: Cause) -> bool:
         """It is stuck for this cause; returns whether that is another time than the last.
 
-        It is the same time if no event has come since: an outage that was learnt of late, or a clock that was set
-        right, may take a cause back for a while.
+        It is the same time in the same wait: an outage that was learnt of late, or a clock that was set right, may take
+        a cause back for a while.
         """
-        recent = self.causes_since_last_event
-        if cause in recent:
+        if self.was_stuck_for(cause):
             return False
-        self.stuck_after, self.recent_causes = self.last_at, (*recent, cause)
+        if cause is Cause.OVERDUE:
+            self.overdue_from = self.opened_at
+        else:
+            recent = self.recent_causes if self.stuck_after == self.last_at else ()
+            self.stuck_after, self.recent_causes = self.last_at, (*recent, cause)
         self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
         return True
-
-    def still_stuck(self, cause: Cause) -> None:
-        """It is stuck for the cause that it was stuck for before, also if an event has come: that is the same time."""
-        if self.stuck_after != self.last_at:
-            self.stuck_after, self.recent_causes = self.last_at, (cause,)
 
     def move_moments(self, move: Callable[[float], float]) -> None:
         """Our clock was wrong: replace each moment that it gave, but for the ending, which the settlement keeps."""

@@ -119,7 +119,7 @@ STUCK = Definition(
     MetricType.COUNTER,
     ("txn_type", "cause"),
     "How often a business transaction became stuck or changed its cause, after the first complete catch-up. Without an "
-    "event in between, the same cause counts once.",
+    "event in between (overdue: without another open), the same cause counts once.",
     counted=Counted.STATE,
 )
 REPLAYED_TRANSACTIONS_FINISHED = Definition(

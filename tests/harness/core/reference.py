@@ -170,6 +170,7 @@ class Life:
     all_read_for: Sighting | None = None
     stuck_after: float = UNSEEN
     recent_causes: list[Cause] = field(default_factory=list)
+    overdue_from: float = UNSEEN
 
 
 class Change(NamedTuple):
@@ -590,17 +591,25 @@ class Plain:
             self.opened[label] += 1
         before = life.cause
         life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
-        if life.cause == before and life.cause and life.stuck_after != last_activity(life.sightings):
-            life.recent_causes, life.stuck_after = [life.cause], last_activity(life.sightings)
         if life.cause != before:
             self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
-            if life.stuck_after != last_activity(life.sightings):
-                life.recent_causes = []
-            if life.cause is not None and life.cause not in life.recent_causes:
+            if life.cause is not None and self._is_another_time(life, life.cause):
                 life.causes.append(life.cause)
-                life.recent_causes.append(life.cause)
-                life.stuck_after = last_activity(life.sightings)
                 self.stuck[label, life.cause.value] += self.caught_up
+
+    def _is_another_time(self, life: Life, cause: Cause) -> bool:
+        """Whether it is in another wait than when it was last stuck for this cause. Notes that."""
+        if cause is Cause.OVERDUE:
+            opened_at = self.opened_at(self.judge(life))
+            is_another, life.overdue_from = opened_at > life.overdue_from, max(opened_at, life.overdue_from)
+            return is_another
+        if life.stuck_after != last_activity(life.sightings):
+            life.recent_causes = []
+        if cause in life.recent_causes:
+            return False
+        life.recent_causes.append(cause)
+        life.stuck_after = last_activity(life.sightings)
+        return True
 
     # The gauges, counted anew
 

@@ -75,6 +75,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     given_up_steps: Count = 0
     stuck_after: Moment = UNSEEN
     recent_causes: tuple[Cause, ...] = ()
+    overdue_from: Moment = UNSEEN
     end: SavedEnd | None = None
 
 
@@ -136,7 +137,7 @@ def _rest(txn: Transaction, numbers: dict[PartitionRef, int], final: bool, look_
 def _verdicts(txn: Transaction, numbers: dict[PartitionRef, int]) -> Rest:
     rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
     rest.given_up_steps = txn.given_up_steps
-    rest.stuck_after, rest.recent_causes = txn.stuck_after, txn.recent_causes
+    rest.stuck_after, rest.recent_causes, rest.overdue_from = txn.stuck_after, txn.recent_causes, txn.overdue_from
     rest.notes = [
         (numbers[ref], offset, note.verdict, note.decided_at, note.sighted_at)
         for (ref, offset), note in txn.notes.items()
@@ -281,7 +282,7 @@ def _flags_set(number: int) -> list[str]:
 def _restore_verdicts(txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
     txn.given_up_steps = rest.given_up_steps
-    txn.stuck_after, txn.recent_causes = rest.stuck_after, rest.recent_causes
+    txn.stuck_after, txn.recent_causes, txn.overdue_from = rest.stuck_after, rest.recent_causes, rest.overdue_from
     if rest.notes:
         txn.notes = {
             (refs[p], offset): Note(verdict, decided_at, sighted_at)
