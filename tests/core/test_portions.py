@@ -10,7 +10,7 @@ from tests.harness.core.worlds import Style, make_rules
 from txninsightd.core.ledger import EVALUATED_A_STEP
 from txninsightd.core.portions import DECIDED_A_PORTION
 from txninsightd.offset_ranges import OffsetRanges
-from txninsightd.vocabulary import Coverage, State, Verdict
+from txninsightd.vocabulary import Coverage, Discovery, PartitionRef, State, Verdict
 
 COUNT = 3 * DECIDED_A_PORTION + 7
 
@@ -91,6 +91,23 @@ def test_a_topic_that_is_gone_is_judged_in_portions(recreated: bool) -> None:
     assert core.figures.gauges.live == at_once.figures.gauges.live
     everyones = [core.ledger.life(txn) for txn in core.live.values()]
     assert {j.verdict for life in everyones for j in life} == {Verdict.UNKNOWN}
+
+
+def test_a_topic_of_many_small_partitions_is_judged_in_portions() -> None:
+    core, count = Core(make_rules(Style())), 2 * DECIDED_A_PORTION // 50
+    refs = [PartitionRef("a", number) for number in range(count)]
+    core.apply(discover(1000, *refs))
+    for ref in refs:
+        core.apply(sight(ref, 50, *(ev(offset, OPEN, 100, f"{ref.partition}-{offset}") for offset in range(50))))
+    decided, looks = [], 0
+    for portion in core.ledger.in_portions(discover(1001, *refs, topic_ids={"a": "another"}, found=())):
+        before = sum(p.undecided_records() for p in core.partitions.values())
+        core.apply(portion)
+        decided.append(before - sum(p.undecided_records() for p in core.partitions.values()))
+        looks += isinstance(portion, Discovery)
+    assert max(decided) <= DECIDED_A_PORTION
+    assert sum(decided) == 50 * count
+    assert looks == 1
 
 
 def test_what_decides_little_stays_whole() -> None:

@@ -219,7 +219,7 @@ def test_a_client_that_goes_in_the_pause_leaves_no_work() -> None:
 def test_those_who_wait_for_a_rendering_leave_room_for_others() -> None:
     async def main() -> None:
         async with serving(World()) as (server, port):
-            most = server.connections.most * 3 // 4
+            most = server.connections.most_waiting
             clients = await a_crowd(port, most)
             for client in clients:
                 client.get("/metrics")

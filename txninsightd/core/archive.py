@@ -16,7 +16,7 @@ from txninsightd.vocabulary import Anomaly, Outcome
 DROPPED_A_STEP = 1000
 """Lingering transactions dropped in one step, when new bounds leave no room for them."""
 
-AGED_AT_ONCE = 10_000
+AGED_AT_ONCE = 25_000
 """Those dropped by one call of `age`, which comes every second. If more settle, `add` still keeps to the bound."""
 
 

@@ -290,7 +290,8 @@ class Ledger:
     # --- Partitions ---------------------------------------------------------------------------------------------------
 
     def _discovered(self, message: Discovery) -> None:
-        for partition in self.topics.identify(message):
+        retired = self.topics.identify(message)
+        for partition in retired:
             self._retire(partition, message.asked_at, unread=True)
         starts = []
         for partition, start in self.topics.begin(message, not_there_at=self.watermark.discovered_at):
@@ -299,10 +300,13 @@ class Ledger:
         if starts:
             self._facts.add(PartitionsFound(starts))
         if message.complete:
-            for partition in self.topics.deleted(message):
+            for partition in (deleted := self.topics.deleted(message)):
                 self._retire(partition, message.asked_at, unread=partition.monitor_end > partition.monitor_offset)
             self.topics.mark_missing(message)
+            retired += deleted
             self.watermark.discovered_at = max(self.watermark.discovered_at, message.asked_at)
+        if retired:
+            self._look_for_gaps()
         self.watermark.partitions_changed()
         self.agenda.add(self.watermark.advance(None))
         self._evaluate_some()
@@ -315,12 +319,15 @@ class Ledger:
         self._decide(partition)
         partition.drop_waiting()
         if unread:
-            self._note_gap(partition, now)
+            self.watermark.gap(partition, now)
         partition.gone = partition.void = True
         self.watermark.partitions_changed()
 
     def _note_gap(self, partition: PartitionState, passed_at: float) -> None:
         self.watermark.gap(partition, passed_at)
+        self._look_for_gaps()
+
+    def _look_for_gaps(self) -> None:
         # Only the stuck ones are evaluated: one that waits is asked about gaps when it falls due.
         self.agenda.add(self.stuck.values())
 

@@ -7,7 +7,7 @@ that of another. A partition that disappears is only deleted once a second compl
 This part keeps the list and says what a look at the cluster means for it; the ledger acts on that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from txninsightd.core.verdicts import PartitionState
@@ -65,14 +65,16 @@ class Topics:
                 partition.topic_id = message.topic_ids[partition.ref.topic]
         return [partition for partition in present if partition.ref.topic in recreated]
 
-    def retires(self, message: Discovery, partition: PartitionState) -> bool:
-        """Whether `identify` or `deleted` will return this partition for the message."""
-        if partition.void:
-            return False
-        known, topic_id = self.incarnations.get(partition.ref.topic), message.topic_ids.get(partition.ref.topic)
-        if known is not None and known.topic_id and topic_id not in (None, known.topic_id):
-            return True
-        return message.complete and partition.gone and _is_missing(partition, present_in(message))
+    def retired_by(self, message: Discovery, partitions: Iterable[PartitionState]) -> list[PartitionState]:
+        """Those of these partitions that `identify` or `deleted` will return for the message."""
+        known = self.ids
+        recreated = {topic for topic, topic_id in message.topic_ids.items() if known.get(topic, topic_id) != topic_id}
+        present = present_in(message) if message.complete else None
+        return [
+            p
+            for p in partitions
+            if not p.void and (p.ref.topic in recreated or (present is not None and p.gone and _is_missing(p, present)))
+        ]
 
     def begin(self, message: Discovery, not_there_at: float) -> Iterator[tuple[PartitionState, PartitionStart]]:
         """Add the partitions that are new, each with where to begin. `not_there_at`: the look that did not find them.

@@ -33,6 +33,7 @@ from txninsightd.expose.unread import UnreadBodies
 MOST_CONNECTIONS = 100
 DESCRIPTORS_A_CONNECTION = 4
 """Of the process's limit of open files, connections use at most one in so many."""
+KEPT_FREE = 10
 GRACE_S = 1.0
 """A connection is not ended in favor of a new one before it has kept the server waiting for as long as this."""
 STOP_TIMEOUT_S = 1.0
@@ -96,9 +97,10 @@ class Connections:
         self.unread = UnreadBodies()
         self.most = min(most, _affordable())
         self._stop_timeout_s = stop_timeout_s
-        # A request whose client has gone holds no place, so it must not stay in work either.
+        # A request whose client has gone holds no place, so it must not stay in work either. The runner's own time-out
+        # is only for what `stop` does not end.
         self._runner = web.AppRunner(
-            app, handle_signals=False, shutdown_timeout=stop_timeout_s, handler_cancellation=True
+            app, handle_signals=False, shutdown_timeout=2 * stop_timeout_s, handler_cancellation=True
         )
         self._server: asyncio.Server | None = None
         # A dict keeps their order: of two that have waited equally long, the older one goes first.
@@ -108,6 +110,11 @@ class Connections:
     def open(self) -> int:
         """How many connections are open."""
         return len(self._open)
+
+    @property
+    def most_waiting(self) -> int:
+        """How many may wait for a rendering: not all, since somebody may ask for /healthz meanwhile."""
+        return self.most - min(KEPT_FREE, self.most // 4)
 
     @property
     def scraping(self) -> int:

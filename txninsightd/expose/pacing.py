@@ -29,6 +29,9 @@ PATIENCE_SHARE = 0.8
 ANSWERS_LEFT = 2
 """Of the patience so much may pass, less so many times what it took until all had their answers."""
 
+MOST_TOOK_S = PATIENCE_SHARE * USUAL_PATIENCE_S / ANSWERS_LEFT
+"""Then there is no pause. One stall of the process must not end the pauses for long."""
+
 KEPT_SHARE = 0.9
 """Of what the slowest took, at each rendering: those of other formats, and those that fail, are faster."""
 
@@ -67,7 +70,7 @@ class Pacing:
         `took_s`: since it could have begun; other formats and other work may have come first.
         """
         answers_s = answers * (ANSWER_S + size * BYTE_S)
-        self._took_s = max(took_s + answers_s, KEPT_SHARE * self._took_s)
+        self._took_s = min(max(took_s + answers_s, KEPT_SHARE * self._took_s), MOST_TOOK_S)
         cost_s = busy_s + answers_s
         now = asyncio.get_running_loop().time()
         # Renderings of other formats may have come between. Nobody waits for longer than this.

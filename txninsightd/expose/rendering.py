@@ -23,7 +23,7 @@ from txninsightd.expose.turns import Busy
 
 MOST_SAMPLES_AT_ONCE = 500
 GZIP_LEVEL = 1
-MOST_WAITING = 75
+MOST_WAITING = 90
 """By default."""
 
 
@@ -87,8 +87,12 @@ class Renderings:
             rendering.task.add_done_callback(lambda task: self._ended(kind, task))
         rendering.answers += 1
         rendering.begin_by = min(rendering.begin_by, self._pacing.begin_by(patience_s))
-        # A client that goes must not take the rendering from the others.
-        return await asyncio.shield(rendering.task)
+        try:
+            # A client that goes must not take the rendering from the others.
+            return await asyncio.shield(rendering.task)
+        except asyncio.CancelledError:
+            rendering.answers -= 1
+            raise
 
     def _ended(self, kind: tuple[TextFormat, bool], task: "asyncio.Task[bytes]") -> None:
         del self._in_work[kind]

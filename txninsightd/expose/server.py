@@ -64,8 +64,7 @@ class HttpServer:
         refusals = Refusals(monotonic)
         registry = registry_of(source, config, monotonic_counters, refusals)
         names = {*config.http.allowed_hosts, config.http.host.lower()}
-        # Not all: somebody may ask for /healthz while others wait for a rendering.
-        renderings = Renderings(registry, lambda: self.connections.scraping, lambda: self.connections.most * 3 // 4)
+        renderings = Renderings(registry, lambda: self.connections.scraping, lambda: self.connections.most_waiting)
         app = Api(source, renderings, AllowedHosts(names, own_names()), refusals).application()
         self.connections = Connections(app, refusals, limits)
 
