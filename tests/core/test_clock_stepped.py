@@ -98,18 +98,29 @@ class Daemon:
         self._tell(sight(A, self.at, *events))
         self._tell(cover(A, self.at - len(events), self.at, [e[0] for e in events], self.true))
 
+    def adopt(self, idle_after_s: float, overdue_after_s: float, commit_pending_after_s: float) -> None:
+        """A reload brings these thresholds."""
+        thresholds = Thresholds(idle_after_s, overdue_after_s, commit_pending_after_s)
+        rules = self.core.ledger.rules._replace(stuck=thresholds, stuck_by_type={})
+        for _ in self.core.pipeline.adopt(rules, self.true + self.ahead_s):
+            pass
+
+    def new_causes(self, txn_id: str) -> list[Cause | None]:
+        """What it became stuck for, as it is counted."""
+        return [c.cause for c in self.core.stuck_changes if c.txn_id == txn_id and c.is_new]
+
     def step_of(self, txn_id: str) -> None:
         """A step of this transaction begins."""
         self._tell(sight(A, self.at + 1, ev(self.at, STEP_OPEN, self.true, txn_id)))
         self._tell(cover(A, self.at, self.at + 1, [self.at], self.true))
         self.at += 1
 
-    def pends(self, txn_id: str, *kinds: int) -> None:
+    def pends(self, txn_id: str, *kinds: int, ts: float | None = None) -> None:
         """Events that the validator does not pass yet."""
         if self.stable is None:
             self.stable = self.at
         for kind in kinds:
-            self._tell(sight(A, self.at + 1, ev(self.at, kind, self.true, txn_id)))
+            self._tell(sight(A, self.at + 1, ev(self.at, kind, ts or self.true, txn_id)))
             self.at += 1
 
     def decide(self, start: int, end: int, delivered: bool) -> None:
@@ -236,9 +247,7 @@ def test_an_event_after_it_was_stuck_makes_a_leap_count_again() -> None:
 
 def test_a_leap_counts_for_a_cause_that_it_was_not_stuck_for() -> None:
     daemon = Daemon(fresh=1)
-    rules = daemon.core.ledger.rules
-    for _ in daemon.core.pipeline.adopt(rules._replace(stuck=Thresholds(300, 3, 60)), daemon.true):
-        pass
+    daemon.adopt(300, 3, 60)
     daemon.hear(5)
     assert daemon.core.stuck["fresh-0"].cause is Cause.OVERDUE
     daemon.step(HOUR_S)
@@ -273,9 +282,7 @@ def test_a_leap_of_another_boot_hides_nothing_that_begins_after_it() -> None:
 
 def test_a_busy_one_that_is_overdue_stays_so_and_is_counted_once() -> None:
     daemon = Daemon(fresh=1)
-    rules = daemon.core.ledger.rules
-    for _ in daemon.core.pipeline.adopt(rules._replace(stuck=Thresholds(300, 60, 60), stuck_by_type={}), daemon.true):
-        pass
+    daemon.adopt(300, 60, 60)
     daemon.hear(70)
     assert daemon.core.stuck["fresh-0"].cause is Cause.OVERDUE
     daemon.step_of("fresh-0")
@@ -291,9 +298,7 @@ def test_a_busy_one_that_is_overdue_stays_so_and_is_counted_once() -> None:
 def test_a_retry_is_another_wait(kind: int, retry_first: bool) -> None:
     """Its close may hang, or it may be overdue, in its turn; and a leap is no part of that wait."""
     daemon = Daemon(fresh=0)
-    rules = daemon.core.ledger.rules
-    for _ in daemon.core.pipeline.adopt(rules._replace(stuck=Thresholds(1e6, 60, 60), stuck_by_type={}), daemon.true):
-        pass
+    daemon.adopt(1e6, 60, 60)
     first = daemon.at
     daemon.pends("t", *([OPEN] if kind == OPEN else [OPEN, CLOSE]))
     if kind == CLOSE:
@@ -314,7 +319,125 @@ def test_a_retry_is_another_wait(kind: int, retry_first: bool) -> None:
     daemon.step(-HOUR_S)
     daemon.hear(60)
     assert daemon.core.stuck["t"].cause is cause
-    assert [c.cause for c in daemon.core.stuck_changes if c.txn_id == "t" and c.is_new] == [cause, cause]
+    assert daemon.new_causes("t") == [cause, cause]
+
+
+def test_a_higher_threshold_is_another_wait() -> None:
+    """What is overdue by it, or idle, is counted in its turn; and a leap is no part of the rest of the wait."""
+    for thresholds, cause in (((300, 60, 60), Cause.OVERDUE), ((60, 3600, 60), Cause.IDLE)):
+        daemon = Daemon(fresh=1)
+        daemon.adopt(*thresholds)
+        daemon.hear(70)
+        assert daemon.core.stuck["fresh-0"].cause is cause
+        daemon.adopt(7200, 7200, 60)
+        for step_s in (2 * HOUR_S, -2 * HOUR_S):
+            daemon.step(step_s)
+            daemon.hear(5)
+            assert "fresh-0" not in daemon.core.stuck
+        daemon.adopt(*(min(seconds * 2, 7200) for seconds in thresholds))
+        daemon.hear(60)
+        assert daemon.new_causes("fresh-0") == [cause, cause]
+
+
+def test_a_leap_before_it_was_stuck_is_no_part_of_a_longer_wait() -> None:
+    daemon = Daemon(fresh=1)
+    daemon.adopt(60, 7200, 60)
+    daemon.step(HOUR_S)
+    daemon.hear(70)
+    assert daemon.new_causes("fresh-0") == [Cause.IDLE]
+    daemon.adopt(600, 7200, 60)
+    daemon.hear(20)
+    assert "fresh-0" not in daemon.core.stuck
+    daemon.step(-HOUR_S)
+    daemon.hear(600)
+    assert daemon.new_causes("fresh-0") == [Cause.IDLE, Cause.IDLE]
+
+
+def test_an_outage_that_is_learnt_of_late_adds_no_more_than_itself_to_a_wait_that_was_over() -> None:
+    daemon = Daemon(fresh=1)
+    daemon.hear(310)
+    for step_s in (-HOUR_S, HOUR_S):
+        daemon.step(step_s)
+        daemon.hear(5)
+    assert "fresh-0" in daemon.core.stuck
+    began = daemon.core.live["fresh-0"].last_at + 100
+    daemon.core.ledger.watermark.pauses.outage(began, began + 60)
+    daemon.core.ledger.agenda.add(daemon.core.stuck.values())
+    daemon.hear(70)
+    assert "fresh-0" in daemon.core.stuck
+    assert daemon.new_causes("fresh-0") == [Cause.IDLE]
+
+
+def test_an_abort_that_was_stuck_before_another_boot_counts_once() -> None:
+    daemon = Daemon(fresh=0)
+    first = daemon.at
+    daemon.pends("t", OPEN, CLOSE)
+    daemon.decide(first, first + 1, delivered=True)
+    daemon.step(20.0)
+    daemon.decide(first + 1, first + 2, delivered=False)
+    grace_s = daemon.core.ledger.rules.retry_grace_s
+    daemon.hear(grace_s + 3)
+    assert daemon.new_causes("t") == [Cause.NEVER_COMMITTED]
+    daemon.core, daemon.ahead_s = daemon.core.restored(), 0.0
+    daemon.core.ledger.start_reading(daemon.true)
+    daemon.hear(grace_s + 30)
+    assert daemon.core.stuck["t"].cause is Cause.NEVER_COMMITTED
+    assert daemon.core.live["t"].causes == (Cause.NEVER_COMMITTED,)
+
+
+def test_overdue_after_idle_is_another_time() -> None:
+    """As the simulator's truth has it: each change of cause counts."""
+    daemon = Daemon(fresh=1)
+    daemon.adopt(60, 30, 60)
+    daemon.hear(70)
+    daemon.step_of("fresh-0")
+    daemon.hear(5)
+    assert daemon.new_causes("fresh-0") == [Cause.OVERDUE, Cause.IDLE, Cause.OVERDUE]
+    assert daemon.core.live["fresh-0"].causes == (Cause.OVERDUE, Cause.IDLE, Cause.OVERDUE)
+
+
+def test_an_open_that_is_retried_with_the_same_timestamp_is_another_time() -> None:
+    daemon = Daemon(fresh=0)
+    daemon.adopt(1e6, 60, 60)
+    opened_at, first = daemon.true, daemon.at
+    daemon.pends("t", OPEN)
+    daemon.hear(70)
+    daemon.decide(first, first + 1, delivered=False)
+    daemon.pends("t", OPEN, ts=opened_at)
+    daemon.hear(5)
+    assert daemon.new_causes("t") == [Cause.OVERDUE, Cause.OVERDUE]
+
+
+def test_a_close_that_hangs_stays_so_over_a_step_of_its_transaction() -> None:
+    daemon = Daemon(fresh=0)
+    daemon.pends("t", OPEN, CLOSE)
+    daemon.hear(70)
+    cause = daemon.core.stuck["t"].cause
+    daemon.pends("t", STEP_OPEN)
+    daemon.hear(5)
+    for step_s in (-HOUR_S, HOUR_S):
+        daemon.step(step_s)
+        daemon.hear(5)
+    assert daemon.core.stuck["t"].cause is cause
+    assert daemon.new_causes("t") == [cause]
+
+
+def test_a_retry_that_came_before_its_first_close_was_stuck_is_another_wait() -> None:
+    daemon = Daemon(fresh=0)
+    first = daemon.at
+    daemon.pends("t", OPEN, CLOSE)
+    daemon.decide(first, first + 1, delivered=True)
+    daemon.hear(30)
+    daemon.pends("t", CLOSE)
+    daemon.hear(35)
+    assert "t" in daemon.core.stuck
+    daemon.decide(first + 1, first + 2, delivered=False)
+    daemon.step(HOUR_S)
+    daemon.hear(5)
+    assert "t" not in daemon.core.stuck
+    daemon.step(-HOUR_S)
+    daemon.hear(40)
+    assert len(daemon.new_causes("t")) == 2
 
 
 def test_an_outage_in_which_the_clock_leaps_lengthens_waits_by_all_of_it() -> None:

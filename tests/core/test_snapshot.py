@@ -119,7 +119,7 @@ def test_every_field_of_a_transaction_is_saved_or_known_to_be_worked_out_again()
     worked_out = {"bucket", "due_at", "retype", "idle_bucket", "standing"}
     columns = {"txn_id", "txn_type", "events", "last_at", "opened_at"}
     rest = {"state", "cause", "since", "causes", "ending", "deciding", "notes", "pending_closes", "given_up_steps"}
-    rest |= {"stuck_after", "recent_causes", "overdue_from"}
+    rest |= {"been_stuck"}
     assert set(Transaction.__slots__) == worked_out | columns | rest | set(transactions.FLAGS)
     assert set(PendingClose.__slots__) == {"txn", "bucket", "due_at", "ref", "offset", "record_ts", "sighted_at"}
     assert set(Finished.__struct_fields__) == {

@@ -33,7 +33,7 @@ class StuckChanged(msgspec.Struct, frozen=True, gc=False):
 
     `since`: the moment at which the threshold was passed; `noticed_at`: the clock when the ledger found it.
     `is_new` is false for what was stuck before both views had caught up for the first time, for what is stuck again
-    although no event has come, and for what is no longer stuck.
+    after only an outage or a step of the clock had taken it back, and for what is no longer stuck.
     """
 
     txn_id: str

@@ -116,9 +116,9 @@ class Situation:
 
     `watermark` is the smallest monitor `as_of` over the partitions that may carry its events; `both_as_of(ref)` the
     smaller of both views' there; `last_stable_offset(ref)` is -1 while the validator is on its way to it.
-    `maybe_unread`: events of it may lie where the monitor could not read. `pauses`: all spans in which waits do not
-    run; `outages`: those of them that count also for a cause that it `was_stuck_for` in the same wait (pauses.py says
-    why). `last_at`: of the last event, if not kept.
+    `maybe_unread`: events of it may lie where the monitor could not read. `last_at`: of the last event, if not kept.
+    `pauses`: all spans in which waits do not run; `outages`: those of them that count also for a wait that was over
+    before, by `over_until(*causes)` (pauses.py says why).
     """
 
     life: Life
@@ -131,13 +131,13 @@ class Situation:
     maybe_unread: bool
     outages: Sequence[Outage] = ()
     pauses: Sequence[Outage] = ()
-    was_stuck_for: Callable[[Cause], bool] = lambda _: False
+    over_until: Callable[..., float] = lambda *_: -NEVER
     last_at: float = -NEVER
 
     def due_after(self, reference: float, wait_s: float, *causes: Cause) -> float:
         """When a wait is over that makes it stuck for one of these causes."""
-        waited = any(map(self.was_stuck_for, causes))
-        return due_after(reference, wait_s, self.outages if waited else self.pauses, self.retry_grace_s)
+        was_over = reference + wait_s <= self.over_until(*causes)
+        return due_after(reference, wait_s, self.outages if was_over else self.pauses, self.retry_grace_s)
 
 
 class Stuck(NamedTuple):
@@ -250,6 +250,33 @@ def cause_of(situation: Situation) -> Stuck | None:
         if since is not None:
             return Stuck(rule.cause, since)
     return None
+
+
+class Wait(NamedTuple):
+    """What makes a transaction stuck if it lasts too long. `reference`: its beginning; NEVER where there is none."""
+
+    reference: float
+    wait_s: float
+
+    @property
+    def due(self) -> float:
+        """When it is over, without pauses."""
+        return self.reference + self.wait_s
+
+
+def wait_of(s: Situation, cause: Cause) -> Wait:
+    """The wait that makes it stuck for this cause; of several closes that of the earliest."""
+    reference = wait_s = NEVER
+    if s.state is State.OPEN and cause is Cause.IDLE:
+        reference, wait_s = max(last_activity(s.life), s.last_at), s.thresholds.idle_after_s
+    elif s.state is State.OPEN and cause is Cause.OVERDUE:
+        reference, wait_s = earliest_open(s.life), s.thresholds.overdue_after_s
+    elif s.state is State.TENTATIVELY_CLOSED and cause in LATE_CLOSE:
+        pending = closes(s.life, Verdict.PENDING)
+        reference, wait_s = min(j.event.record_ts for j in pending), s.thresholds.commit_pending_after_s
+    elif s.state is State.ABORTED and cause is Cause.NEVER_COMMITTED:
+        reference, wait_s = latest_abort(s.life), s.retry_grace_s
+    return Wait(reference, wait_s)
 
 
 # --- Endings ----------------------------------------------------------------------------------------------------------

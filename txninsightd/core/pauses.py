@@ -5,9 +5,9 @@ so it lengthens waits exactly as an outage does. When the clock is set back, the
 and outages that were learnt under the wrong clock are moved; those of before it never were wrong. An outage that is
 reported after a leap has its moments by the clock of now, and what of it lay before the leap is put there.
 
-A leap lengthens no wait that was over before: a transaction that was stuck for a cause, and is still in the same wait
-(no event came since; overdue: it has the same open), is so again as soon as our clock shows what it did. So what is
-stuck is not hidden by a clock that is set back and forward.
+A leap lengthens no wait that was over before. Of each cause that a transaction was stuck for it is kept which wait that
+was: it makes it stuck again as soon as our clock shows what it did. One that began later, or has a higher threshold by
+now, is another one. So what is stuck is not hidden by a clock that is set back and forward.
 """
 
 from collections.abc import Iterable, Iterator

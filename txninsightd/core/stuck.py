@@ -11,7 +11,17 @@ from collections.abc import Mapping
 
 from txninsightd.core.events import Judged
 from txninsightd.core.facts import FactBuffer, StuckChanged
-from txninsightd.core.lifecycle import ENDED, LATE_CLOSE, Situation, Stuck, cause_of, latest_abort
+from txninsightd.core.lifecycle import (
+    ENDED,
+    LATE_CLOSE,
+    NEVER,
+    Situation,
+    Stuck,
+    Wait,
+    cause_of,
+    latest_abort,
+    wait_of,
+)
 from txninsightd.core.rules import Rules
 from txninsightd.core.transaction import UNSEEN, Transaction
 from txninsightd.core.verdicts import PartitionState, judge
@@ -19,6 +29,7 @@ from txninsightd.core.watermark import Watermark
 from txninsightd.vocabulary import Cause, PartitionRef, State, Thresholds
 
 NOT_WARMING_UP = 0.0
+NO_WAIT = Wait(NEVER, NEVER)
 
 
 class StuckTracker:
@@ -92,13 +103,19 @@ class StuckTracker:
 
     def evaluate(self, txn: Transaction, life: list[Judged] | None, now: float) -> None:
         """Work out the cause anew. `life`: the events with their verdicts, where they are known already."""
-        self._set(txn, self._judge(txn, life), now)
+        stuck = self._judge(txn, life)
+        cause = stuck.cause if stuck is not None else txn.cause
+        wait = self._wait(txn, life, cause) if cause is not None else NO_WAIT
+        if stuck is None and cause is not None and wait.reference == NEVER:
+            # Not by a pause, but by what has happened to it.
+            txn.not_stuck_for(cause)
+        self._set(txn, stuck, wait, now)
 
     def leave(self, txn: Transaction, now: float) -> None:
         """The transaction is finished: it is not stuck any more."""
         if self._withheld:
             self._withheld.pop(txn, None)
-        self._set(txn, None, now)
+        self._set(txn, None, NO_WAIT, now)
 
     def restore(self, txn: Transaction) -> None:
         """Take in a transaction that was stuck when the snapshot was taken."""
@@ -122,9 +139,8 @@ class StuckTracker:
 
     def _judge_open(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Stuck | None:
         watermark = self._watermark
-        was_idle, was_overdue = txn.was_stuck_for(Cause.IDLE), txn.was_stuck_for(Cause.OVERDUE)
-        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s, was_idle)
-        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s, was_overdue)
+        idle_at = watermark.due_after(txn.last_at, thresholds.idle_after_s, txn.over_until(Cause.IDLE))
+        overdue_at = watermark.due_after(txn.opened_at, thresholds.overdue_after_s, txn.over_until(Cause.OVERDUE))
         stuck = None
         if watermark.of(txn) > min(idle_at, overdue_at):
             stuck = self._cause(txn, life, thresholds)
@@ -138,8 +154,8 @@ class StuckTracker:
             return None
         stuck = self._cause(txn, life, thresholds)
         if stuck is None:
-            waited = txn.was_stuck_for(Cause.NEVER_COMMITTED)
-            due_at = self._watermark.due_after(latest_abort(life), self.rules.retry_grace_s, waited)
+            over_until = txn.over_until(Cause.NEVER_COMMITTED)
+            due_at = self._watermark.due_after(latest_abort(life), self.rules.retry_grace_s, over_until)
             if self._watermark.of(txn) > due_at:
                 # The monitor has seen enough. How far the validator is with what still pends, no wheel can tell.
                 self._look_again[txn] = None
@@ -150,10 +166,10 @@ class StuckTracker:
     def _close_waits_too_long(self, txn: Transaction, commit_pending_after_s: float) -> bool:
         """Whether one of its pending closes does. Those that do not yet are given a deadline."""
         late = False
-        waited = any(map(txn.was_stuck_for, LATE_CLOSE))
+        over_until = txn.over_until(*LATE_CLOSE)
         for close in txn.pending_closes:
             partition = self._partitions[close.ref]
-            due_at = self._watermark.due_after(close.record_ts, commit_pending_after_s, waited)
+            due_at = self._watermark.due_after(close.record_ts, commit_pending_after_s, over_until)
             if partition.both_as_of > due_at:
                 late = True
             else:
@@ -161,35 +177,40 @@ class StuckTracker:
         return late
 
     def _cause(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Stuck | None:
-        return cause_of(
-            Situation(
-                life=life if life is not None else judge(txn, self._partitions),
-                state=txn.state,
-                thresholds=thresholds,
-                retry_grace_s=self.rules.retry_grace_s,
-                watermark=self._watermark.of(txn),
-                both_as_of=lambda ref: self._partitions[ref].both_as_of,
-                last_stable_offset=lambda ref: self._partitions[ref].last_stable_offset,
-                maybe_unread=self._watermark.maybe_unread(txn),
-                outages=self._watermark.pauses.outages,
-                pauses=self._watermark.pauses.all,
-                was_stuck_for=txn.was_stuck_for,
-                last_at=txn.last_at,
-            )
+        return cause_of(self._situation(txn, life, thresholds))
+
+    def _wait(self, txn: Transaction, life: list[Judged] | None, cause: Cause) -> Wait:
+        return wait_of(self._situation(txn, life, self.rules.thresholds(txn.txn_type)), cause)
+
+    def _situation(self, txn: Transaction, life: list[Judged] | None, thresholds: Thresholds) -> Situation:
+        return Situation(
+            life=life if life is not None else judge(txn, self._partitions),
+            state=txn.state,
+            thresholds=thresholds,
+            retry_grace_s=self.rules.retry_grace_s,
+            watermark=self._watermark.of(txn),
+            both_as_of=lambda ref: self._partitions[ref].both_as_of,
+            last_stable_offset=lambda ref: self._partitions[ref].last_stable_offset,
+            maybe_unread=self._watermark.maybe_unread(txn),
+            outages=self._watermark.pauses.outages,
+            pauses=self._watermark.pauses.all,
+            over_until=txn.over_until,
+            last_at=txn.last_at,
         )
 
-    def _set(self, txn: Transaction, stuck: Stuck | None, now: float) -> None:
+    def _set(self, txn: Transaction, stuck: Stuck | None, wait: Wait, now: float) -> None:
         cause = stuck.cause if stuck is not None else None
         if cause is txn.cause:
             if stuck is not None:
                 txn.since = stuck.since
+                txn.still_stuck_for(stuck.cause, wait)
             return
         if self.warming_up and txn.cause is None:
             # It may wait in no wheel now, as stuck ones do not, so it is evaluated again when the warm-up ends.
             self._withheld[txn] = None
             return
         since = stuck.since if stuck is not None else 0.0
-        is_new = cause is not None and txn.stuck_for(cause) and self.caught_up
+        is_new = cause is not None and txn.stuck_for(cause, wait) and self.caught_up
         self._facts.add(StuckChanged(txn.txn_id, txn.txn_type, txn.cause, cause, since, now, is_new))
         txn.cause, txn.since = cause, since
         if cause is None:

@@ -6,12 +6,13 @@ holds its events and nothing else.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
 from txninsightd.core.deadlines import Bucket
 from txninsightd.core.events import Event, Life
-from txninsightd.core.lifecycle import NEVER, state_of
+from txninsightd.core.lifecycle import NEVER, Wait, state_of
 from txninsightd.vocabulary import Cause, PartitionRef, State, Verdict
 
 UNSEEN = float("-inf")
@@ -63,7 +64,16 @@ Deciding = tuple[float, PartitionRef, int, float]
 MOST_CAUSES = 100
 """So many of the causes that a transaction was stuck for are kept, the latest ones."""
 
+
+class BeenStuck(NamedTuple):
+    """That a wait was over; `last_at`: the transaction's last event then, or while it stayed so."""
+
+    wait: Wait
+    last_at: float
+
+
 # Shared by all transactions without any, and never changed: a transaction that needs one gets its own first.
+NEVER_STUCK: dict[Cause, BeenStuck] = {}
 NO_NOTES: dict[tuple[PartitionRef, int], Note] = {}
 NO_CLOSES: list[PendingClose] = []
 
@@ -89,6 +99,7 @@ class Transaction:
     """
 
     __slots__ = (
+        "been_stuck",
         "bucket",
         "cause",
         "causes",
@@ -107,10 +118,8 @@ class Transaction:
         "late_retry",
         "notes",
         "opened_at",
-        "overdue_from",
         "overtime",
         "pending_closes",
-        "recent_causes",
         "replayed",
         "retype",
         "sighted_open",
@@ -118,7 +127,6 @@ class Transaction:
         "since",
         "standing",
         "state",
-        "stuck_after",
         "txn_id",
         "txn_type",
         "unknown_close",
@@ -148,9 +156,7 @@ class Transaction:
         self.cause: Cause | None = None
         self.since = 0.0
         self.causes: tuple[Cause, ...] = ()
-        self.stuck_after = UNSEEN  # `last_at` when it became stuck for the latest of its causes
-        self.recent_causes: tuple[Cause, ...] = ()  # those that it was stuck for since then
-        self.overdue_from = UNSEEN  # `opened_at` when it became overdue
+        self.been_stuck = NEVER_STUCK
         self.standing: Standing | None = None  # as it was last reported
         self.ending: Ending | None = None
         self.overtime = False
@@ -204,27 +210,34 @@ class Transaction:
         aged = waits_open and self.opened_at != NEVER and not self.replayed
         return Standing(self.txn_type, counted, cause, int(self.opened_at) if aged else None, partial)
 
-    def was_stuck_for(self, cause: Cause) -> bool:
-        """Whether it was stuck for this cause, or is, for the wait that it is in: since its last event, or its open."""
-        if cause is Cause.OVERDUE:
-            return self.opened_at <= self.overdue_from
-        return self.stuck_after == self.last_at and cause in self.recent_causes
+    def over_until(self, *causes: Cause) -> float:
+        """The latest end, without pauses, of a wait that made it stuck for one of these causes; UNSEEN: none did."""
+        if not self.been_stuck:
+            return UNSEEN
+        return max((self.been_stuck[cause].wait.due for cause in causes if cause in self.been_stuck), default=UNSEEN)
 
-    def stuck_for(self, cause: Cause) -> bool:
+    def stuck_for(self, cause: Cause, wait: Wait) -> bool:
         """It is stuck for this cause; returns whether that is another time than the last.
 
-        It is the same time in the same wait: an outage that was learnt of late, or a clock that was set right, may take
-        a cause back for a while.
+        It is the same time if only a pause has taken the cause back for a while (an outage that was learnt of late, a
+        clock that was set right), and no event has come since.
         """
-        if self.was_stuck_for(cause):
-            return False
-        if cause is Cause.OVERDUE:
-            self.overdue_from = self.opened_at
-        else:
-            recent = self.recent_causes if self.stuck_after == self.last_at else ()
-            self.stuck_after, self.recent_causes = self.last_at, (*recent, cause)
-        self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
-        return True
+        before = self.been_stuck.get(cause)
+        is_new = before is None or before.last_at != self.last_at or wait.due > before.wait.due
+        self.still_stuck_for(cause, wait)
+        if is_new:
+            self.causes = (*self.causes[1 - MOST_CAUSES :], cause)
+        return is_new
+
+    def still_stuck_for(self, cause: Cause, wait: Wait) -> None:
+        """It is stuck for this cause, as it was before."""
+        if self.been_stuck is NEVER_STUCK:
+            self.been_stuck = {}
+        self.been_stuck[cause] = BeenStuck(wait, self.last_at)
+
+    def not_stuck_for(self, cause: Cause) -> None:
+        """Its wait for this cause has ended: if it is stuck for it again, that is another time."""
+        self.been_stuck.pop(cause, None)
 
     def move_moments(self, move: Callable[[float], float]) -> None:
         """Our clock was wrong: replace each moment that it gave, but for the ending, which the settlement keeps."""
@@ -233,6 +246,11 @@ class Transaction:
             self.notes[place] = Note(note.verdict, move(note.decided_at), sighted_at)
         if self.deciding is not None:
             self.deciding = (*self.deciding[:3], move(self.deciding[3]))
+        if Cause.NEVER_COMMITTED in self.been_stuck:
+            # The only cause whose wait begins at a moment of our clock.
+            before = self.been_stuck[Cause.NEVER_COMMITTED]
+            wait = before.wait._replace(reference=move(before.wait.reference))
+            self.been_stuck[Cause.NEVER_COMMITTED] = before._replace(wait=wait)
 
     def close_decided(self, close: PendingClose, note: Note) -> None:
         """One of its closes has its verdict."""

@@ -140,9 +140,12 @@ class Watermark:
             domain.as_of = move(domain.as_of)
             domain.gaps = [Gap(g.ref, move(g.passed_at), move(g.seen_before)) for g in domain.gaps]
 
-    def due_after(self, reference: float, wait_s: float, outages_only: bool = False) -> float:
-        """When a wait that began at `reference` is over, with the pauses taken into account."""
-        pauses = self.pauses.outages if outages_only else self.pauses.all
+    def due_after(self, reference: float, wait_s: float, over_until: float = UNSEEN) -> float:
+        """When a wait that began at `reference` is over, with the pauses taken into account.
+
+        Leaps do not count for one that would be over by `over_until` without any.
+        """
+        pauses = self.pauses.outages if reference + wait_s <= over_until else self.pauses.all
         return due_after(reference, wait_s, pauses, self.retry_grace_s) if pauses else reference + wait_s
 
     def of(self, txn: Transaction) -> float:

@@ -118,8 +118,8 @@ STUCK = Definition(
     "txninsight_stuck_total",
     MetricType.COUNTER,
     ("txn_type", "cause"),
-    "How often a business transaction became stuck or changed its cause, after the first complete catch-up. Without an "
-    "event in between (overdue: without another open), the same cause counts once.",
+    "How often a business transaction became stuck or changed its cause, after the first complete catch-up. A cause "
+    "that only an outage or a step of the clock took back for a while counts once, if no event came in between.",
     counted=Counted.STATE,
 )
 REPLAYED_TRANSACTIONS_FINISHED = Definition(

@@ -168,9 +168,7 @@ class Life:
     causes: list[Cause] = field(default_factory=list)
     counted_open: bool = False
     all_read_for: Sighting | None = None
-    stuck_after: float = UNSEEN
-    recent_causes: list[Cause] = field(default_factory=list)
-    overdue_from: float = UNSEEN
+    been_stuck: dict[Cause, tuple[float, float]] = field(default_factory=dict)
 
 
 class Change(NamedTuple):
@@ -589,27 +587,35 @@ class Plain:
         if not life.counted_open and any(e.kind == OPEN for e in life.sightings):
             life.counted_open = True
             self.opened[label] += 1
-        before = life.cause
-        life.cause, life.since = self.stuck_of(life, self.judge(life)) or (None, 0.0)
+        before, seen, last_at = life.cause, self.judge(life), last_activity(life.sightings)
+        life.cause, life.since = self.stuck_of(life, seen) or (None, 0.0)
         if life.cause != before:
             self.changes.append(Change(life.txn_id, type_of(life.sightings), before, life.cause, life.since))
-            if life.cause is not None and self._is_another_time(life, life.cause):
-                life.causes.append(life.cause)
-                self.stuck[label, life.cause.value] += self.caught_up
+        if life.cause is None:
+            # A pause may take it back for a while; another state ends the wait.
+            if before and self.due_without_outages(life, seen, before) == NEVER:
+                del life.been_stuck[before]
+            return
+        due = self.due_without_outages(life, seen, life.cause)
+        due_then, event_then = life.been_stuck.get(life.cause, (NEVER, None))
+        if life.cause != before and (event_then != last_at or due > due_then):
+            life.causes.append(life.cause)
+            self.stuck[label, life.cause.value] += self.caught_up
+        life.been_stuck[life.cause] = due, last_at
 
-    def _is_another_time(self, life: Life, cause: Cause) -> bool:
-        """Whether it is in another wait than when it was last stuck for this cause. Notes that."""
-        if cause is Cause.OVERDUE:
-            opened_at = self.opened_at(self.judge(life))
-            is_another, life.overdue_from = opened_at > life.overdue_from, max(opened_at, life.overdue_from)
-            return is_another
-        if life.stuck_after != last_activity(life.sightings):
-            life.recent_causes = []
-        if cause in life.recent_causes:
-            return False
-        life.recent_causes.append(cause)
-        life.stuck_after = last_activity(life.sightings)
-        return True
+    def due_without_outages(self, life: Life, seen: list[Seen], cause: Cause) -> float:
+        """When it would be stuck for this cause if there had been no outage; never in another state."""
+        thresholds, state = self.rules.thresholds(type_of(life.sightings)), state_of(seen)
+        if state == State.OPEN and cause is Cause.IDLE:
+            return last_activity(life.sightings) + thresholds.idle_after_s
+        if state == State.OPEN and cause is Cause.OVERDUE:
+            return self.opened_at(seen) + thresholds.overdue_after_s
+        if state == State.ABORTED and cause is Cause.NEVER_COMMITTED:
+            return max(s.decided_at for s in seen if not s.stands) + self.rules.retry_grace_s
+        if state == State.TENTATIVELY_CLOSED and cause in (Cause.UNDECIDED, Cause.COMMIT_PENDING):
+            pending = of_kind(seen, CLOSE, Verdict.PENDING)
+            return min(s.event.record_ts for s in pending) + thresholds.commit_pending_after_s
+        return NEVER
 
     # The gauges, counted anew
 

@@ -18,10 +18,11 @@ from txninsightd.core.events import Event, Judged
 from txninsightd.core.finished import Finished
 from txninsightd.core.kpis import Kpis
 from txninsightd.core.ledger import Ledger
+from txninsightd.core.lifecycle import Wait
 from txninsightd.core.saved_values import Count, Moment, Offset, Stamp
 from txninsightd.core.snapshot.checks import check_transaction
 from txninsightd.core.snapshot.columns import Table, due_ats_of, moments_of, moments_or_never_of, numbers_of
-from txninsightd.core.transaction import UNSEEN, Ending, Note, Standing, Transaction
+from txninsightd.core.transaction import BeenStuck, Ending, Note, Standing, Transaction
 from txninsightd.vocabulary import Anomaly, Cause, Kind, Outcome, PartitionRef, Signature, State, Verdict
 
 TRANSACTIONS_A_CHUNK = 10_000
@@ -73,9 +74,7 @@ class Rest(msgspec.Struct, omit_defaults=True):
     notes: list[tuple[int, Offset, Verdict, Stamp, Stamp]] = []
     closes: list[tuple[int, Offset, Stamp, Stamp, Stamp | None]] = []
     given_up_steps: Count = 0
-    stuck_after: Moment = UNSEEN
-    recent_causes: tuple[Cause, ...] = ()
-    overdue_from: Moment = UNSEEN
+    been_stuck: dict[Cause, tuple[Moment, Moment, Moment]] = {}
     end: SavedEnd | None = None
 
 
@@ -137,7 +136,7 @@ def _rest(txn: Transaction, numbers: dict[PartitionRef, int], final: bool, look_
 def _verdicts(txn: Transaction, numbers: dict[PartitionRef, int]) -> Rest:
     rest = Rest(txn.state, txn.cause, txn.since, txn.causes)
     rest.given_up_steps = txn.given_up_steps
-    rest.stuck_after, rest.recent_causes, rest.overdue_from = txn.stuck_after, txn.recent_causes, txn.overdue_from
+    rest.been_stuck = {cause: (*been.wait, been.last_at) for cause, been in txn.been_stuck.items()}
     rest.notes = [
         (numbers[ref], offset, note.verdict, note.decided_at, note.sighted_at)
         for (ref, offset), note in txn.notes.items()
@@ -282,7 +281,11 @@ def _flags_set(number: int) -> list[str]:
 def _restore_verdicts(txn: Transaction, rest: Rest, refs: list[PartitionRef]) -> None:
     txn.state, txn.cause, txn.since, txn.causes = rest.state, rest.cause, rest.since, rest.causes
     txn.given_up_steps = rest.given_up_steps
-    txn.stuck_after, txn.recent_causes, txn.overdue_from = rest.stuck_after, rest.recent_causes, rest.overdue_from
+    if rest.been_stuck:
+        txn.been_stuck = {
+            cause: BeenStuck(Wait(reference, wait_s), last_at)
+            for cause, (reference, wait_s, last_at) in rest.been_stuck.items()
+        }
     if rest.notes:
         txn.notes = {
             (refs[p], offset): Note(verdict, decided_at, sighted_at)
