@@ -17,6 +17,9 @@ from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 def no_room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The host refuses the process, or so many descriptors are free that the first pipe of two has room."""
     if request.param == "processes":
+        # However many are open already.
+        many = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]
+        os.close(many.pop(0))
 
         def refuse() -> int:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -24,6 +27,8 @@ def no_room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         # A real limit of processes would not hold for root.
         monkeypatch.setattr(os, "fork", refuse)
         yield
+        for descriptor in many:
+            os.close(descriptor)
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(request.param + 1)]
@@ -40,7 +45,7 @@ def no_room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def still_open() -> list[int]:
     """The open descriptors, found without one."""
     found = []
-    for descriptor in range(1000):
+    for descriptor in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
         with suppress(OSError):
             os.fstat(descriptor)
             found.append(descriptor)

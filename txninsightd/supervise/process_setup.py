@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count, islice
 from multiprocessing import parent_process
 from typing import NoReturn
 
@@ -22,8 +23,8 @@ GC_THRESHOLDS = (20_000, 4, 2500)
 them costs a third of the aggregator's time and a tenth of a reader's, and stalls both. The second generation has
 about 100,000 objects so, and a search in it takes some tens of milliseconds; with 2 million it was half a second."""
 
-LOOKED_AT = 512
-"""The parent has some twenty descriptors, and two for each child."""
+MOST_OPENED = 16
+"""More descriptors than are opened for the start of one process."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -41,18 +42,14 @@ def stop_signals_blocked() -> Iterator[None]:
 @contextmanager
 def nothing_left_open() -> Iterator[None]:
     """For the parent, around a fork: multiprocessing leaves its pipes open when the host refuses the process."""
-    before = _open_descriptors()
+    # New ones get the lowest free numbers. (A listing of /proc would need a descriptor, and there may be none.)
+    free = list(islice((number for number in count() if not _is_open(number)), MOST_OPENED))
     try:
         yield
     except OSError:
-        for descriptor in _open_descriptors() - before:
+        for descriptor in filter(_is_open, free):
             os.close(descriptor)
         raise
-
-
-def _open_descriptors() -> set[int]:
-    # A listing of /proc would need a descriptor, and there may be none. New ones get the lowest free numbers.
-    return {descriptor for descriptor in range(LOOKED_AT) if _is_open(descriptor)}
 
 
 def _is_open(descriptor: int) -> bool:
