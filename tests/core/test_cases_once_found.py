@@ -17,6 +17,9 @@ from tests.harness.core.by_hand import (
     side_by_side,
     sight,
 )
+from tests.harness.core.manners import Manner
+from tests.harness.core.side_by_side import SideBySide
+from tests.harness.core.worlds import Style, World, make_rules
 from txninsightd.core.facts import PartitionsFound
 from txninsightd.vocabulary import Cause, Outcome, PartitionStart, Verdict
 
@@ -42,6 +45,16 @@ def test_an_outage_that_is_told_late_frees_whom_it_excuses() -> None:
     assert both.core.live["t"].cause == Cause.COMMIT_PENDING
     hand(both, sight(B, 0, as_of=130, outage_from=103))
     assert both.core.live["t"].cause is None
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_reader_of_a_deleted_topic_tells_of_no_outage(apart: bool) -> None:
+    # It was ignored in a message about records, and lengthened every wait where it came apart from records.
+    world = World(make_rules(Style()), {}, 0.0, [])
+    both = SideBySide(world, Manner(apart))
+    hand(both, discover(1000, A, B), discover(1001, A, B_RECREATED, found=()))
+    hand(both, sight(B, 0, as_of=115, outage_from=101))
+    assert not both.core.ledger.watermark.pauses.outages
 
 
 def test_what_lies_beyond_the_close_does_not_name_the_type() -> None:

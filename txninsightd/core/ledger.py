@@ -371,7 +371,8 @@ class Ledger:
         for topic in message.topics:
             ended_at = dict(zip(topic.partitions, topic.as_ofs, strict=True)) if topic.outages else {}
             for number, began in topic.outages:
-                self._note_outage(began, ended_at[number])
+                if self.topics.partition_at(PartitionRef(topic.topic, number, topic.incarnation)) is not None:
+                    self._note_outage(began, ended_at[number])
             moved += self._see(message.view, topic)
         if message.view is View.MONITOR:
             self.agenda.add(self.watermark.advance(moved))

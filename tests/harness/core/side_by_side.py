@@ -138,8 +138,10 @@ class SideBySide:
 
     def compare_figures(self) -> None:
         figures, plain = self.core.figures, self.plain
-        assert _without_zeros(figures.opened) == plain.opened
+        # Counted when they are evaluated, under the type that is known by then.
+        assert sum(figures.opened.values()) == plain.opened.total()
         if not self.manner.patient:
+            assert _without_zeros(figures.opened) == plain.opened
             assert _without_zeros(figures.stuck) == +plain.stuck
             changes = [(c.txn_id, c.txn_type, c.before, c.cause, c.since) for c in self.core.stuck_changes]
             assert sorted(changes, key=_by_text) == sorted(plain.changes, key=_by_text)

@@ -606,15 +606,15 @@ def validator_messages(
     return sent
 
 
-def discoveries(c: Chooser, world: World) -> list[Sent]:
+def discoveries(c: Chooser, world: World, since: float = BEGIN - 1) -> list[Sent]:
     """What the scout found, from time to time. A recreated topic is seen at one look, and begun at the next."""
     sent = []
     known: set[PartitionRef] = set()
     seen_ids: dict[str, str] = {}
-    moments = [BEGIN - 1]
+    moments = [since]
     while moments[-1] < world.ended_at:
         moments.append(moments[-1] + pick(c, (10.0, 3.0, 30.0)))
-    for at in [*moments, world.ended_at + LAST_ASK_AFTER_S]:
+    for at in [*moments, max(since, world.ended_at + LAST_ASK_AFTER_S)]:
         if any(o.began <= at < o.ended for o in world.outages):
             continue
         refs = [p for p in world.logs if world.is_there(p, at)]
@@ -679,9 +679,13 @@ def _begins(world: World, discovered: list[Sent]) -> dict[PartitionRef, float]:
     return begins
 
 
-def reread(c: Chooser, world: World, streams: Streams) -> Streams:
-    """Another way to read the same world, with the same offsets unreadable."""
-    again = [discoveries(c, world)]
+def reread(c: Chooser, world: World, streams: Streams, looked_at: float = 0.0) -> Streams:
+    """Another way to read the same world, with the same offsets unreadable.
+
+    `looked_at`: when the latest look at the cluster took place that the reading ledger has seen. An earlier one comes
+    no more: it would show what was found since as gone, or a recreated topic as its predecessor.
+    """
+    again = [discoveries(c, world, since=max(BEGIN - 1, looked_at))]
     begins = _begins(world, again[0])
     for ref in world.logs:
         if ref not in begins:

@@ -49,6 +49,14 @@ def _check_ref(ref: PartitionRef) -> None:
 
 
 def _check_partition(partition: PartitionState) -> None:
+    passed = min(partition.monitor_offset, partition.validator_offset)
+    _require(partition.decided_offset <= passed, "verdicts beyond what both views have passed")
+    ends = [partition.decided_offset, *(c.to_offset for c in partition.waiting)]
+    rising = all(low < high for low, high in pairwise(ends))
+    _require(rising and ends[-1] <= partition.validator_offset, "coverage out of order")
+    # They stand by ascending offset.
+    awaited = partition.pending_closes[0].offset if partition.pending_closes else partition.decided_offset
+    _require(partition.decided_offset <= awaited, "a close that awaits a verdict which was given")
     runs = 0
     for coverage in partition.waiting:
         _check_coverage(coverage)
@@ -68,8 +76,9 @@ def _check_coverage(coverage: Coverage) -> None:
 
 def check_transaction(txn: Transaction) -> None:
     """A live one that is not plain: each of its closes has a verdict or awaits one. Raises ValueError."""
-    known = {*txn.notes, *((close.ref, close.offset) for close in txn.pending_closes)}
+    awaited = {(close.ref, close.offset) for close in txn.pending_closes}
     closes = {(e.ref, e.offset) for e in txn.events if e.signature.kind == Kind.TRANSACTION_CLOSE}
-    _require(closes <= known, "a close without a verdict that does not await one")
+    _require(closes <= awaited | txn.notes.keys(), "a close without a verdict that does not await one")
     _require(txn.deciding is None or txn.deciding[1:3] in closes, "a deciding close that is no event of it")
-    _require({(c.ref, c.offset) for c in txn.pending_closes} <= closes, "a verdict is awaited of what is no close")
+    _require(awaited <= closes, "a verdict is awaited of what is no close")
+    _require(not awaited & txn.notes.keys(), "a close that has a verdict and awaits one")
