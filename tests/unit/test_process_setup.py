@@ -1,10 +1,13 @@
 """A process that the host does not let start leaves nothing behind."""
 
 import errno
+import gc
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from unittest.mock import patch
 
 import pytest
 
@@ -13,33 +16,41 @@ from txninsightd.supervise.children import Child, ChildSpec, LineKind
 from txninsightd.supervise.config_reload import ConfigReload, ReloadLimits
 
 
-@pytest.fixture
-def no_room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def no_room(how: str | int) -> Iterator[None]:
     """The host refuses the process, or so many descriptors are free that the first pipe of two has room."""
-    if request.param == "processes":
+    if how == "processes":
         # However many are open already.
         many = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]
         os.close(many.pop(0))
-
-        def refuse() -> int:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
         # A real limit of processes would not hold for root.
-        monkeypatch.setattr(os, "fork", refuse)
-        yield
-        for descriptor in many:
-            os.close(descriptor)
+        refusal = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        with patch.object(os, "fork", side_effect=refusal):
+            yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(request.param + 1)]
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
-        for descriptor in taken[1:]:
-            os.close(descriptor)
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        os.close(taken[0])
+    assert isinstance(how, int)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(how + 1)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+    for descriptor in taken[1:]:
+        os.close(descriptor)
+    yield
+
+
+def in_a_process_without_threads(check: Callable[[], None]) -> None:
+    """Run it where nothing else opens or closes descriptors, as in the parent: threads that tests left may do so."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            gc.disable()
+            check()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def still_open() -> list[int]:
@@ -65,22 +76,30 @@ class Refusals:
         self.reasons.append(reason)
 
 
-@pytest.mark.parametrize("no_room", ["processes", 0, 1, 2, 3], indirect=True)
-def test_a_child_that_cannot_start_leaves_no_descriptor(no_room: None) -> None:
-    child = Child(ChildSpec("monitor-0", lambda _: None, LineKind.DATA), Backoff(1, 2, 3, 4))
-    before = still_open()
-    for _ in range(3):
-        with pytest.raises(OSError, match=r"unavailable|Too many open files"):
-            child.fork(lambda: None)
-    assert still_open() == before
+@pytest.mark.parametrize("how", ["processes", 0, 1, 2, 3])
+def test_a_child_that_cannot_start_leaves_no_descriptor(how: str | int) -> None:
+    def check() -> None:
+        with no_room(how):
+            child = Child(ChildSpec("monitor-0", lambda _: None, LineKind.DATA), Backoff(1, 2, 3, 4))
+            before = still_open()
+            for _ in range(3):
+                with pytest.raises(OSError, match=r"unavailable|Too many open files"):
+                    child.fork(lambda: None)
+            assert still_open() == before
+
+    in_a_process_without_threads(check)
 
 
-@pytest.mark.parametrize("no_room", ["processes", 0, 1, 2, 3, 4], indirect=True)
-def test_a_reload_that_cannot_start_leaves_no_descriptor(no_room: None) -> None:
-    config = Refusals()
-    reload = ConfigReload(config, ReloadLimits())  # type: ignore[arg-type]
-    before = still_open()
-    for _ in range(3):
-        assert reload.begin(0.0) is not None
-    assert still_open() == before
-    assert len(config.reasons) == 3
+@pytest.mark.parametrize("how", ["processes", 0, 1, 2, 3, 4])
+def test_a_reload_that_cannot_start_leaves_no_descriptor(how: str | int) -> None:
+    def check() -> None:
+        with no_room(how):
+            config = Refusals()
+            reload = ConfigReload(config, ReloadLimits())  # type: ignore[arg-type]
+            before = still_open()
+            for _ in range(3):
+                assert reload.begin(0.0) is not None
+            assert still_open() == before
+            assert len(config.reasons) == 3
+
+    in_a_process_without_threads(check)
