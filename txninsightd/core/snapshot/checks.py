@@ -49,11 +49,10 @@ def _check_ref(ref: PartitionRef) -> None:
 
 
 def _check_partition(partition: PartitionState) -> None:
-    passed = min(partition.monitor_offset, partition.validator_offset)
-    _require(partition.decided_offset <= passed, "verdicts beyond what both views have passed")
+    _require(partition.decided_offset <= partition.monitor_offset, "verdicts beyond what the monitor has passed")
     ends = [partition.decided_offset, *(c.to_offset for c in partition.waiting)]
     rising = all(low < high for low, high in pairwise(ends))
-    _require(rising and ends[-1] <= partition.validator_offset, "coverage out of order")
+    _require(rising and ends[-1] <= partition.validator_offset, "coverage out of order, or beyond the validator")
     # They stand by ascending offset.
     awaited = partition.pending_closes[0].offset if partition.pending_closes else partition.decided_offset
     _require(partition.decided_offset <= awaited, "a close that awaits a verdict which was given")
